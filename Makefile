@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+# Everything a developer runs; `make help` lists it. Only git, make and Python are needed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test check format lock test-hermes chaos docs clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/installed ## show an initsync pass through plugin, sidecar and NATS
+	$(BIN)/hermes-nats-sidecar demo
+
+run: $(VENV)/installed ## run a sidecar with an embedded NATS, API on run/api.sock
+	mkdir -p -m 0750 run
+	SIDECAR_UNIX_SOCKET=$(CURDIR)/run/api.sock SIDECAR_EMBEDDED_DIR=$(CURDIR)/run/nats \
+	  $(BIN)/hermes-nats-sidecar serve --embedded
+
+test: $(VENV)/developed ## run all tests that need Python alone
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+check: $(VENV)/developed ## check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/developed ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/developed ## write the docs that are generated from the code
+	$(BIN)/python docs/generate.py
+
+lock: $(VENV)/developed ## resolve the dependencies anew
+	$(PIP) uv
+	for extras in "embedded:requirements" "embedded,dev:requirements-dev"; do \
+	  $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal \
+	    --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    $$(printf ' --extra %s' $$(echo $${extras%%:*} | tr , ' ')) \
+	    -o $${extras##*:}.lock || exit 1; \
+	done
+
+clean: ## remove what the targets above made
+	rm -rf $(VENV) .venv-* .cache run dist .mypy_cache .pytest_cache .ruff_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "Python's venv module is missing: install the package python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python requirements.lock pyproject.toml
+	$(PIP) --require-hashes --requirement requirements.lock
+	$(PIP) --no-deps --editable .
+	@touch $@
+
+$(VENV)/developed: $(VENV)/installed requirements-dev.lock
+	$(PIP) --require-hashes --requirement requirements-dev.lock
+	@touch $@

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may use the API on a listener: decided before anything of a request is read."""
+
+from __future__ import annotations
+
+import hmac
+import traceback
+from typing import TYPE_CHECKING, Literal
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+
+from sidecar import errors
+from sidecar.errors import Problem
+from sidecar.log import log
+from sidecar.problem import answer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+Access = Literal["off", "token", "open"]
+
+
+class TokenFile:
+    """A bearer token in a file, read again when the file changes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._version: tuple[int, int, int] | None = None
+        self._token = b""
+
+    def matches(self, authorization: str | None) -> bool:
+        """Compare with an Authorization header, in constant time."""
+        token = self._read()
+        given = (authorization or "").encode("latin-1")
+        return bool(token) and hmac.compare_digest(given, b"Bearer " + token)
+
+    def _read(self) -> bytes:
+        try:
+            status = self._path.stat()
+            version = (status.st_mtime_ns, status.st_ino, status.st_size)
+            if version != self._version:
+                self._token = self._path.read_bytes().strip()
+                self._version = version
+        except OSError:
+            log.error("token_unreadable", file=str(self._path))
+            self._version, self._token = None, b""
+        return self._token
+
+
+class Guard:
+    """Lets requests for /v1/ pass or answers them; no error passes it."""
+
+    def __init__(
+        self, app: ASGIApp, access: Access, token: TokenFile | None = None
+    ) -> None:
+        self._app = app
+        self._access = access
+        self._token = token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._check(scope)
+            await self._app(scope, receive, send)
+        except Problem as problem:
+            await answer(problem)(scope, receive, send)
+        except ClientDisconnect:
+            log.debug("client_left", path=scope["path"])
+        except Exception as error:  # noqa: BLE001 - the last line of defence
+            # It was answered by the application; uvicorn would log all of its text.
+            # The place, not the text: an exception's text may hold what it tripped on.
+            log.error(
+                "internal_error",
+                error=type(error).__name__,
+                where="".join(traceback.format_tb(error.__traceback__)[-3:]),
+            )
+
+    def _check(self, scope: Scope) -> None:
+        if not scope["path"].startswith("/v1/") or self._access == "open":
+            return
+        if self._token is None:
+            raise Problem(errors.API_OFF)
+        if not self._token.matches(Headers(scope=scope).get("authorization")):
+            raise Problem(errors.UNAUTHORIZED)

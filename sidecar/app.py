@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP API: reads requests, asks the parts, writes answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import (
+    ClientDisconnect,
+    Request,
+)
+from starlette.responses import Response
+
+from sidecar import __version__, errors, health
+from sidecar.errors import Outcome, Problem
+from sidecar.event import parse_event, parse_key, parse_precondition
+from sidecar.log import log
+from sidecar.openapi import GET_EVENTS, GET_STREAM, HEALTH, POST_EVENT
+from sidecar.problem import answer
+from sidecar.read import parse_query
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from sidecar.daemon import Daemon
+
+_T = TypeVar("_T")
+
+BODY_SECONDS: Final = 30.0
+"""How long a body may take to arrive."""
+
+
+def create_app(daemon: Daemon) -> FastAPI:
+    """Build the application; who may use it is the listener's business."""
+    app = FastAPI(
+        title="hermes-nats-sidecar",
+        version=__version__,
+        description="A NATS JetStream message bus for Hermes.",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    app.add_exception_handler(HTTPException, _not_routed)
+    app.add_exception_handler(Problem, _answer_problem)
+    app.add_exception_handler(Exception, _answer_internal)
+
+    @app.post("/v1/events", openapi_extra=POST_EVENT, response_class=Response)
+    async def post_event(request: Request) -> Response:
+        """Store one Hermes event as the offset after If-Match."""
+        return await _post_event(daemon, request)
+
+    @app.get("/v1/events", openapi_extra=GET_EVENTS, response_class=Response)
+    async def get_events(request: Request) -> Response:
+        """Read stored events from an offset on; wait for the first if asked to."""
+        return await _get_events(daemon, request)
+
+    @app.get("/v1/stream", openapi_extra=GET_STREAM, response_class=Response)
+    async def get_stream() -> Response:
+        """Say where the stream stands."""
+        return await _get_stream(daemon)
+
+    @app.get("/health/live", openapi_extra=HEALTH, response_class=Response)
+    async def get_live() -> Response:
+        """Say that the process serves requests, whatever NATS does."""
+        return _json({"status": "live"})
+
+    @app.get("/health/ready", openapi_extra=HEALTH, response_class=Response)
+    @app.get("/health", openapi_extra=HEALTH, response_class=Response)
+    async def get_health() -> Response:
+        """Say whether events can flow, and if not why."""
+        document = health.document(daemon.facts())
+        is_ready = document["status"] == "ready"
+        return _json(
+            document,
+            HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE,
+        )
+
+    return app
+
+
+async def _post_event(daemon: Daemon, request: Request) -> Response:
+    if not daemon.writes:
+        raise Problem(errors.WRONG_ROLE, Outcome.NOT_STORED)
+    if daemon.stopping:
+        raise Problem(errors.STOPPING, Outcome.NOT_STORED)
+    headers = request.headers
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise Problem(errors.UNSUPPORTED_MEDIA_TYPE, Outcome.NOT_STORED)
+    key = parse_key(headers.get("idempotency-key"))
+    precondition = parse_precondition(headers.get("if-match"))
+    limit_bytes = daemon.settings.max_event_bytes or daemon.bus.connection().limit_bytes
+    event = parse_event(await _read_body(request, limit_bytes))
+    try:
+        stored = await daemon.publisher.publish(event, key, precondition)
+    except Problem as problem:
+        _log_refusal(problem, key)
+        raise
+    return _json(
+        {
+            "offset": stored.offset,
+            "stream": daemon.settings.stream,
+            "subject": f"{daemon.settings.subject_prefix}.{event.category}",
+            "duplicate": stored.duplicate,
+        },
+        HTTPStatus.OK if stored.duplicate else HTTPStatus.CREATED,
+        {"ETag": f'"{stored.offset}"'},
+    )
+
+
+async def _read_body(request: Request, limit_bytes: int) -> bytes:
+    """Read the body, never more of it than the limit."""
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > limit_bytes:
+        raise _too_large(int(declared), limit_bytes)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit_bytes:
+                    raise _too_large(len(body), limit_bytes)
+    except TimeoutError:
+        raise Problem(errors.SLOW_BODY, Outcome.NOT_STORED) from None
+    return bytes(body)
+
+
+def _too_large(size_bytes: int, limit_bytes: int) -> Problem:
+    return Problem(
+        errors.EVENT_TOO_LARGE,
+        Outcome.NOT_STORED,
+        size_bytes=size_bytes,
+        limit_bytes=limit_bytes,
+    )
+
+
+async def _get_events(daemon: Daemon, request: Request) -> Response:
+    if not daemon.reads:
+        raise Problem(errors.WRONG_ROLE)
+    query = parse_query(request.query_params.multi_items())
+    page = await _while_connected(request, daemon.reader.read(query))
+    return _json(
+        {
+            "events": [
+                {
+                    "offset": message.sequence,
+                    "timestamp": message.time,
+                    "category": message.category,
+                    "data": message.body.decode("utf-8", "surrogateescape"),
+                }
+                for message in page.events
+            ],
+            "next_offset": page.next_offset,
+            "first_offset": page.position.first,
+            "last_offset": page.position.last,
+        }
+    )
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+    """Do the work unless the caller leaves; raise ClientDisconnect then."""
+    doing = asyncio.create_task(work)
+    leaving = asyncio.create_task(_leave(request))
+    try:
+        await asyncio.wait({doing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            return doing.result()
+        raise ClientDisconnect
+    finally:
+        doing.cancel()
+        leaving.cancel()
+
+
+async def _leave(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _get_stream(daemon: Daemon) -> Response:
+    info = await daemon.bus.stream_info()
+    last = info.position.last
+    message = await daemon.bus.message(last) if info.messages else None
+    return _json(
+        {
+            "stream": daemon.settings.stream,
+            "first_offset": info.position.first,
+            "last_offset": last,
+            "next_offset": last + 1,
+            "last_key": message.key if message else None,
+            "messages": info.messages,
+            "bytes": info.size_bytes,
+            "created": info.created,
+            "categories": await daemon.bus.categories(),
+        },
+        headers={"ETag": f'"{last}"'},
+    )
+
+
+def _log_refusal(problem: Problem, key: str) -> None:
+    """Log what was not stored, without anything of the event."""
+    members = {name: value for name, value in problem.members.items() if name != "key"}
+    if problem.cause is errors.PRECONDITION_FAILED:
+        members |= {"key": key, "stored_key": problem.members.get("key")}
+    log.warning("refused", code=problem.cause.code, outcome=problem.outcome, **members)
+
+
+def _json(
+    document: dict[str, Any],
+    status: HTTPStatus = HTTPStatus.OK,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    return Response(
+        json.dumps(document),
+        status_code=status,
+        media_type="application/json",
+        headers=headers,
+    )
+
+
+async def _answer_problem(_: Request, problem: Exception) -> Response:
+    assert isinstance(problem, Problem)  # noqa: S101 - Starlette's type is wider
+    return answer(problem)
+
+
+async def _answer_internal(_: Request, __: Exception) -> Response:
+    return answer(Problem(errors.INTERNAL))
+
+
+async def _not_routed(_: Request, error: Exception) -> Response:
+    """Answer what Starlette itself refuses: paths and methods that do not exist."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - Starlette's type is wider
+    is_method = error.status_code == HTTPStatus.METHOD_NOT_ALLOWED
+    response = answer(
+        Problem(errors.METHOD_NOT_ALLOWED if is_method else errors.NOT_FOUND)
+    )
+    response.headers.update(error.headers or {})
+    return response

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps one connection to the stream alive, for ever, and knows how the stream is.
+
+Whoever needs the stream asks for the current connection and gives it back with `drop`
+when it left a doubt. Nothing here knows of requests or events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from sidecar import errors, stream
+from sidecar.answer import Position, Sight
+from sidecar.errors import Cause, Outcome, Problem
+from sidecar.jetstream import ApiError, Connection, NatsServer, NoReply
+from sidecar.log import log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sidecar.answer import StoredMessage
+    from sidecar.stream import StreamInfo, StreamPlan
+
+ROUND_TRIP_SECONDS: Final = 1.0
+"""How often the stream's leader is asked for its state."""
+
+UNFIT_SECONDS: Final = 0.25
+"""The same while the stream is missing or unfit, and somebody is mending it."""
+
+READERS_WAIT_SECONDS: Final = 0.05
+"""The same while readers wait for the next event: one question serves them all."""
+
+SETTLED_SECONDS: Final = 5.0
+
+_FIRST_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 1.0
+
+
+@contextmanager
+def _as_problem() -> Iterator[None]:
+    try:
+        yield
+    except NoReply as absence:
+        raise Problem(absence.cause, Outcome.NOT_STORED) from None
+    except ApiError:
+        raise Problem(errors.JETSTREAM_UNAVAILABLE, Outcome.NOT_STORED) from None
+
+
+class Bus:
+    """The stream, through whichever connection lives at the moment."""
+
+    def __init__(
+        self, server: NatsServer, plan: StreamPlan, *, create: bool = False
+    ) -> None:
+        self._server = server
+        self._plan = plan
+        self._create = create
+        self._fit: Connection | None = None
+        self._became_fit = asyncio.Event()
+        self._moved = asyncio.Condition()
+        self._reader_came = asyncio.Event()
+        self._waiting = 0
+        self._lasts: deque[tuple[float, int]] = deque()
+        self._lost_at: float | None = None
+        self._was_fit = False
+        self.cause: Cause | None = errors.NATS_DOWN
+        self.faults: list[str] = []
+        self.info: StreamInfo | None = None
+        self.round_trip_at: float | None = None
+        self.connections_made = 0
+        self.server_name = ""
+        self.server_version = ""
+
+    # -- For those who need the stream -------------------------------------------------
+
+    def connection(self) -> Connection:
+        """Give the connection to a fit stream; raise Problem where there is none."""
+        if self._fit is None:
+            raise Problem(self.cause or errors.NATS_DOWN, Outcome.NOT_STORED)
+        return self._fit
+
+    async def wait(self) -> Connection:
+        """Wait for a connection to a fit stream."""
+        while self._fit is None:
+            await self._became_fit.wait()
+        return self._fit
+
+    def drop(self, connection: Connection) -> None:
+        """Throw a connection away: something it carried has no definite answer."""
+        connection.cause = errors.JETSTREAM_UNAVAILABLE
+        connection.lost.set()
+        self._forget(connection)
+
+    async def stream_info(self) -> StreamInfo:
+        """Ask the stream's leader for its state now; raise Problem."""
+        with _as_problem():
+            info = await self.connection().stream_info()
+        if info is None:
+            raise Problem(errors.STREAM_MISSING, Outcome.NOT_STORED)
+        return info
+
+    async def message(self, sequence: int) -> StoredMessage | None:
+        """Read one message from the stream's leader; raise Problem."""
+        with _as_problem():
+            return await self.connection().message(sequence)
+
+    async def categories(self) -> dict[str, int]:
+        """Count the events of each category; raise Problem."""
+        with _as_problem():
+            return await self.connection().categories()
+
+    async def position(self) -> Position:
+        """Ask the stream's leader where the stream stands; raise Problem."""
+        return (await self.stream_info()).position
+
+    async def look(self, sequence: int) -> Sight | None:
+        """Ask the leader what stands at a sequence; None if it does not say.
+
+        The position is asked first: a sequence inside it that then has no message is
+        a hole, and never one that has just been stored.
+        """
+        connection = await self.wait()
+        message = None
+        try:
+            info = await connection.stream_info()
+            if info is None:
+                return None
+            if info.position.first <= sequence <= info.position.last:
+                message = await connection.message(sequence)
+        except (NoReply, ApiError):
+            return None
+        return Sight(info.position, message, self.settled_last())
+
+    def settled_last(self) -> int | None:
+        """Give the highest last offset that the leader named in the last 5 seconds.
+
+        None before there were 5 seconds of answers. What lies beyond it is beyond the
+        end of the stream, and not just unknown to an old leader that woke up.
+        """
+        now = time.monotonic()
+        if not self._lasts or now - self._lasts[0][0] < SETTLED_SECONDS:
+            return None
+        return max(last for _, last in self._lasts)
+
+    async def wait_for(self, offset: int, timeout_seconds: float) -> None:
+        """Wait until the stream holds the offset, as long as the timeout at most."""
+        self._waiting += 1
+        self._reader_came.set()
+        try:
+            async with asyncio.timeout(timeout_seconds), self._moved:
+                await self._moved.wait_for(lambda: self._reaches(offset))
+        except TimeoutError:
+            pass
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._reader_came.clear()
+
+    def _reaches(self, offset: int) -> bool:
+        return self.info is not None and self.info.position.last >= offset
+
+    # -- The life of the connection ----------------------------------------------------
+
+    async def run(self) -> None:
+        """Connect, watch, and begin again, until cancelled."""
+        pause_seconds = 0.0
+        while True:
+            connection = Connection(self._plan)
+            try:
+                await connection.open(self._server)
+                self.connections_made += 1
+                await self._watch(connection)
+            except Problem as problem:
+                self._report(problem.cause, [])
+            finally:
+                was_fit = self._fit is connection
+                self._forget(connection)
+                await connection.close()
+            if was_fit:
+                pause_seconds = 0.0
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(
+                max(_FIRST_PAUSE_SECONDS, pause_seconds * 2), _LONGEST_PAUSE_SECONDS
+            )
+
+    async def _watch(self, connection: Connection) -> None:
+        """Ask for the stream's state again and again; raise Problem at the end."""
+        while not connection.lost.is_set():
+            try:
+                await self._check(connection)
+            except NoReply as absence:
+                raise Problem(absence.cause) from None
+            except ApiError as error:
+                log.warning("jetstream_error", jetstream_code=error.code)
+                raise Problem(errors.JETSTREAM_UNAVAILABLE) from None
+            await self._pause(connection)
+        raise Problem(connection.cause)
+
+    async def _pause(self, connection: Connection) -> None:
+        """Wait until the stream is to be asked again, or the connection is lost."""
+        ends = {asyncio.create_task(connection.lost.wait())}
+        seconds = READERS_WAIT_SECONDS
+        if not self._waiting:
+            seconds = ROUND_TRIP_SECONDS if self._fit else UNFIT_SECONDS
+            ends.add(asyncio.create_task(self._reader_came.wait()))
+        await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+
+    async def _check(self, connection: Connection) -> None:
+        self.server_name = connection.server_name
+        self.server_version = connection.server_version
+        if stream.server_too_old(connection.server_version):
+            self._report(errors.SERVER_TOO_OLD, [])
+            return
+        info = await connection.stream_info()
+        if info is None and self._create:
+            info = await self._create_stream(connection)
+        self.round_trip_at = time.monotonic()
+        if info is None:
+            self._report(errors.STREAM_MISSING, [])
+            return
+        await self._note(info)
+        faults = stream.unfitness(self._plan, info.config, connection.server_version)
+        if faults:
+            self._report(errors.STREAM_UNFIT, faults)
+            return
+        connection.stream_limit_bytes = info.config.get("max_msg_size", -1)
+        if not connection.lost.is_set():
+            self._fit = connection
+            self._became_fit.set()
+            self._report(None, [])
+
+    async def _note(self, info: StreamInfo) -> None:
+        self.info = info
+        now = time.monotonic()
+        self._lasts.append((now, info.position.last))
+        while len(self._lasts) > 1 and now - self._lasts[1][0] >= SETTLED_SECONDS:
+            self._lasts.popleft()
+        async with self._moved:
+            self._moved.notify_all()
+
+    async def _create_stream(self, connection: Connection) -> StreamInfo | None:
+        last_seen = self.info.position.last if self.info else None
+        first = stream.first_offset(time.time(), last_seen)
+        await connection.create_stream(first)
+        log.info("stream_created", stream=self._plan.name, first_offset=first)
+        return await connection.stream_info()
+
+    def _forget(self, connection: Connection) -> None:
+        if self._fit is connection:
+            self._fit = None
+            self._became_fit.clear()
+
+    def _report(self, cause: Cause | None, faults: list[str]) -> None:
+        """Keep how the stream is, and log a line when that changes."""
+        changed = (cause, faults) != (self.cause, self.faults)
+        self.cause, self.faults = cause, faults
+        if cause is not None:
+            self._fit = None
+            self._became_fit.clear()
+            if self._lost_at is None:
+                self._lost_at = time.monotonic()
+                changed = True
+            if changed:
+                log.warning(
+                    cause.code, reason=cause.title, remedy=cause.remedy, faults=faults
+                )
+        elif changed:
+            lost_at, self._lost_at = self._lost_at, None
+            log.info(
+                "nats_reconnected" if self._was_fit else "nats_connected",
+                server=self.server_name,
+                server_version=self.server_version,
+                stream=self._plan.name,
+                after_seconds=round(time.monotonic() - lost_at, 1) if lost_at else 0,
+            )
+            self._was_fit = True

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command hermes-nats-sidecar."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+
+from sidecar import __version__, errors, install, log
+from sidecar.demo import DemoError, demo
+from sidecar.embedded import EmbeddedError
+from sidecar.errors import Problem
+from sidecar.listen import ListenError
+from sidecar.probe import probe
+from sidecar.provision import ProvisionError, find_faults, provision
+from sidecar.serve import serve
+from sidecar.settings import SettingsError, load
+
+OK: Final = 0
+NOT_READY: Final = 1
+BAD_SETTINGS: Final = 2
+CANNOT_LISTEN: Final = 3
+NO_NATS: Final = 4
+NO_FIT_STREAM: Final = 5
+NO_EMBEDDED_NATS: Final = 6
+NOT_INSTALLED: Final = 7
+
+_EPILOG = """\
+Settings are environment variables, SIDECAR_*; see docs/settings.md.
+Exit status: 0 done, 1 not ready, 2 wrong settings or arguments, 3 cannot listen,
+4 no NATS or login refused, 5 stream missing or unfit, 6 embedded NATS cannot start,
+7 plugins or demo failed, 130 interrupted."""
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    arguments = _parser().parse_args()
+    try:
+        status = arguments.run(arguments)
+    except SettingsError as error:
+        status = _complain(BAD_SETTINGS, error)
+    except ListenError as error:
+        status = _complain(CANNOT_LISTEN, error)
+    except EmbeddedError as error:
+        status = _complain(NO_EMBEDDED_NATS, error)
+    except ProvisionError as error:
+        status = _complain(NO_FIT_STREAM, error)
+    except (install.InstallError, DemoError) as error:
+        status = _complain(NOT_INSTALLED, error)
+    except Problem as problem:
+        cause = problem.cause
+        in_stream = cause in (errors.STREAM_MISSING, errors.STREAM_UNFIT)
+        status = _complain(
+            NO_FIT_STREAM if in_stream else NO_NATS, f"{cause.title} {cause.remedy}"
+        )
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    sys.exit(status)
+
+
+def _complain(status: int, what: object) -> int:
+    print(f"hermes-nats-sidecar: {what}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hermes-nats-sidecar",
+        description="Gives Hermes a NATS JetStream message bus.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def add(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=summary, description=summary)
+        command.set_defaults(run=run)
+        return command
+
+    add("serve", _serve, "run the daemon until SIGTERM").add_argument(
+        "--embedded",
+        action="store_true",
+        help="start and supervise an own nats-server (as SIDECAR_EMBEDDED=true)",
+    )
+    add(
+        "provision", _provision, "create the stream, or say how an existing one differs"
+    ).add_argument(
+        "--first-offset",
+        type=_offset,
+        metavar="N",
+        help="the offset of the first event, for clients that move from another bus; "
+        "by default milliseconds since 1970",
+    )
+    add("check", _check, "check settings, connection and stream")
+    add("healthcheck", _healthcheck, "ask the running daemon whether it is live")
+    add(
+        "install-plugins", _install_plugins, "copy the plugins into Hermes"
+    ).add_argument(
+        "directory", type=Path, metavar="DIR", help="the plugins directory of Hermes"
+    )
+    add("demo", _demo, "show an initsync pass through plugin, sidecar and NATS")
+    return parser
+
+
+def _offset(text: str) -> int:
+    offset = int(text)
+    if offset < 1:
+        raise ValueError(text)
+    return offset
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    settings = load(os.environ, **({"embedded": True} if arguments.embedded else {}))
+    settings.require_listener()
+    log.configure(settings.log_level, settings.log_format)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(settings))
+    return OK
+
+
+def _provision(arguments: argparse.Namespace) -> int:
+    settings = load(os.environ)
+    created, differences = asyncio.run(provision(settings, arguments.first_offset))
+    if created is not None:
+        print(f"Created stream {settings.stream}; its first offset is {created}.")
+    elif not differences:
+        print(f"Stream {settings.stream} exists and is as the settings say.")
+    for sentence in differences:
+        print(sentence)
+    return NO_FIT_STREAM if differences else OK
+
+
+def _check(_: argparse.Namespace) -> int:
+    settings = load(os.environ)
+    faults = asyncio.run(find_faults(settings))
+    for sentence in faults:
+        print(sentence)
+    if not faults:
+        print(f"Stream {settings.stream} is fit.")
+    return NO_FIT_STREAM if faults else OK
+
+
+def _healthcheck(_: argparse.Namespace) -> int:
+    settings = load(os.environ)
+    document = probe(settings, "/health")
+    if document is None:
+        return _complain(NOT_READY, "The daemon does not answer.")
+    print(json.dumps(document))
+    return OK
+
+
+def _install_plugins(arguments: argparse.Namespace) -> int:
+    for target in install.install_plugins(arguments.directory):
+        print(f"Installed {target}")
+    return OK
+
+
+def _demo(_: argparse.Namespace) -> int:
+    return demo()

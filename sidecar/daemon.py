@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lives as long as the daemon, and what is known of it at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from sidecar.bus import Bus
+from sidecar.health import Facts
+from sidecar.publish import Publisher
+from sidecar.read import Reader
+
+if TYPE_CHECKING:
+    from sidecar.jetstream import NatsServer
+    from sidecar.settings import Settings
+
+
+class Daemon:
+    """The parts of the daemon; who serves requests takes what it needs from here."""
+
+    def __init__(self, settings: Settings, server: NatsServer) -> None:
+        self.settings = settings
+        self.stopping = False
+        self.writes = settings.role != "consumer"
+        self.reads = settings.role != "producer"
+        plan, create = settings.plan, settings.stream_create or settings.embedded
+        writing_bus = Bus(server, plan, create=create)
+        # Apart from the publishes: a page of events must not delay an acknowledgement.
+        reading_bus = Bus(server, plan)
+        self.publisher = Publisher(writing_bus, settings.publish_timeout_seconds)
+        self.reader = Reader(reading_bus)
+        self.buses = [writing_bus] * self.writes + [reading_bus] * self.reads
+
+    @property
+    def bus(self) -> Bus:
+        """The bus that this role has: the writing one where there are two."""
+        return self.buses[0]
+
+    async def run(self) -> None:
+        """Keep the connections alive until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for bus in self.buses:
+                group.create_task(bus.run())
+
+    def facts(self) -> Facts:
+        """Say what is known at this moment."""
+        publisher = self.publisher
+        refusal, refused_at = publisher.refusal or (None, None)
+        worst = next((bus for bus in self.buses if bus.cause is not None), self.bus)
+        return Facts(
+            stopping=self.stopping,
+            writes=self.writes,
+            cause=worst.cause,
+            faults=worst.faults,
+            info=self.bus.info,
+            round_trip_age=_age(worst.round_trip_at),
+            acknowledgement_age=_age(publisher.acknowledged_at),
+            doubt_age=_age(publisher.oldest_doubt_at),
+            refusal=refusal,
+            refusal_age=_age(refused_at),
+            second_writer_age=_age(publisher.second_writer_at),
+        )
+
+
+def _age(moment: float | None) -> float | None:
+    return None if moment is None else time.monotonic() - moment

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that can go wrong, each with its HTTP status, code, remedy and outcome.
+
+Rule of this file: title and remedy are constant sentences. What varies is a number or
+a legal name in `members`; no payload, header value or secret can reach an answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from http import HTTPStatus
+
+
+class Outcome(StrEnum):
+    """What became of an event that was posted."""
+
+    STORED = "stored"
+    NOT_STORED = "not_stored"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One kind of failure, the same for every request that meets it."""
+
+    code: str
+    status: HTTPStatus
+    title: str
+    remedy: str
+    retry_after_seconds: int | None = None
+
+
+class Problem(Exception):  # noqa: N818 - the name RFC 9457 gives it
+    """A failure to be answered as RFC 9457 `application/problem+json`."""
+
+    def __init__(
+        self,
+        cause: Cause,
+        outcome: Outcome | None = None,
+        /,
+        **members: int | str | None,
+    ) -> None:
+        super().__init__(cause.code)
+        self.cause = cause
+        self.outcome = outcome
+        self.members = members
+
+    def document(self) -> dict[str, int | str | None]:
+        """Give the members of the problem document."""
+        document: dict[str, int | str | None] = {
+            "type": f"urn:hermes-nats-sidecar:problem:{self.cause.code}",
+            "title": self.cause.title,
+            "status": int(self.cause.status),
+            "code": self.cause.code,
+            "remedy": self.cause.remedy,
+        }
+        if self.outcome is not None:
+            document["outcome"] = self.outcome.value
+        return document | self.members
+
+
+# -- The request -----------------------------------------------------------------------
+
+MALFORMED_JSON = Cause(
+    "malformed_json",
+    HTTPStatus.BAD_REQUEST,
+    "The body is not a JSON object in UTF-8.",
+    "Send one Hermes event, as Event.to_json() gives it.",
+)
+NO_KEY = Cause(
+    "no_key",
+    HTTPStatus.BAD_REQUEST,
+    "The request has no Idempotency-Key.",
+    "Send an Idempotency-Key of its own with each event, and the same one again with "
+    "each repetition of that event.",
+)
+MALFORMED_KEY = Cause(
+    "malformed_key",
+    HTTPStatus.BAD_REQUEST,
+    "The Idempotency-Key is not 1 to 128 letters, digits or any of . _ : -",
+    "Use a UUID.",
+)
+MALFORMED_PRECONDITION = Cause(
+    "malformed_precondition",
+    HTTPStatus.BAD_REQUEST,
+    "If-Match is neither one quoted offset nor *.",
+    'Send If-Match: "L" with the last offset you know, as the ETag of /v1/stream.',
+)
+SLOW_BODY = Cause(
+    "slow_body",
+    HTTPStatus.REQUEST_TIMEOUT,
+    "The body did not arrive in time.",
+    "Send the whole body at once.",
+)
+UNAUTHORIZED = Cause(
+    "unauthorized",
+    HTTPStatus.UNAUTHORIZED,
+    "The bearer token is missing or wrong.",
+    "Send Authorization: Bearer with the token of SIDECAR_TOKEN_FILE; in the plugin "
+    "set token_file.",
+)
+WRONG_ROLE = Cause(
+    "wrong_role",
+    HTTPStatus.FORBIDDEN,
+    "This sidecar does not serve that half of the API.",
+    "Set SIDECAR_ROLE to both, or use the sidecar that has the role.",
+)
+API_OFF = Cause(
+    "api_off",
+    HTTPStatus.FORBIDDEN,
+    "The API is not served on this listener.",
+    "Use the Unix socket, or set SIDECAR_TOKEN_FILE or SIDECAR_TCP_API.",
+)
+NOT_FOUND = Cause(
+    "not_found",
+    HTTPStatus.NOT_FOUND,
+    "There is nothing at this path.",
+    "See docs/http-api.md.",
+)
+METHOD_NOT_ALLOWED = Cause(
+    "method_not_allowed",
+    HTTPStatus.METHOD_NOT_ALLOWED,
+    "This path does not know that method.",
+    "See the Allow header and docs/http-api.md.",
+)
+EVENT_TOO_LARGE = Cause(
+    "event_too_large",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "The event is larger than the limit.",
+    "Raise max_payload of the NATS server, max_msg_size of the stream or "
+    "SIDECAR_MAX_EVENT_BYTES, whichever is the smallest; message headers count.",
+)
+UNSUPPORTED_MEDIA_TYPE = Cause(
+    "unsupported_media_type",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    "Only application/json is accepted.",
+    "Send Content-Type: application/json.",
+)
+ILLEGAL_CATEGORY = Cause(
+    "illegal_category",
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    "evcategory is missing or is not 1 to 64 letters, digits, _ or -",
+    "Hermes sends base or initsync.",
+)
+KEY_REUSED = Cause(
+    "key_reused",
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    "This Idempotency-Key belongs to another event.",
+    "Make a new key for each event.",
+)
+PRECONDITION_REQUIRED = Cause(
+    "precondition_required",
+    HTTPStatus.PRECONDITION_REQUIRED,
+    "The request has no If-Match.",
+    'Send If-Match: "L" with the last offset you know, as the ETag of /v1/stream.',
+)
+
+MALFORMED_QUERY = Cause(
+    "malformed_query",
+    HTTPStatus.BAD_REQUEST,
+    "A query parameter is unknown or out of range.",
+    "See docs/http-api.md for the parameters of /v1/events.",
+)
+
+# -- What the stream says --------------------------------------------------------------
+
+PRECONDITION_FAILED = Cause(
+    "precondition_failed",
+    HTTPStatus.PRECONDITION_FAILED,
+    "Another event holds the next offset.",
+    "Send the event again with If-Match set to last_offset. If this repeats, a second "
+    "producer writes to this stream.",
+)
+OFFSET_AHEAD = Cause(
+    "offset_ahead",
+    HTTPStatus.CONFLICT,
+    "The stream ends before this offset.",
+    "The stream was restored or replaced: run an initsync, see docs/operations.md.",
+)
+OFFSET_GONE = Cause(
+    "offset_gone",
+    HTTPStatus.GONE,
+    "The stream no longer holds this offset.",
+    "The stream was made anew, or the event is past the retention; "
+    "see docs/operations.md.",
+)
+HOLE = Cause(
+    "hole",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "An event inside the stream is missing.",
+    "Somebody deleted it, or a disk lost it: run an initsync, see docs/operations.md.",
+    retry_after_seconds=5,
+)
+UNKNOWN_OUTCOME = Cause(
+    "unknown",
+    HTTPStatus.GATEWAY_TIMEOUT,
+    "It is not known yet whether the event was stored.",
+    "Send the very same request again until it is answered.",
+    retry_after_seconds=1,
+)
+
+# -- NATS ------------------------------------------------------------------------------
+
+NATS_DOWN = Cause(
+    "nats_down",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "There is no connection to NATS.",
+    "Start the NATS server, or correct SIDECAR_NATS_URL.",
+    retry_after_seconds=1,
+)
+NATS_REFUSED = Cause(
+    "nats_refused",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The NATS server refused the login.",
+    "Correct the SIDECAR_NATS_ credentials or the user on the server.",
+    retry_after_seconds=5,
+)
+NATS_TLS = Cause(
+    "nats_tls",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "No TLS connection to the NATS server could be made.",
+    "Correct the SIDECAR_NATS_TLS_ settings or the server's certificate.",
+    retry_after_seconds=5,
+)
+NATS_PERMISSION = Cause(
+    "nats_permission",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The NATS user lacks a permission.",
+    "Grant the permissions of docs/nats.md to the NATS user.",
+    retry_after_seconds=5,
+)
+CREDENTIALS_UNREADABLE = Cause(
+    "credentials_unreadable",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "A credentials file for NATS cannot be read.",
+    "Make the files named in the SIDECAR_NATS_ settings readable and well formed.",
+    retry_after_seconds=5,
+)
+JETSTREAM_UNAVAILABLE = Cause(
+    "jetstream_unavailable",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "JetStream does not answer for the stream.",
+    "Look at the NATS servers: is JetStream on, has the stream a leader?",
+    retry_after_seconds=1,
+)
+SERVER_TOO_OLD = Cause(
+    "server_too_old",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The NATS server is older than 2.11.",
+    "Upgrade the NATS server.",
+    retry_after_seconds=5,
+)
+STREAM_MISSING = Cause(
+    "stream_missing",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The stream does not exist.",
+    "Run hermes-nats-sidecar provision.",
+    retry_after_seconds=1,
+)
+STREAM_UNFIT = Cause(
+    "stream_unfit",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The stream's configuration could lose or change events.",
+    "Correct what /health names; hermes-nats-sidecar check shows it too.",
+    retry_after_seconds=5,
+)
+STREAM_FULL = Cause(
+    "stream_full",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The stream is full.",
+    "Raise or remove max_msgs and max_bytes of the stream.",
+    retry_after_seconds=5,
+)
+STORAGE_FULL = Cause(
+    "storage_full",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The NATS server has no room left to store events.",
+    "Make room on its disk or raise its JetStream limits.",
+    retry_after_seconds=5,
+)
+PUBLISH_REFUSED = Cause(
+    "publish_refused",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "JetStream refused the event.",
+    "Look at jetstream_code in this answer and at the NATS server's log.",
+    retry_after_seconds=5,
+)
+
+# -- The sidecar -----------------------------------------------------------------------
+
+STOPPING = Cause(
+    "stopping",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The sidecar is stopping.",
+    "Send the same request again; the next sidecar will answer.",
+    retry_after_seconds=1,
+)
+INTERNAL = Cause(
+    "internal",
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    "The sidecar met an error of its own.",
+    "Look at its log and report it. Send the same request again.",
+)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the bytes of a request to what is to be published. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from sidecar import errors
+from sidecar.errors import Outcome, Problem
+
+LAST: Final = "*"
+"""The precondition that any last offset meets."""
+
+_CATEGORY = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_KEY = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
+_ENTITY_TAG = re.compile(r'"(0|[1-9][0-9]{0,18})"', re.ASCII)
+_MAX_SEQUENCE = 2**63 - 1  # what the server parses Nats-Expected-Last-Sequence into
+
+
+@dataclass(frozen=True)
+class Event:
+    """One Hermes event, with what may be shown of it and its bytes unchanged.
+
+    `type` and `object_type` are None where Hermes gives none, or where the value is
+    no plain name and so might be something else than metadata.
+    """
+
+    category: str
+    type: str | None
+    object_type: str | None
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"<Event {self.category} {self.type} of {len(self.body)} bytes>"
+
+
+def parse_event(body: bytes) -> Event:
+    """Read category, type and object type; raise Problem for what is no event.
+
+    JSON is what Python's json accepts, NaN and lone surrogates included: Hermes emits
+    them, and refusing its event would block it for ever.
+    """
+    try:
+        document = json.loads(body.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise Problem(errors.MALFORMED_JSON, Outcome.NOT_STORED) from None
+    if not isinstance(document, dict):
+        raise Problem(errors.MALFORMED_JSON, Outcome.NOT_STORED)
+    category = _name(document.get("evcategory"))
+    if category is None:
+        raise Problem(errors.ILLEGAL_CATEGORY, Outcome.NOT_STORED)
+    return Event(
+        category=category,
+        type=_name(document.get("eventtype")),
+        object_type=_name(document.get("objtype")),
+        body=body,
+    )
+
+
+def parse_key(header: str | None) -> str:
+    """Read the Idempotency-Key, with or without the quotes of its IETF draft."""
+    if header is None:
+        raise Problem(errors.NO_KEY, Outcome.NOT_STORED)
+    key = header.removeprefix('"').removesuffix('"')
+    if not _KEY.fullmatch(key):
+        raise Problem(errors.MALFORMED_KEY, Outcome.NOT_STORED)
+    return key
+
+
+def parse_precondition(header: str | None) -> int | str:
+    """Read If-Match (RFC 9110 13.1.1): the last offset the caller knows, or LAST."""
+    if header is None:
+        raise Problem(errors.PRECONDITION_REQUIRED, Outcome.NOT_STORED)
+    if header == LAST:
+        return LAST
+    match = _ENTITY_TAG.fullmatch(header)
+    if match is None or (offset := int(match[1])) > _MAX_SEQUENCE:
+        raise Problem(errors.MALFORMED_PRECONDITION, Outcome.NOT_STORED)
+    return offset
+
+
+def _name(value: object) -> str | None:
+    return value if isinstance(value, str) and _CATEGORY.fullmatch(value) else None

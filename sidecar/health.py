@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what is known to what an operator is told. Pure: ages in, sentences out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from sidecar import errors
+
+if TYPE_CHECKING:
+    from sidecar.errors import Cause
+    from sidecar.stream import StreamInfo
+
+ROUND_TRIP_LIMIT_SECONDS: Final = 5.0
+DOUBT_LIMIT_SECONDS: Final = 2.0
+
+REFUSAL_SECONDS: Final = 180.0
+"""How long a refusal stands without a repetition. Hermes tries again every 60 s plus
+the plugin's send_timeout; after three minutes of silence it has given up that event."""
+
+SECOND_WRITER_SECONDS: Final = 600.0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the daemon knows at one moment; ages in seconds, None for never."""
+
+    stopping: bool
+    writes: bool
+    cause: Cause | None
+    faults: list[str]
+    info: StreamInfo | None
+    round_trip_age: float | None
+    acknowledgement_age: float | None
+    doubt_age: float | None
+    refusal: Cause | None
+    refusal_age: float | None
+    second_writer_age: float | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that must hold; `reason` says in a sentence why it does not."""
+
+    name: str
+    reason: str | None
+    remedy: str | None = None
+    blocks: bool = True
+
+
+def is_ready(checks: list[Check]) -> bool:
+    """Tell whether events can flow."""
+    return not any(check.reason and check.blocks for check in checks)
+
+
+def assess(facts: Facts) -> list[Check]:
+    """Check everything that readiness and warnings rest on."""
+    checks = [_sidecar(facts), _stream(facts), _leader(facts)]
+    if facts.writes:
+        checks += [_outcomes(facts), _refusals(facts), _second_writer(facts)]
+    return checks
+
+
+def document(facts: Facts) -> dict[str, Any]:
+    """Give the body of /health."""
+    checks = assess(facts)
+    info = facts.info
+    return {
+        "status": "ready" if is_ready(checks) else "not_ready",
+        "checks": [
+            {
+                "name": check.name,
+                "status": _status(check),
+                "reason": check.reason,
+                "remedy": check.remedy,
+            }
+            for check in checks
+        ],
+        "last_offset": info.position.last if info else None,
+        "round_trip_age_seconds": _rounded(facts.round_trip_age),
+        "acknowledgement_age_seconds": _rounded(facts.acknowledgement_age),
+    }
+
+
+def _sidecar(facts: Facts) -> Check:
+    if facts.stopping:
+        return _failed("sidecar", errors.STOPPING)
+    return Check("sidecar", None)
+
+
+def _stream(facts: Facts) -> Check:
+    if facts.cause is not None:
+        reason = " ".join([facts.cause.title, *facts.faults])
+        return Check("stream", reason, facts.cause.remedy)
+    age = facts.round_trip_age
+    if age is None or age > ROUND_TRIP_LIMIT_SECONDS:
+        return _failed("stream", errors.JETSTREAM_UNAVAILABLE)
+    return Check("stream", None)
+
+
+def _leader(facts: Facts) -> Check:
+    info = facts.info
+    if facts.cause is not None or info is None or info.has_majority:
+        return Check("replicas", None)
+    return Check(
+        "replicas",
+        f"Only {info.live_replicas} of {info.replicas} replicas are live.",
+        "Start the missing NATS servers.",
+    )
+
+
+def _outcomes(facts: Facts) -> Check:
+    if facts.doubt_age is None or facts.doubt_age <= DOUBT_LIMIT_SECONDS:
+        return Check("outcomes", None)
+    return Check(
+        "outcomes",
+        "A publish has no definite answer yet.",
+        "Look at the NATS servers; the event is asked for until it is known.",
+    )
+
+
+def _refusals(facts: Facts) -> Check:
+    standing = facts.refusal_age is not None and facts.refusal_age <= REFUSAL_SECONDS
+    if facts.refusal is None or not standing:
+        return Check("refusals", None)
+    return _failed("refusals", facts.refusal)
+
+
+def _second_writer(facts: Facts) -> Check:
+    age = facts.second_writer_age
+    if age is None or age > SECOND_WRITER_SECONDS:
+        return Check("writers", None)
+    return Check(
+        "writers",
+        "Another producer wrote to this stream in the last ten minutes.",
+        "Let one hermes-server alone write to a stream.",
+        blocks=False,
+    )
+
+
+def _failed(name: str, cause: Cause) -> Check:
+    return Check(name, cause.title, cause.remedy)
+
+
+def _status(check: Check) -> str:
+    if check.reason is None:
+        return "pass"
+    return "fail" if check.blocks else "warn"
+
+
+def _rounded(age: float | None) -> float | None:
+    return None if age is None else round(age, 1)

@@ -1,0 +1,516 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The edge to nats-py: one connection, from its login to its end.
+
+Rules of this file, each of which nats-py 2.16 breaks silently if forgotten:
+- A connection is an epoch. It never reconnects and buffers nothing; on any doubt it is
+  thrown away, for nats-py would deliver timed-out publishes later.
+- Never flush() or rtt(): a late PONG ends the read loop without a word.
+- Never Nats-Expected-Last-Msg-Id: on a replicated stream one rejected publish of that
+  kind stops the stream for good (nats-server 2.14.0 to 2.15.1).
+- connect() is bounded from outside: each of its own options leaves a way to hang.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import json
+import re
+import ssl
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import nats.errors
+import nkeys
+from nats.aio.client import Client
+
+from sidecar import __version__, errors
+from sidecar.answer import (
+    Answer,
+    Disconnected,
+    NoAnswer,
+    NotSent,
+    Refused,
+    StoredMessage,
+    TooLarge,
+    parse_answer,
+)
+from sidecar.errors import Cause, Problem
+from sidecar.stream import StreamInfo, StreamPlan, parse_stream_info
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nats.aio.msg import Msg
+
+    from sidecar.event import Event
+
+INBOX_PREFIX: Final = "_INBOX_hermes_sidecar"
+"""Private: whoever may subscribe to _INBOX.> could read our answers, and so events."""
+
+CONNECT_SECONDS: Final = 3.0
+REQUEST_SECONDS: Final = 2.0
+BATCH_SECONDS: Final = 10.0
+_PING_SECONDS = 5
+_CLOSE_SECONDS = 1.0
+
+KEY_HEADER: Final = "Nats-Msg-Id"
+TYPE_HEADER: Final = "Hermes-Event-Type"
+OBJECT_TYPE_HEADER: Final = "Hermes-Object-Type"
+
+_BATCH_ENDS = ("204", "404")  # the end mark; nothing at or after start
+_NO_MESSAGE = 10037
+_NO_STREAM = 10059
+_PERMISSION = re.compile(
+    r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE
+)
+_CREDENTIALS = re.compile(
+    r"-----BEGIN NATS USER JWT-----\s+\S+\s.*"
+    r"-----BEGIN USER NKEY SEED-----\s+(?P<seed>\S+)",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files for TLS to the NATS server; without a CA file the system's roots count."""
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    handshake_first: bool = False
+
+
+@dataclass(frozen=True)
+class NatsServer:
+    """Where NATS is and who we are there. Secrets are files, read at each login."""
+
+    urls: tuple[str, ...]
+    user: str | None = None
+    password_file: Path | None = None
+    token_file: Path | None = None
+    creds_file: Path | None = None
+    nkey_seed_file: Path | None = None
+    tls: Tls | None = None
+
+
+class NoReply(Exception):  # noqa: N818 - an absence, not an error
+    """The API request was not answered; `cause` says what is known of why."""
+
+    def __init__(self, cause: Cause = errors.JETSTREAM_UNAVAILABLE) -> None:
+        super().__init__(cause.code)
+        self.cause = cause
+
+
+class ApiError(Exception):
+    """JetStream answered a request with an error."""
+
+    def __init__(self, code: int, description: str) -> None:
+        super().__init__(f"JetStream error {code}: {description}")
+        self.code = code
+
+
+@dataclass
+class _Waiting:
+    subject: str
+    reply: asyncio.Future[Msg]
+
+
+@dataclass
+class _Batch:
+    messages: list[StoredMessage]
+    end: asyncio.Future[None]
+
+
+class Connection:
+    """One connection to NATS and one subscription for all its replies."""
+
+    def __init__(self, plan: StreamPlan) -> None:
+        self._client = Client()
+        self._plan = plan
+        self._waiting: dict[str, _Waiting] = {}
+        self._batches: dict[str, _Batch] = {}
+        self._tokens = itertools.count()
+        self._inbox = ""
+        self.lost = asyncio.Event()
+        self.cause: Cause = errors.NATS_DOWN
+        self.stream_limit_bytes = -1
+
+    @property
+    def limit_bytes(self) -> int:
+        """How large a message may be with its headers."""
+        server_limit: int = self._client.max_payload
+        if self.stream_limit_bytes > 0:
+            return min(server_limit, self.stream_limit_bytes)
+        return server_limit
+
+    @property
+    def server_version(self) -> str:
+        """The server's version, as in 2.11.4."""
+        version: str = self._client._server_info.get("version", "")  # noqa: SLF001
+        return version
+
+    @property
+    def server_name(self) -> str:
+        """The server's name, for logs and the status page."""
+        name: str = self._client._server_info.get("server_name", "")  # noqa: SLF001
+        return name
+
+    # -- Its life ----------------------------------------------------------------------
+
+    async def open(self, server: NatsServer) -> None:
+        """Log in; raise Problem with the cause of a failure."""
+        try:
+            login = _login(server)
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await self._client.connect(
+                    servers=list(server.urls),
+                    name=f"hermes-nats-sidecar/{__version__}",
+                    allow_reconnect=False,
+                    max_reconnect_attempts=1,
+                    reconnect_time_wait=0,
+                    connect_timeout=2,
+                    ping_interval=_PING_SECONDS,
+                    max_outstanding_pings=2,
+                    pending_size=0,
+                    inbox_prefix=INBOX_PREFIX,
+                    error_cb=self._on_error,
+                    disconnected_cb=self._on_lost,
+                    lame_duck_mode_cb=self._on_lost,
+                    **login,
+                    **self._secrets(server),
+                )
+        except TimeoutError:
+            self.abort()
+            raise Problem(self.cause) from None
+        except (OSError, nats.errors.Error) as error:
+            self.abort()
+            raise Problem(_connect_cause(error, self.cause)) from None
+        except BaseException:
+            self.abort()
+            raise
+        if server.tls is not None and not self._is_encrypted():
+            self.abort()
+            raise Problem(errors.NATS_TLS)
+        self._inbox = self._client.new_inbox()
+        await self._client.subscribe(f"{self._inbox}.*", cb=self._on_reply)
+        await self._client.subscribe(f"{self._inbox}.batch.*", cb=self._on_batch)
+
+    async def close(self) -> None:
+        """End the connection; what waits for a reply learns that none will come."""
+        self._lose(self.cause)
+        self.abort()
+        with suppress(Exception):  # it is thrown away, whatever state it is in
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._client.close()
+
+    def abort(self) -> None:
+        """Cut the socket first: close() alone would flush what is still buffered."""
+        writer = getattr(self._client._transport, "_io_writer", None)  # noqa: SLF001
+        if writer is not None:
+            writer.transport.abort()
+
+    def _secrets(self, server: NatsServer) -> dict[str, Any]:
+        """Give nats-py functions that it calls while it writes its login.
+
+        At that moment TLS is up, if it ever will be: nats-py itself goes on in clear
+        when the server does not ask for TLS, so the secret is withheld then.
+        """
+
+        def secret(file: Path) -> str:
+            if server.tls is not None and not self._is_encrypted():
+                raise Problem(errors.NATS_TLS)
+            return _read(file)
+
+        secrets: dict[str, Any] = {}
+        if (password_file := server.password_file) is not None:
+            secrets["user"] = server.user
+            secrets["password"] = lambda: secret(password_file)
+        if (token_file := server.token_file) is not None:
+            secrets["token"] = lambda: secret(token_file)
+        return secrets
+
+    def _is_encrypted(self) -> bool:
+        transport = self._client._transport  # noqa: SLF001 - it has no public name
+        writer = getattr(transport, "_io_writer", None)
+        return writer is not None and writer.get_extra_info("ssl_object") is not None
+
+    # -- What comes in -----------------------------------------------------------------
+
+    async def _on_reply(self, message: Msg) -> None:
+        waiting = self._waiting.pop(message.subject.rpartition(".")[2], None)
+        if waiting is not None and not waiting.reply.done():
+            waiting.reply.set_result(message)
+
+    async def _on_batch(self, message: Msg) -> None:
+        batch = self._batches.get(message.subject.rpartition(".")[2])
+        if batch is None or batch.end.done():
+            return
+        headers = message.headers or {}
+        status = headers.get("Status")
+        if status is None:
+            batch.messages.append(
+                StoredMessage(
+                    sequence=int(headers["Nats-Sequence"]),
+                    previous=int(headers["Nats-Last-Sequence"]),
+                    subject=headers["Nats-Subject"],
+                    key=headers.get(KEY_HEADER),
+                    time=headers["Nats-Time-Stamp"],
+                    body=message.data,
+                )
+            )
+        elif status in _BATCH_ENDS:
+            batch.end.set_result(None)
+        else:
+            batch.end.set_exception(NoReply())
+
+    async def _on_lost(self) -> None:
+        self._lose(self.cause)
+
+    def _lose(self, cause: Cause) -> None:
+        self.cause = cause
+        self.lost.set()
+        for waiting in self._waiting.values():
+            if not waiting.reply.done():
+                waiting.reply.set_exception(NoReply(cause))
+        for batch in self._batches.values():
+            if not batch.end.done():
+                batch.end.set_exception(NoReply(cause))
+        self._waiting.clear()
+        self._batches.clear()
+
+    async def _on_error(self, error: Exception) -> None:
+        match = _PERMISSION.search(str(error))
+        if match is None:
+            self.cause = _connect_cause(error, self.cause)
+            return
+        if match[1].lower() == "subscription":
+            self._lose(errors.NATS_PERMISSION)
+            return
+        # The server names the subject in lower case and not the message. With two
+        # copies under way on one subject nobody can say which of them was refused.
+        refused = [
+            waiting
+            for waiting in self._waiting.values()
+            if waiting.subject.lower() == match[2].lower()
+        ]
+        if len(refused) == 1 and not refused[0].reply.done():
+            refused[0].reply.set_exception(NoReply(errors.NATS_PERMISSION))
+        elif refused:
+            self._lose(errors.NATS_PERMISSION)
+
+    # -- What goes out -----------------------------------------------------------------
+
+    async def publish(
+        self, event: Event, key: str, last: int, timeout_seconds: float
+    ) -> Answer:
+        """Send one copy of the event, fenced to become last + 1; say what came back."""
+        headers = {
+            KEY_HEADER: key,
+            "Nats-Expected-Stream": self._plan.name,
+            "Nats-Expected-Last-Sequence": str(last),
+        }
+        if event.type is not None:
+            headers[TYPE_HEADER] = event.type
+        if event.object_type is not None:
+            headers[OBJECT_TYPE_HEADER] = event.object_type
+        size_bytes = _headers_size(headers) + len(event.body)
+        if size_bytes > self.limit_bytes:
+            # nats-py counts the body alone; the server would close the connection.
+            return TooLarge(size_bytes, self.limit_bytes)
+        if self.lost.is_set():
+            return NotSent()
+        subject = f"{self._plan.subject_prefix}.{event.category}"
+        try:
+            reply = await self._exchange(subject, event.body, headers, timeout_seconds)
+        except TimeoutError:
+            return NoAnswer()
+        except NoReply as absence:
+            if absence.cause is errors.NATS_PERMISSION and not self.lost.is_set():
+                return Refused(errors.NATS_PERMISSION)
+            return Disconnected()
+        return parse_answer(reply.data, _status(reply), self._plan.name)
+
+    async def stream_info(self) -> StreamInfo | None:
+        """Ask the stream's leader for its state; None if there is no such stream."""
+        try:
+            document = await self._api(f"STREAM.INFO.{self._plan.name}")
+        except ApiError as error:
+            if error.code == _NO_STREAM:
+                return None
+            raise
+        return parse_stream_info(document)
+
+    async def categories(self) -> dict[str, int]:
+        """Count the events of each category."""
+        document = await self._api(
+            f"STREAM.INFO.{self._plan.name}", {"subjects_filter": self._plan.subject}
+        )
+        return parse_stream_info(document).categories
+
+    async def create_stream(self, first_offset: int) -> None:
+        """Create the stream as planned; raise ApiError if the server will not."""
+        await self._api(
+            f"STREAM.CREATE.{self._plan.name}", self._plan.config(first_offset)
+        )
+
+    async def message(self, sequence: int) -> StoredMessage | None:
+        """Read one message from the stream's leader; None if it holds none there."""
+        try:
+            document = await self._api(
+                f"STREAM.MSG.GET.{self._plan.name}", {"seq": sequence}
+            )
+        except ApiError as error:
+            if error.code == _NO_MESSAGE:
+                return None
+            raise
+        message = document["message"]
+        return StoredMessage(
+            sequence=message["seq"],
+            subject=message["subject"],
+            key=_header(base64.b64decode(message.get("hdrs", "")), KEY_HEADER),
+            time=message["time"],
+            body=base64.b64decode(message.get("data", "")),
+        )
+
+    async def batch(
+        self, start: int, limit: int, max_bytes: int, category: str | None
+    ) -> list[StoredMessage]:
+        """Read messages from `start` on, from any replica (NATS ADR-31).
+
+        Complete only with its end mark. max_bytes is passed by at most one message.
+        Raises NoReply.
+        """
+        request: dict[str, Any] = {"seq": start, "batch": limit, "max_bytes": max_bytes}
+        if category is not None:
+            request["next_by_subj"] = f"{self._plan.subject_prefix}.{category}"
+        token = str(next(self._tokens))
+        batch = _Batch([], asyncio.get_running_loop().create_future())
+        self._batches[token] = batch
+        try:
+            async with asyncio.timeout(BATCH_SECONDS):
+                await self._client.publish(
+                    f"$JS.API.DIRECT.GET.{self._plan.name}",
+                    json.dumps(request).encode(),
+                    reply=f"{self._inbox}.batch.{token}",
+                )
+                await batch.end
+        except (TimeoutError, nats.errors.Error):
+            raise NoReply from None
+        finally:
+            self._batches.pop(token, None)
+        return batch.messages
+
+    async def _api(self, name: str, request: dict[str, Any] | None = None) -> Any:
+        """Ask the JetStream API; raise NoReply, or ApiError for an error answer."""
+        payload = b"" if request is None else json.dumps(request).encode()
+        try:
+            reply = await self._exchange(
+                f"$JS.API.{name}", payload, None, REQUEST_SECONDS
+            )
+        except TimeoutError:
+            raise NoReply from None
+        if _status(reply) == "503":
+            raise NoReply
+        document = json.loads(reply.data)
+        if "error" in document:
+            error = document["error"]
+            raise ApiError(error.get("err_code", 0), error.get("description", ""))
+        return document
+
+    async def _exchange(
+        self,
+        subject: str,
+        payload: bytes,
+        headers: dict[str, str] | None,
+        timeout_seconds: float,
+    ) -> Msg:
+        """Publish and wait for the reply; raise TimeoutError or NoReply."""
+        token = str(next(self._tokens))
+        reply: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        self._waiting[token] = _Waiting(subject, reply)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._client.publish(
+                    subject, payload, reply=f"{self._inbox}.{token}", headers=headers
+                )
+                return await reply
+        except nats.errors.Error:
+            raise NoReply from None
+        finally:
+            self._waiting.pop(token, None)
+
+
+def _headers_size(headers: dict[str, str]) -> int:
+    """Count the bytes of a header block on the wire (NATS ADR-4)."""
+    lines = sum(len(name) + len(value) + 4 for name, value in headers.items())
+    return len("NATS/1.0\r\n") + lines + len("\r\n")
+
+
+def _status(message: Msg) -> str | None:
+    return message.headers.get("Status") if message.headers else None
+
+
+def _header(block: bytes, name: str) -> str | None:
+    prefix = f"{name}: ".encode()
+    for line in block.split(b"\r\n"):
+        if line.startswith(prefix):
+            return line[len(prefix) :].decode("utf-8", "replace")
+    return None
+
+
+def _login(server: NatsServer) -> dict[str, Any]:
+    """Check the files of the login and name them as nats-py wants them."""
+    login: dict[str, Any] = {}
+    if server.creds_file is not None:
+        credentials = _CREDENTIALS.search(_read(server.creds_file))
+        if credentials is None:
+            raise Problem(errors.CREDENTIALS_UNREADABLE)
+        _check_seed(credentials["seed"])
+        login["user_credentials"] = str(server.creds_file)
+    if server.nkey_seed_file is not None:
+        login["nkeys_seed_str"] = _check_seed(_read(server.nkey_seed_file))
+    if server.tls is not None:
+        login["tls"] = _tls_context(server.tls)
+        login["tls_handshake_first"] = server.tls.handshake_first
+    return login
+
+
+def _check_seed(seed: str) -> str:
+    try:
+        nkeys.from_seed(bytearray(seed.encode())).wipe()
+    except (nkeys.NkeysError, ValueError):
+        raise Problem(errors.CREDENTIALS_UNREADABLE) from None
+    return seed
+
+
+def _tls_context(tls: Tls) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file)
+        if tls.cert_file is not None:
+            context.load_cert_chain(tls.cert_file, tls.key_file)
+    except OSError:  # ssl.SSLError is one
+        raise Problem(errors.NATS_TLS) from None
+    return context
+
+
+def _read(file: Path) -> str:
+    try:
+        text = file.read_text("utf-8").strip()
+    except (OSError, ValueError):
+        raise Problem(errors.CREDENTIALS_UNREADABLE) from None
+    if not text:
+        raise Problem(errors.CREDENTIALS_UNREADABLE)
+    return text
+
+
+def _connect_cause(error: Exception, known: Cause) -> Cause:
+    """Name what an error of nats-py means; NoServersError hides what came before."""
+    if isinstance(error, ssl.SSLError):
+        return errors.NATS_TLS
+    text = str(error).lower()
+    if "authorization" in text or "authentication" in text:
+        return errors.NATS_REFUSED
+    return known

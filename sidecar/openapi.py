@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What docs/openapi.json says of each route beyond what FastAPI sees. Data only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_PROBLEM: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "title", "status", "code", "remedy"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string"},
+        "remedy": {"type": "string"},
+        "outcome": {"enum": ["stored", "not_stored", "unknown"]},
+    },
+}
+
+
+def _problem(description: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "content": {"application/problem+json": {"schema": _PROBLEM}},
+    }
+
+
+def _object(description: str, **properties: str) -> dict[str, Any]:
+    """Describe a JSON object by the types of its members; ? means or null."""
+    members = {
+        name: {"type": [kind.rstrip("?"), "null"] if kind.endswith("?") else kind}
+        for name, kind in properties.items()
+    }
+    schema = {"type": "object", "required": list(members), "properties": members}
+    return {
+        "description": description,
+        "content": {"application/json": {"schema": schema}},
+    }
+
+
+_STORED = {
+    "offset": "integer",
+    "stream": "string",
+    "subject": "string",
+    "duplicate": "boolean",
+}
+
+POST_EVENT: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": True,
+            "description": "One for each event; the same one with each repetition.",
+            "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"},
+        },
+        {
+            "name": "If-Match",
+            "in": "header",
+            "required": True,
+            "description": 'The last offset the caller knows, "L", or *.',
+            "schema": {"type": "string", "pattern": '^("(0|[1-9][0-9]{0,18})"|\\*)$'},
+        },
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["evcategory"],
+                    "properties": {
+                        "evcategory": {
+                            "type": "string",
+                            "pattern": "^[A-Za-z0-9_-]{1,64}$",
+                        }
+                    },
+                }
+            }
+        },
+    },
+    "responses": {
+        "200": _object("It stood there already: same key, same bytes.", **_STORED),
+        "201": _object("Stored.", **_STORED),
+        "400": _problem("Malformed JSON, key or precondition; or no key."),
+        "401": _problem("Token missing or wrong."),
+        "403": _problem("The API is off on this listener, or this is no producer."),
+        "408": _problem("The body did not arrive in time."),
+        "409": _problem("The stream ends before If-Match."),
+        "410": _problem("The next offset is no longer in the stream."),
+        "412": _problem("Another event holds the next offset."),
+        "413": _problem("Larger than the limit, headers counted."),
+        "415": _problem("Not application/json."),
+        "422": _problem("Illegal category, or a key that belongs to another event."),
+        "428": _problem("No If-Match."),
+        "503": _problem("Not stored; try again after Retry-After."),
+        "504": _problem("Not known yet; send the same request again."),
+    },
+}
+
+_QUERY: dict[str, tuple[dict[str, Any], Any]] = {
+    "offset": ({"type": "string", "pattern": "^(first|next|[0-9]{1,18})$"}, "first"),
+    "limit": ({"type": "integer", "minimum": 1, "maximum": 5000}, 500),
+    "max_bytes": ({"type": "integer", "minimum": 1, "maximum": 10**9}, 4 * 1024 * 1024),
+    "wait": ({"type": "number", "minimum": 0, "maximum": 60}, 0),
+    "category": ({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}, None),
+}
+
+GET_EVENTS: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": schema if default is None else schema | {"default": default},
+        }
+        for name, (schema, default) in _QUERY.items()
+    ],
+    "responses": {
+        "200": _object(
+            "Events from the offset on; none if there are none yet.",
+            events="array",
+            next_offset="integer",
+            first_offset="integer",
+            last_offset="integer",
+        ),
+        "400": _problem("A parameter is unknown or out of range."),
+        "401": _problem("Token missing or wrong."),
+        "403": _problem("The API is off on this listener, or this is no consumer."),
+        "409": _problem("The stream ends before this offset."),
+        "410": _problem("The stream no longer holds this offset."),
+        "503": _problem("The stream cannot be read now, or has a hole."),
+    },
+}
+
+GET_STREAM: dict[str, Any] = {
+    "responses": {
+        "200": _object(
+            "Where the stream stands, as its leader says.",
+            stream="string",
+            first_offset="integer",
+            last_offset="integer",
+            next_offset="integer",
+            last_key="string?",
+            messages="integer",
+            bytes="integer",
+            created="string",
+            categories="object",
+        ),
+        "401": _problem("Token missing or wrong."),
+        "403": _problem("The API is off on this listener."),
+        "503": _problem("The stream cannot be asked."),
+    },
+}
+
+HEALTH: dict[str, Any] = {
+    "responses": {
+        "200": _object("Well.", status="string"),
+        "503": _object("Not ready; the checks say why.", status="string"),
+    },
+}

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Problem as an HTTP answer (RFC 9457)."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from starlette.responses import Response
+
+if TYPE_CHECKING:
+    from sidecar.errors import Problem
+
+MEDIA_TYPE = "application/problem+json"
+
+
+def answer(problem: Problem) -> Response:
+    """Give the answer to a request that met this problem."""
+    headers = {}
+    if problem.cause.retry_after_seconds is not None:
+        headers["Retry-After"] = str(problem.cause.retry_after_seconds)
+    if problem.cause.status is HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(
+        json.dumps(problem.document()),
+        status_code=problem.cause.status,
+        media_type=MEDIA_TYPE,
+        headers=headers,
+    )

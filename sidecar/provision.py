@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Creates the stream, or says what is wrong with it. Never changes one that exists."""
+
+from __future__ import annotations
+
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from sidecar import errors, stream
+from sidecar.errors import Problem
+from sidecar.jetstream import ApiError, Connection, NoReply
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sidecar.settings import Settings
+
+
+class ProvisionError(Exception):
+    """The server refused what was asked; the text says what it answered."""
+
+
+async def provision(
+    settings: Settings, first_offset: int | None
+) -> tuple[int | None, list[str]]:
+    """Create a missing stream and give its first offset.
+
+    Of an existing one say instead, a sentence each, how it is unfit or differs from
+    the settings. Raises Problem or ProvisionError.
+    """
+    async with _connected(settings) as connection:
+        info = await connection.stream_info()
+        if info is None:
+            first = first_offset or stream.first_offset(time.time(), None)
+            await connection.create_stream(first)
+            return first, []
+    plan = settings.plan
+    sentences = stream.unfitness(plan, info.config, connection.server_version)
+    sentences += plan.differences(info.config)
+    if first_offset is not None:
+        sentences.append(
+            f"The stream exists: --first-offset {first_offset} was not applied."
+        )
+    return None, sentences
+
+
+async def find_faults(settings: Settings) -> list[str]:
+    """Say, a sentence each, why the stream is unfit; raise Problem, ProvisionError."""
+    async with _connected(settings) as connection:
+        info = await connection.stream_info()
+    if info is None:
+        raise Problem(errors.STREAM_MISSING)
+    return stream.unfitness(settings.plan, info.config, connection.server_version)
+
+
+@asynccontextmanager
+async def _connected(settings: Settings) -> AsyncIterator[Connection]:
+    connection = Connection(settings.plan)
+    await connection.open(settings.nats_server)
+    try:
+        yield connection
+    except ApiError as error:
+        raise ProvisionError(f"The NATS server refused: {error}.") from None
+    except NoReply as absence:
+        raise Problem(absence.cause) from None
+    finally:
+        await connection.close()

@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One event into the stream, exactly once: the decision table and its loop.
+
+Every copy of an event carries `Nats-Expected-Last-Sequence: L`, so at most one message
+can ever be stored as L + 1 and every late copy is refused by the server for ever. The
+only question left is whose message stands at L + 1; the table answers it, the loop
+asks. A copy without a definite answer is a doubt, and a doubt ends only when L + 1 is
+taken. See docs/adr/0002-conditional-publish.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sidecar import errors
+from sidecar.answer import (
+    Acknowledged,
+    Answer,
+    Disconnected,
+    InProcess,
+    NoAnswer,
+    NotSent,
+    Refused,
+    Sight,
+    TooLarge,
+    Unavailable,
+    WrongLast,
+)
+from sidecar.errors import Cause, Outcome, Problem
+from sidecar.event import LAST, Event
+from sidecar.log import log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sidecar.bus import Bus
+
+COPY_TIMEOUT_SECONDS: Final = 2.0
+"""How long one copy may stay unanswered before its connection is thrown away."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """An event that is to become L + 1, and what is known of its copies.
+
+    `anywhere`: the caller sent If-Match: *, so its key may stand at any offset.
+    """
+
+    key: str
+    body: bytes
+    last: int
+    anywhere: bool = False
+    in_doubt: bool = False
+
+    @property
+    def next(self) -> int:
+        """The offset that the event is to take."""
+        return self.last + 1
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The event stands at this offset."""
+
+    offset: int
+    duplicate: bool
+
+
+@dataclass(frozen=True)
+class Again:
+    """Send the same copy again; `cause` is what keeps it from being stored."""
+
+    in_doubt: bool
+    pause_seconds: float
+    cause: Cause
+
+
+@dataclass(frozen=True)
+class Look:
+    """Ask the leader what stands at this sequence."""
+
+    sequence: int
+    in_doubt: bool
+
+
+def decide(expected: Expected, answer: Answer) -> Stored | Again | Look | Problem:
+    """Say what follows from the answer to one copy."""
+    in_doubt = expected.in_doubt
+    match answer:
+        case Acknowledged(sequence, duplicate=False) if sequence == expected.next:
+            return Stored(sequence, duplicate=False)
+        case Acknowledged(duplicate=False):
+            # Whoever answered did not apply our precondition.
+            return Again(in_doubt=True, pause_seconds=0.1, cause=errors.STREAM_UNFIT)
+        case Acknowledged(sequence) if expected.anywhere or sequence == expected.next:
+            # Deduplication compares ids alone: look whether the bytes are ours.
+            return Look(sequence, in_doubt=True)
+        case Acknowledged(sequence):
+            return _refuse(expected, errors.KEY_REUSED, offset=sequence)
+        case WrongLast():
+            return Look(expected.next, in_doubt=in_doubt)
+        case InProcess():
+            # The copy under way may be another request's: it can still land.
+            return Again(True, 0.1, errors.JETSTREAM_UNAVAILABLE)
+        case Unavailable():
+            return Again(in_doubt, 0.25, errors.JETSTREAM_UNAVAILABLE)
+        case Refused(cause, code):
+            return _refuse(expected, cause, jetstream_code=code)
+        case TooLarge(size_bytes, limit_bytes):
+            return _refuse(
+                expected,
+                errors.EVENT_TOO_LARGE,
+                size_bytes=size_bytes,
+                limit_bytes=limit_bytes,
+            )
+        case NotSent():
+            return Again(in_doubt, 0.0, errors.NATS_DOWN)
+        case NoAnswer() | Disconnected():
+            return Again(True, 0.0, errors.JETSTREAM_UNAVAILABLE)
+
+
+def judge(expected: Expected, sequence: int, sight: Sight) -> Stored | Again | Problem:
+    """Say what follows from what the leader shows at `sequence`."""
+    message, position = sight.message, sight.position
+    if message is not None:
+        if message.key != expected.key:
+            return Problem(
+                errors.PRECONDITION_FAILED,
+                Outcome.NOT_STORED,
+                offset=sequence,
+                key=message.key,
+                last_offset=position.last,
+            )
+        if message.body == expected.body:
+            return Stored(sequence, duplicate=True)
+        return Problem(errors.KEY_REUSED, Outcome.NOT_STORED, offset=sequence)
+    ends = {"first_offset": position.first, "last_offset": position.last}
+    if sequence <= position.last or sequence < position.first:
+        # It was taken and is gone: nobody can say any more by whom.
+        return Problem(errors.OFFSET_GONE, Outcome.UNKNOWN, **ends)
+    if position.last == expected.last:
+        # Proposed by the leader, not yet committed: it may still be dropped.
+        return Again(expected.in_doubt, 0.05, errors.JETSTREAM_UNAVAILABLE)
+    if sight.settled_last is None or sight.settled_last >= expected.last:
+        # A thawed old leader was seen to answer from its past for a moment.
+        return Again(expected.in_doubt, 0.5, errors.JETSTREAM_UNAVAILABLE)
+    return Problem(errors.OFFSET_AHEAD, _outcome(expected.in_doubt), **ends)
+
+
+def _refuse(expected: Expected, cause: Cause, **members: int | None) -> Again | Problem:
+    """Refuse for good, unless an earlier copy of this request may still land."""
+    if expected.in_doubt:
+        return Again(in_doubt=True, pause_seconds=0.5, cause=cause)
+    known = {name: value for name, value in members.items() if value is not None}
+    return Problem(cause, Outcome.NOT_STORED, **known)
+
+
+def _outcome(in_doubt: bool) -> Outcome:
+    return Outcome.UNKNOWN if in_doubt else Outcome.NOT_STORED
+
+
+_STANDING = frozenset({errors.NATS_PERMISSION, errors.STREAM_FULL, errors.STORAGE_FULL})
+
+
+class Publisher:
+    """Publishes events over the bus and remembers what /health must know.
+
+    It keeps nothing of a request that has ended.
+    """
+
+    def __init__(self, bus: Bus, timeout_seconds: float) -> None:
+        self._bus = bus
+        self._timeout_seconds = timeout_seconds
+        self._doubts: dict[object, float] = {}
+        self.acknowledged_at: float | None = None
+        self.refusal: tuple[Cause, float] | None = None
+        self.second_writer_at: float | None = None
+
+    @property
+    def oldest_doubt_at(self) -> float | None:
+        """When the oldest publish without a definite answer was sent, monotonic."""
+        return min(self._doubts.values(), default=None)
+
+    async def publish(self, event: Event, key: str, precondition: int | str) -> Stored:
+        """Store the event once, as the offset after the precondition's.
+
+        Raises Problem with the outcome not_stored or unknown.
+        """
+        try:
+            if precondition == LAST:
+                stored = await self._append(event, key)
+            else:
+                stored = await self._publish(event, key, int(precondition))
+        except Problem as problem:
+            self._note(problem)
+            raise
+        self.acknowledged_at = time.monotonic()
+        self.refusal = None
+        log.debug(
+            "stored",
+            offset=stored.offset,
+            duplicate=stored.duplicate,
+            category=event.category,
+            event_type=event.type,
+            size_bytes=len(event.body),
+        )
+        return stored
+
+    def _note(self, problem: Problem) -> None:
+        if problem.cause in _STANDING:
+            self.refusal = (problem.cause, time.monotonic())
+        if problem.cause is errors.PRECONDITION_FAILED:
+            self.second_writer_at = time.monotonic()
+
+    async def _append(self, event: Event, key: str) -> Stored:
+        """Publish after whatever is last: the precondition is ours, not the caller's.
+
+        Each try is fenced, so this request stores at most one message; a repetition of
+        the whole request is recognised only inside the stream's duplicate window.
+        """
+        ends_at = time.monotonic() + self._timeout_seconds
+        while True:
+            last = (await self._bus.position()).last
+            try:
+                return await self._publish(event, key, last, anywhere=True)
+            except Problem as problem:
+                lost_race = problem.cause is errors.PRECONDITION_FAILED
+                if not lost_race or time.monotonic() > ends_at:
+                    raise
+
+    async def _publish(
+        self, event: Event, key: str, last: int, *, anywhere: bool = False
+    ) -> Stored:
+        with self._doubt() as doubt:
+            try:
+                async with asyncio.timeout(self._timeout_seconds):
+                    return await self._resolve(event, key, last, anywhere, doubt)
+            except TimeoutError:
+                if doubt.since is not None:
+                    raise Problem(errors.UNKNOWN_OUTCOME, Outcome.UNKNOWN) from None
+                raise Problem(doubt.cause, Outcome.NOT_STORED) from None
+
+    async def _resolve(
+        self, event: Event, key: str, last: int, anywhere: bool, doubt: Doubt
+    ) -> Stored:
+        while True:
+            expected = Expected(
+                key=key,
+                body=event.body,
+                last=last,
+                anywhere=anywhere,
+                in_doubt=doubt.since is not None,
+            )
+            step = await self._try(event, expected, doubt)
+            if isinstance(step, Stored):
+                return step
+            if isinstance(step, Problem):
+                raise step
+            doubt.set(step.in_doubt, step.cause)
+            await asyncio.sleep(step.pause_seconds)
+
+    async def _try(
+        self, event: Event, expected: Expected, doubt: Doubt
+    ) -> Stored | Again | Problem:
+        """Send one copy and, where its answer leaves the question open, look."""
+        if expected.in_doubt:
+            connection = await self._bus.wait()
+        else:
+            connection = self._bus.connection()
+        doubt.set(True, errors.JETSTREAM_UNAVAILABLE)
+        answer = await connection.publish(
+            event, expected.key, expected.last, COPY_TIMEOUT_SECONDS
+        )
+        if isinstance(answer, NoAnswer):
+            self._bus.drop(connection)
+        step = decide(expected, answer)
+        if not isinstance(step, Look):
+            return step
+        doubt.set(step.in_doubt, errors.JETSTREAM_UNAVAILABLE)
+        sight = await self._bus.look(step.sequence)
+        if sight is None:
+            return Again(step.in_doubt, 0.1, errors.JETSTREAM_UNAVAILABLE)
+        return judge(expected, step.sequence, sight)
+
+    @contextmanager
+    def _doubt(self) -> Iterator[Doubt]:
+        doubt = Doubt(self._doubts)
+        try:
+            yield doubt
+        finally:
+            self._doubts.pop(doubt, None)
+
+
+class Doubt:
+    """Whether copies of one request are unanswered, since when, and why not stored."""
+
+    def __init__(self, doubts: dict[object, float]) -> None:
+        self._doubts = doubts
+        self.cause = errors.JETSTREAM_UNAVAILABLE
+
+    @property
+    def since(self) -> float | None:
+        """When the first copy without a definite answer was sent, monotonic."""
+        return self._doubts.get(self)
+
+    def set(self, in_doubt: bool, cause: Cause) -> None:
+        """Record what the last step left."""
+        self.cause = cause
+        if in_doubt:
+            self._doubts.setdefault(self, time.monotonic())
+        else:
+            self._doubts.pop(self, None)

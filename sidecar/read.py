@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stored events, read by offset. Stateless: whoever reads holds its own offset.
+
+Batches come from any replica, which may lag; a lagging replica is "not yet" and never
+a hole, so a missing sequence is a hole only where the stream's leader misses it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sidecar import errors
+from sidecar.errors import Problem
+from sidecar.jetstream import NoReply
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sidecar.answer import Position, StoredMessage
+    from sidecar.bus import Bus
+
+MAX_LIMIT: Final = 5_000
+MAX_WAIT_SECONDS: Final = 60.0
+MAX_BYTES: Final = 4 * 1024 * 1024
+"""Most bytes of one page, passed by one event at most: what a page costs in memory."""
+
+_FETCHES_AT_ONCE = 4
+_REPLICA_SECONDS = 0.5
+_DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
+_DECIMAL = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?", re.ASCII)
+_CATEGORY = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a reader asks for; offset None is the stream's first, -1 its next."""
+
+    offset: int | None
+    limit: int = 500
+    max_bytes: int = MAX_BYTES
+    wait_seconds: float = 0.0
+    category: str | None = None
+
+
+NEXT: Final = -1
+
+
+@dataclass(frozen=True)
+class Page:
+    """Events in the order of their offsets, and where to go on."""
+
+    events: list[StoredMessage]
+    next_offset: int
+    position: Position
+
+
+def parse_query(parameters: Iterable[tuple[str, str]]) -> Query:
+    """Read the query of GET /v1/events; raise Problem naming the parameter."""
+    offset: int | None = None
+    limit, max_bytes, wait_seconds = 500, MAX_BYTES, 0.0
+    category: str | None = None
+    for name, value in parameters:
+        match name:
+            case "offset" if value == "first":
+                offset = None
+            case "offset" if value == "next":
+                offset = NEXT
+            case "offset" if _DIGITS.fullmatch(value):
+                offset = int(value)
+            case "limit" if _is_between(value, 1, MAX_LIMIT):
+                limit = int(value)
+            case "max_bytes" if _is_between(value, 1, 10**9):
+                max_bytes = min(int(value), MAX_BYTES)
+            case "wait" if (
+                _DECIMAL.fullmatch(value) and float(value) <= MAX_WAIT_SECONDS
+            ):
+                wait_seconds = float(value)
+            case "category" if _CATEGORY.fullmatch(value):
+                category = value
+            case "offset" | "limit" | "max_bytes" | "wait" | "category":
+                raise Problem(errors.MALFORMED_QUERY, parameter=name)
+            case _:
+                raise Problem(errors.MALFORMED_QUERY)
+    return Query(offset, limit, max_bytes, wait_seconds, category)
+
+
+def _is_between(value: str, least: int, most: int) -> bool:
+    return _DIGITS.fullmatch(value) is not None and least <= int(value) <= most
+
+
+def locate(
+    offset: int | None, position: Position, settled_last: int | None
+) -> int | Problem:
+    """Say at which sequence to begin, or why that offset cannot be read."""
+    if offset is None:
+        return position.first
+    if offset == NEXT:
+        return position.last + 1
+    ends = {"first_offset": position.first, "last_offset": position.last}
+    if offset < position.first:
+        return Problem(errors.OFFSET_GONE, **ends)
+    if offset <= position.last + 1:
+        return offset
+    if settled_last is None or offset <= settled_last + 1:
+        return Problem(errors.JETSTREAM_UNAVAILABLE)
+    return Problem(errors.OFFSET_AHEAD, **ends)
+
+
+def contiguous(
+    start: int, batch: list[StoredMessage], *, filtered: bool
+) -> list[StoredMessage]:
+    """Keep what is known to have no hole before it.
+
+    Without a filter each sequence follows the one before. With one, each message
+    names the message before it in the batch.
+    """
+    kept: list[StoredMessage] = []
+    for message in batch:
+        before = kept[-1].sequence if kept else 0
+        follows = (
+            message.previous == before and message.sequence >= start
+            if filtered
+            else message.sequence == (before + 1 if kept else start)
+        )
+        if not follows:
+            break
+        kept.append(message)
+    return kept
+
+
+class Reader:
+    """Reads pages over a bus of its own, so that no reader delays a publish."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._fetches = asyncio.Semaphore(_FETCHES_AT_ONCE)
+        self.waiting = 0
+
+    async def read(self, query: Query) -> Page:
+        """Read one page; raise Problem."""
+        position = await self._bus.position()
+        start = locate(query.offset, position, self._bus.settled_last())
+        if isinstance(start, Problem):
+            raise start
+        page = await self._page(start, query, position)
+        if page.events or not query.wait_seconds:
+            return page
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + query.wait_seconds
+        while not page.events and (left_seconds := ends_at - loop.time()) > 0:
+            # What is in the stream and was not found is still on its way to a replica.
+            await self._wait(
+                page.position.last + 1, min(left_seconds, _REPLICA_SECONDS)
+            )
+            page = await self._page(start, query, await self._bus.position())
+        return page
+
+    async def _wait(self, offset: int, timeout_seconds: float) -> None:
+        self.waiting += 1
+        try:
+            await self._bus.wait_for(offset, timeout_seconds)
+        finally:
+            self.waiting -= 1
+
+    async def _page(self, start: int, query: Query, position: Position) -> Page:
+        if start > position.last:
+            return Page([], start, position)
+        try:
+            async with self._fetches:
+                batch = await self._bus.connection().batch(
+                    start, query.limit, query.max_bytes, query.category
+                )
+        except NoReply as absence:
+            raise Problem(absence.cause) from None
+        events = contiguous(start, batch, filtered=query.category is not None)
+        if not events and query.category is None:
+            await self._explain_absence(start)
+        next_offset = events[-1].sequence + 1 if events else start
+        return Page(events, next_offset, position)
+
+    async def _explain_absence(self, sequence: int) -> None:
+        """Tell a lagging replica from a hole, by what the leader says."""
+        sight = await self._bus.look(sequence)
+        if sight is None or sight.message is not None:
+            return
+        position = sight.position
+        if sequence < position.first:
+            raise Problem(
+                errors.OFFSET_GONE,
+                first_offset=position.first,
+                last_offset=position.last,
+            )
+        if sequence <= position.last:
+            raise Problem(errors.HOLE, offset=sequence)

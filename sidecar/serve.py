@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's life: start, serve, stop. The edge to uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import AsyncExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+import uvicorn
+
+from sidecar import __version__
+from sidecar.access import Access, Guard, TokenFile
+from sidecar.app import create_app
+from sidecar.daemon import Daemon
+from sidecar.embedded import embedded_nats
+from sidecar.listen import bind_tcp, unix_socket
+from sidecar.log import log
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+    from fastapi import FastAPI
+
+    from sidecar.settings import Settings
+
+KEEP_ALIVE_SECONDS: Final = 3600
+"""Longer than a plugin is ever idle inside one pass: of two sides that close an idle
+connection at the same moment, the caller learns an ambiguous failure."""
+
+_GRACE_SECONDS = 2.0
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; at the start raise ListenError, EmbeddedError."""
+    stop = _stop_on_signals()
+    async with AsyncExitStack() as stack:
+        listeners: list[tuple[socket.socket, Access]] = []
+        if settings.unix_socket is not None:
+            listener = stack.enter_context(unix_socket(settings.unix_socket))
+            listeners.append((listener, "open"))
+        listener = bind_tcp(settings.http_host, settings.http_port)
+        stack.callback(listener.close)
+        listeners.append((listener, settings.tcp_access))
+        server = settings.nats_server
+        if settings.embedded:
+            server = await stack.enter_async_context(
+                embedded_nats(settings.embedded_dir)
+            )
+        daemon = Daemon(settings, server)
+        stack.push_async_callback(_cancel, asyncio.create_task(daemon.run()))
+        app = create_app(daemon)
+        servers = [
+            (_server(app, settings, listener, access), listener)
+            for listener, access in listeners
+        ]
+        log.info(
+            "started",
+            version=__version__,
+            unix_socket=settings.unix_socket and str(settings.unix_socket),
+            tcp="{}:{}".format(*listener.getsockname()[:2]),
+            tcp_api=settings.tcp_access,
+            role=settings.role,
+        )
+        serving = [
+            asyncio.create_task(each.serve(sockets=[listener]))
+            for each, listener in servers
+        ]
+        await stop.wait()
+        log.info("stopping")
+        daemon.stopping = True
+        for each, _ in servers:
+            each.should_exit = True
+        await asyncio.gather(*serving)
+    log.info("stopped")
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves the signals to us: there are two of them."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _server(
+    app: FastAPI, settings: Settings, listener: socket.socket, access: Access
+) -> _Server:
+    is_tcp = not isinstance(listener.getsockname(), str)
+    token = TokenFile(settings.token_file) if settings.token_file else None
+    has_tls = is_tcp and settings.tls_cert_file is not None
+    return _Server(
+        uvicorn.Config(
+            Guard(app, access, token if access == "token" else None),
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=int(
+                settings.publish_timeout_seconds + _GRACE_SECONDS
+            ),
+            ssl_certfile=settings.tls_cert_file if has_tls else None,
+            ssl_keyfile=settings.tls_key_file if has_tls else None,
+        )
+    )
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """Stop in order at the first signal, at once at the second."""
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    return stop
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator can set: environment variables with the prefix SIDECAR_.
+
+Secrets are never values here, only names of files; so a dump of the settings is safe.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from sidecar.jetstream import NatsServer, Tls
+from sidecar.stream import StreamPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX: Final = "SIDECAR_"
+
+# What Kubernetes puts into each container for a Service called "sidecar".
+_SERVICE_LINK = re.compile(r"SIDECAR_(\w+_)?(SERVICE_(HOST|PORT)|PORT)(_\w+)?")
+_NATS_SCHEMES = ("nats", "tls")
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
+
+
+class SettingsError(Exception):
+    """The settings cannot work; the text has a sentence for each reason."""
+
+
+def default_embedded_dir() -> Path:
+    """Choose systemd's state directory, else the XDG one of this user."""
+    if state_directory := os.environ.get("STATE_DIRECTORY"):
+        return Path(state_directory) / "nats"
+    xdg = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(xdg) / "hermes-nats-sidecar" / "nats"
+
+
+class Settings(BaseSettings):
+    """All settings, checked together once at the start."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        env_ignore_empty=True,
+    )
+
+    nats_url: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("nats://127.0.0.1:4222",),
+        description="NATS servers, comma separated; without user or password",
+    )
+    nats_creds_file: Path | None = Field(
+        None, description="Credentials file (JWT and nkey) of the NATS user"
+    )
+    nats_nkey_seed_file: Path | None = Field(
+        None, description="File with the nkey seed of the NATS user"
+    )
+    nats_user: str | None = Field(None, description="NATS user name")
+    nats_password_file: Path | None = Field(
+        None, description="File with the password of the NATS user"
+    )
+    nats_token_file: Path | None = Field(None, description="File with a NATS token")
+    nats_tls_ca_file: Path | None = Field(
+        None, description="CA certificates for the NATS server; turns TLS on"
+    )
+    nats_tls_cert_file: Path | None = Field(
+        None, description="Client certificate for the NATS server; turns TLS on"
+    )
+    nats_tls_key_file: Path | None = Field(
+        None, description="Key of the client certificate"
+    )
+    nats_tls_handshake_first: bool = Field(
+        False, description="TLS before the first byte, as handshake_first on the server"
+    )
+    stream: _Name = Field("hermes", description="Name of the stream")
+    subject_prefix: _Name = Field(
+        "hermes", description="Events go to <prefix>.<category>"
+    )
+    stream_create: bool = Field(
+        False, description="Create a missing stream; true when embedded"
+    )
+    stream_replicas: int = Field(
+        1, ge=1, le=5, description="Copies of a stream that we create"
+    )
+    stream_max_age_days: int = Field(
+        90, ge=0, description="Retention of a stream that we create; 0 keeps for ever"
+    )
+    embedded: bool = Field(
+        False, description="Start and supervise a nats-server of our own"
+    )
+    embedded_dir: Path = Field(
+        default_factory=default_embedded_dir,
+        description="Where the embedded nats-server keeps its data; by default "
+        "$STATE_DIRECTORY, else the XDG state directory",
+    )
+    unix_socket: Path | None = Field(
+        None, description="Unix socket for the API; the recommended listener"
+    )
+    http_host: str = Field("127.0.0.1", description="TCP address to listen on")
+    http_port: int = Field(
+        8480, ge=0, le=65535, description="TCP port for health, metrics, status page"
+    )
+    tcp_api: Literal["off", "token", "open"] | None = Field(
+        None,
+        description="Whether the TCP port serves the API too: off, token, or open to "
+        "whoever reaches the port; token when TOKEN_FILE is set, else off",
+    )
+    token_file: Path | None = Field(
+        None, description="File with the bearer token for the API over TCP"
+    )
+    tls_cert_file: Path | None = Field(
+        None, description="Certificate of the TCP listener; turns HTTPS on"
+    )
+    tls_key_file: Path | None = Field(None, description="Key of that certificate")
+    role: Literal["both", "producer", "consumer"] = Field(
+        "both", description="Which half of the API is served"
+    )
+    max_event_bytes: int = Field(
+        0, ge=0, description="Largest event taken; 0: what server and stream allow"
+    )
+    publish_timeout_seconds: float = Field(
+        10.0, ge=1, le=300, description="How long one POST is held while it resolves"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level that is logged"
+    )
+    log_format: Literal["json", "console"] | None = Field(
+        None, description="json or console; console on a terminal, else json"
+    )
+
+    @field_validator("nats_url", mode="before")
+    @classmethod
+    def _split_urls(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(url.strip() for url in value.split(",") if url.strip())
+        return value
+
+    @field_validator("nats_url")
+    @classmethod
+    def _check_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        if not urls:
+            raise ValueError("names no server")
+        for url in urls:
+            parts = urlsplit(url if "://" in url else f"nats://{url}")
+            if parts.scheme not in _NATS_SCHEMES or not parts.hostname:
+                raise ValueError("must look like nats://host:4222 or tls://host:4222")
+            if parts.username is not None or parts.password is not None:
+                raise ValueError(
+                    "must not hold a user or password: use SIDECAR_NATS_USER with "
+                    "SIDECAR_NATS_PASSWORD_FILE, or SIDECAR_NATS_TOKEN_FILE"
+                )
+        return urls
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        given = self.model_fields_set
+        if self.embedded and "nats_url" in given:
+            raise ValueError("EMBEDDED starts its own server: remove NATS_URL")
+        if (self.nats_user is None) != (self.nats_password_file is None):
+            raise ValueError("NATS_USER and NATS_PASSWORD_FILE go together")
+        logins = {
+            "NATS_CREDS_FILE": self.nats_creds_file,
+            "NATS_NKEY_SEED_FILE": self.nats_nkey_seed_file,
+            "NATS_USER": self.nats_user,
+            "NATS_TOKEN_FILE": self.nats_token_file,
+        }
+        set_logins = [name for name, value in logins.items() if value is not None]
+        if len(set_logins) > 1:
+            raise ValueError(f"{' and '.join(set_logins)}: choose one login")
+        if (self.nats_tls_cert_file is None) != (self.nats_tls_key_file is None):
+            raise ValueError("NATS_TLS_CERT_FILE and NATS_TLS_KEY_FILE go together")
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("TLS_CERT_FILE and TLS_KEY_FILE go together")
+        if self.tcp_api == "token" and self.token_file is None:
+            raise ValueError("TCP_API=token needs TOKEN_FILE")
+        return self
+
+    @property
+    def tcp_access(self) -> Literal["off", "token", "open"]:
+        """Who may use the API over TCP."""
+        if self.tcp_api is not None:
+            return self.tcp_api
+        return "off" if self.token_file is None else "token"
+
+    @property
+    def plan(self) -> StreamPlan:
+        """The stream as these settings want it."""
+        return StreamPlan(
+            name=self.stream,
+            subject_prefix=self.subject_prefix,
+            replicas=self.stream_replicas,
+            max_age_days=self.stream_max_age_days,
+        )
+
+    @property
+    def nats_server(self) -> NatsServer:
+        """Where NATS is and who we are there."""
+        wants_tls = (
+            self.nats_tls_ca_file is not None
+            or self.nats_tls_cert_file is not None
+            or self.nats_tls_handshake_first
+            or any(url.startswith("tls://") for url in self.nats_url)
+        )
+        return NatsServer(
+            urls=self.nats_url,
+            user=self.nats_user,
+            password_file=self.nats_password_file,
+            token_file=self.nats_token_file,
+            creds_file=self.nats_creds_file,
+            nkey_seed_file=self.nats_nkey_seed_file,
+            tls=Tls(
+                self.nats_tls_ca_file,
+                self.nats_tls_cert_file,
+                self.nats_tls_key_file,
+                self.nats_tls_handshake_first,
+            )
+            if wants_tls
+            else None,
+        )
+
+    def require_listener(self) -> None:
+        """Refuse a daemon that nobody could send an event to."""
+        if self.unix_socket is None and self.tcp_access == "off":
+            raise SettingsError(
+                "Nobody could reach the API: set SIDECAR_UNIX_SOCKET to a path "
+                "(recommended), or SIDECAR_TOKEN_FILE for TCP with a token, or "
+                "SIDECAR_TCP_API=open where the network namespace holds nothing else."
+            )
+
+
+def load(environ: Mapping[str, str], **overrides: Any) -> Settings:
+    """Read the settings; raise SettingsError with a sentence for each mistake."""
+    _refuse_unknown(environ)
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise SettingsError(
+            "\n".join(_sentence(detail) for detail in error.errors())
+        ) from None
+
+
+def _refuse_unknown(environ: Mapping[str, str]) -> None:
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    sentences = []
+    for name in sorted(environ):
+        if not name.upper().startswith(PREFIX) or name.upper() in known:
+            continue
+        if _SERVICE_LINK.fullmatch(name):
+            continue
+        nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)[0]
+        sentences.append(f"{name} is no setting; did you mean {nearest}?")
+    if sentences:
+        raise SettingsError("\n".join(sentences))
+
+
+def _sentence(detail: Any) -> str:
+    name = "".join(f"{PREFIX}{part.upper()}: " for part in detail["loc"][:1])
+    what = detail["msg"].removeprefix("Value error, ").rstrip(".")
+    return f"{name}{what}."

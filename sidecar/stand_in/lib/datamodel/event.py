@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Hermes Event as far as a bus plugin sees it, in Hermes' JSON (v1.0.9)."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import json
+from typing import Any
+
+_KEYS = (
+    "evcategory",
+    "eventtype",
+    "objtype",
+    "objpkey",
+    "objattrs",
+    "step",
+    "isPartiallyProcessed",
+)
+
+
+class Event:
+    """One change of one object; offset and timestamp come from the bus."""
+
+    def __init__(self, **values: Any) -> None:
+        self.evcategory: str | None = values.get("evcategory")
+        self.eventtype: str | None = values.get("eventtype")
+        self.objtype: str | None = values.get("objtype")
+        self.objpkey: Any = values.get("objpkey")
+        self.objattrs: dict[str, Any] = values.get("objattrs") or {}
+        self.step: int = values.get("step", 0)
+        self.isPartiallyProcessed: bool = values.get("isPartiallyProcessed", False)
+        self.offset: int | None = None
+        self.timestamp = dt.datetime(1, 1, 1)  # noqa: DTZ001 - Hermes' are naive
+
+    def to_json(self) -> str:
+        """Give the event as Hermes writes it: indented, ASCII."""
+        return json.dumps(
+            {key: getattr(self, key) for key in _KEYS}, default=_encode, indent=4
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Event:
+        """Read what to_json wrote."""
+        return cls(**json.loads(text, object_hook=_decode))
+
+
+def _encode(value: Any) -> str:
+    if isinstance(value, bytes):
+        return f"HermesBytes({base64.b64encode(value).decode('ascii')})"
+    if isinstance(value, dt.datetime):
+        return f"HermesDatetime({value.isoformat(timespec='seconds')}Z)"
+    raise TypeError(type(value).__name__)
+
+
+def _decode(value: dict[str, Any]) -> dict[str, Any]:
+    return {key: _decode_value(item) for key, item in value.items()}
+
+
+def _decode_value(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value.startswith("HermesBytes(") and value.endswith(")"):
+        return base64.b64decode(value[12:-1])
+    if value.startswith("HermesDatetime(") and value.endswith("Z)"):
+        return dt.datetime.fromisoformat(value[15:-2])
+    return value

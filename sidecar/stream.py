@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the stream is and what it must be: its creation, its fitness. Pure.
+
+Values are the JSON of the JetStream API (NATS ADR-1, ADR-31): durations in
+nanoseconds, sizes in bytes, -1 or 0 for no limit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sidecar.answer import Position
+
+OLDEST_SERVER: Final = (2, 11)
+LIVE_SECONDS: Final = 3.0
+"""A replica not heard of for longer is not counted as live."""
+
+_NANOSECONDS = 1_000_000_000
+_SECONDS_PER_DAY = 86_400
+
+
+@dataclass(frozen=True)
+class StreamInfo:
+    """One answer of STREAM.INFO, which the stream's leader gives."""
+
+    config: dict[str, Any]
+    position: Position
+    messages: int
+    size_bytes: int
+    created: str
+    leader: str | None
+    replicas: int
+    live_replicas: int
+    categories: dict[str, int]
+
+    @property
+    def has_majority(self) -> bool:
+        """Tell whether the leader has heard from a majority lately."""
+        return self.live_replicas * 2 > self.replicas
+
+
+def parse_stream_info(document: dict[str, Any]) -> StreamInfo:
+    """Read an answer of STREAM.INFO.
+
+    `current` and `leader` lie for 20 s after a majority died; `active`, the time since
+    a follower was heard, does not.
+    """
+    config = document["config"]
+    state = document["state"]
+    cluster = document.get("cluster") or {}
+    followers = cluster.get("replicas") or []
+    live = [
+        follower
+        for follower in followers
+        if not follower.get("offline")
+        and follower.get("active", 0) < LIVE_SECONDS * _NANOSECONDS
+    ]
+    subjects = state.get("subjects") or {}
+    return StreamInfo(
+        config=config,
+        position=Position(first=state["first_seq"], last=state["last_seq"]),
+        messages=state["messages"],
+        size_bytes=state["bytes"],
+        created=document["created"],
+        leader=cluster.get("leader"),
+        replicas=config.get("num_replicas", 1),
+        live_replicas=1 + len(live),
+        categories={
+            subject.rpartition(".")[2]: count for subject, count in subjects.items()
+        },
+    )
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """The stream as the settings want it; days and counts, 0 days keeps for ever."""
+
+    name: str
+    subject_prefix: str
+    replicas: int
+    max_age_days: int
+
+    @property
+    def subject(self) -> str:
+        """The subject that takes every category."""
+        return f"{self.subject_prefix}.*"
+
+    def config(self, first_offset: int) -> dict[str, Any]:
+        """Give the configuration for STREAM.CREATE."""
+        return {
+            "name": self.name,
+            "subjects": [self.subject],
+            "description": "Hermes events; written by hermes-nats-sidecar alone",
+            "storage": "file",
+            "retention": "limits",
+            "discard": "new",
+            "max_age": self.max_age_days * _SECONDS_PER_DAY * _NANOSECONDS,
+            "max_bytes": -1,
+            "max_msgs": -1,
+            "max_msgs_per_subject": -1,
+            "max_msg_size": -1,
+            "max_consumers": -1,
+            "num_replicas": self.replicas,
+            "deny_delete": True,
+            "deny_purge": True,
+            "allow_direct": True,
+            "first_seq": first_offset,
+        }
+
+    def differences(self, config: dict[str, Any]) -> list[str]:
+        """Say where a fit stream differs from the plan, a sentence each."""
+        planned = self.config(first_offset=1)
+        same = ("description", "first_seq")  # neither changes what the stream does
+        return [
+            f"{name} is {config.get(name)}, the settings say {value}."
+            for name, value in planned.items()
+            if name not in same and config.get(name, value) != value
+        ]
+
+
+def first_offset(now_seconds: float, last_seen: int | None) -> int:
+    """Choose where a new stream starts, so that no offset is ever used again."""
+    return max(int(now_seconds * 1000), (last_seen or 0) + 1)
+
+
+def unfitness(plan: StreamPlan, config: dict[str, Any], server: str) -> list[str]:
+    """Say why events could be lost or changed in this stream, a sentence each."""
+    return [
+        *_server_unfitness(server),
+        *(sentence for wrong, sentence in _stream_faults(plan, config) if wrong),
+    ]
+
+
+def server_too_old(version: str) -> bool:
+    """Tell whether the server lacks batched direct get, which came with 2.11."""
+    try:
+        major, minor = (int(part) for part in version.split(".")[:2])
+    except ValueError:
+        return False  # a development build
+    return (major, minor) < OLDEST_SERVER
+
+
+def _server_unfitness(version: str) -> list[str]:
+    if server_too_old(version):
+        return [f"NATS server {version} is older than 2.11: upgrade it."]
+    return []
+
+
+def _stream_faults(plan: StreamPlan, config: dict[str, Any]) -> list[tuple[bool, str]]:
+    others = [
+        subject for subject in config.get("subjects") or [] if subject != plan.subject
+    ]
+    return [
+        (config.get("storage") != "file", "Storage is not file: a restart loses it."),
+        (
+            config.get("retention") != "limits",
+            "Retention is not limits: reading would remove events.",
+        ),
+        (
+            plan.subject not in (config.get("subjects") or []),
+            f"Subject {plan.subject} is missing: events would not be stored.",
+        ),
+        (
+            bool(others),
+            "There are further subjects: other messages would stand between events.",
+        ),
+        (
+            config.get("max_msgs_per_subject", -1) > 0,
+            "max_msgs_per_subject is set: it removes events of a full category.",
+        ),
+        (
+            config.get("discard") != "new" and _is_bounded(config),
+            "Discard is old and a size limit is set: a full stream would lose events.",
+        ),
+        (
+            config.get("persist_mode") == "async",
+            "persist_mode is async: acknowledged events could be lost.",
+        ),
+        (bool(config.get("sealed")), "The stream is sealed: it takes no events."),
+        (bool(config.get("no_ack")), "no_ack is set: nothing is acknowledged."),
+        (
+            bool(config.get("subject_transform")),
+            "A subject transform is set: categories would change.",
+        ),
+        (
+            bool(config.get("republish")),
+            "Republish is set: events, passwords included, would be sent elsewhere.",
+        ),
+        (
+            bool(config.get("sources")),
+            "Sources are set: messages of other streams would stand between events.",
+        ),
+        (bool(config.get("mirror")), "It is a mirror: it takes no events."),
+        (
+            bool(config.get("allow_rollup_hdrs")),
+            "allow_rollup_hdrs is set: one message could remove all others.",
+        ),
+        (
+            bool(config.get("allow_msg_ttl")),
+            "allow_msg_ttl is set: single messages could vanish.",
+        ),
+        (
+            bool(config.get("allow_msg_counter")),
+            "allow_msg_counter is set: events are no counters and would be refused.",
+        ),
+        (
+            not config.get("allow_direct"),
+            "allow_direct is not set: clients could not read.",
+        ),
+    ]
+
+
+def _is_bounded(config: dict[str, Any]) -> bool:
+    return bool(config.get("max_bytes", -1) > 0 or config.get("max_msgs", -1) > 0)
