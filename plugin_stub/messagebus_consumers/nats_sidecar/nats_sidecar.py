@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Hermes message bus consumer: reads events from hermes-nats-sidecar by offset.
+
+The plugin holds its own offset and the sidecar holds nothing, so a client may pause
+for hours between two events.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from typing import Any
+from urllib.parse import urlencode
+
+from lib.datamodel.event import Event
+from lib.plugins import AbstractMessageBusConsumerPlugin
+
+from .sidecar_http import Answer, SidecarHttp
+
+HERMES_PLUGIN_CLASSNAME: str | None = "NatsSidecarConsumerPlugin"
+"""The plugin class name defined in this module file"""
+
+ANSWER_SECONDS = 5.0
+"""How long an answer may take beyond the time the sidecar was asked to wait."""
+
+LONGEST_WAIT_SECONDS = 20.0
+PATIENCE_SECONDS = 10.0
+"""How long open() and seek() bear a sidecar or a NATS that is just restarting."""
+
+INDEX_ERROR_PAUSE_SECONDS = 5.0
+"""Hermes tries a failed seek again at once: without a pause it would do only that."""
+
+NOT_IN_STREAM = (409, 410)
+PASSING = (0, 429, 503)
+
+
+class NatsSidecarError(Exception):
+    """The stream cannot be read; the text is constant for a cause."""
+
+
+class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
+    """Reads Hermes' events from a NATS JetStream stream."""
+
+    _now = staticmethod(time.monotonic)
+    _sleep = staticmethod(time.sleep)
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__(settings)
+        self._http = SidecarHttp(settings)
+        self._offset: int | str = "first"
+        self._rows: deque[dict[str, Any]] = deque()  # read ahead, from _offset on
+        self._timeout_seconds: float | None = 1.0
+
+    def open(self) -> None:
+        """Make sure that the stream can be read."""
+        self._ask_patiently({"offset": "next", "limit": 1})
+
+    def close(self) -> None:
+        """Close the connection; the offset stays."""
+        self._http.close()
+        self._rows.clear()
+
+    def seekToBeginning(self) -> None:
+        """Go to the oldest event."""
+        self._go_to("first")
+
+    def seek(self, offset: int) -> None:
+        """Go to an offset in [first, last + 1]; raise IndexError for any other."""
+        self._go_to(max(offset, 0))  # none is below 1, and 0 reads as "gone"
+        self._take(self._ask_patiently(self._query()))
+
+    def setTimeout(self, timeout_ms: int | None) -> None:
+        """Set how long iteration waits for the next event; None: for ever."""
+        self._timeout_seconds = None if timeout_ms is None else timeout_ms / 1000
+
+    def findNextEventOfCategory(self, category: str) -> Event | None:
+        """Find the first event of a category from here on; None if none comes."""
+        self._rows.clear()
+        return next(self._events(category), None)
+
+    def __iter__(self) -> Iterator[Event]:
+        """Give each event from here on, until none has come for the timeout."""
+        return self._events(None)
+
+    def _events(self, category: str | None) -> Iterator[Event]:
+        ends_at = self._ends_at()
+        while True:
+            while self._rows:
+                row = self._rows.popleft()
+                self._offset = row["offset"] + 1
+                yield _event(row)
+                ends_at = self._ends_at()
+            left_seconds = ends_at - self._now()
+            wait_seconds = max(0.0, min(left_seconds, LONGEST_WAIT_SECONDS))
+            answer = self._ask(self._query(wait_seconds, category), wait_seconds)
+            if answer.status == 200:
+                self._take(answer)
+            elif answer.status in PASSING and answer.document.get("code") != "hole":
+                pause_seconds = answer.retry_after or 0.2
+                self._sleep(max(0.0, min(pause_seconds, ends_at - self._now())))
+            else:
+                raise self._error(answer)
+            if not self._rows and self._now() >= ends_at:
+                return
+
+    def _go_to(self, offset: int | str) -> None:
+        self._offset = offset
+        self._rows.clear()
+
+    def _query(self, wait_seconds: float = 0, category: str | None = None) -> Any:
+        query = {"offset": self._offset, "limit": self._settings["batch_size"]}
+        if wait_seconds:
+            query["wait"] = f"{wait_seconds:.3f}"
+        if category is not None:
+            query["category"] = category
+        return query
+
+    def _take(self, answer: Answer) -> None:
+        self._rows.extend(answer.document["events"])
+        if not self._rows:  # what "first" meant, or how far a filter has looked
+            self._offset = answer.document["next_offset"]
+
+    def _ask_patiently(self, query: dict[str, Any]) -> Answer:
+        ends_at = self._now() + PATIENCE_SECONDS
+        while True:
+            answer = self._ask(query)
+            if answer.status == 200:
+                return answer
+            pause_seconds = answer.retry_after or 0.5
+            if answer.status not in PASSING or self._now() + pause_seconds > ends_at:
+                raise self._error(answer)
+            self._sleep(pause_seconds)
+
+    def _ask(self, query: dict[str, Any], wait_seconds: float = 0) -> Answer:
+        path = f"/v1/events?{urlencode(query)}"
+        return self._http.ask("GET", path, wait_seconds + ANSWER_SECONDS)
+
+    def _error(self, answer: Answer) -> Exception:
+        if answer.status in NOT_IN_STREAM:
+            self._sleep(INDEX_ERROR_PAUSE_SECONDS)
+            return IndexError(f"Offset not in the stream: {answer.reason}")
+        return NatsSidecarError(f"No message bus: {answer.reason}")
+
+    def _ends_at(self) -> float:
+        if self._timeout_seconds is None:
+            return float("inf")
+        return self._now() + self._timeout_seconds
+
+
+def _event(row: dict[str, Any]) -> Event:
+    event = Event.from_json(row["data"])
+    event.offset = row["offset"]
+    event.timestamp = _local_time(row["timestamp"])
+    return event
+
+
+def _local_time(text: str) -> datetime:
+    """Read RFC 3339 with up to 9 decimals, which Python 3.10 cannot, as local time."""
+    seconds, _, decimals = text.rstrip("Z").partition(".")
+    microsecond = int(decimals.ljust(6, "0")[:6])
+    utc = datetime.fromisoformat(seconds).replace(tzinfo=timezone.utc)
+    return utc.replace(microsecond=microsecond).astimezone().replace(tzinfo=None)
