@@ -114,7 +114,7 @@ def parse_answer(payload: bytes, status: str | None, stream: str) -> Answer:
     if isinstance(document.get("error"), dict):
         return _refusal(document["error"])
     sequence = document.get("seq")
-    if document.get("stream") != stream or not isinstance(sequence, int):
+    if document.get("stream") != stream or type(sequence) is not int:
         return NoAnswer()
     return Acknowledged(sequence, duplicate=document.get("duplicate") is True)
 

@@ -54,8 +54,14 @@ class Bus:
     """The stream, through whichever connection lives at the moment."""
 
     def __init__(
-        self, server: NatsServer, plan: StreamPlan, *, create: bool = False
+        self,
+        purpose: str,
+        server: NatsServer,
+        plan: StreamPlan,
+        *,
+        create: bool = False,
     ) -> None:
+        self._purpose = purpose
         self._server = server
         self._plan = plan
         self._create = create
@@ -169,7 +175,7 @@ class Bus:
         """Connect, watch, and begin again, until cancelled."""
         pause_seconds = 0.0
         while True:
-            connection = Connection(self._plan)
+            connection = Connection(self._plan, self._purpose)
             try:
                 await connection.open(self._server)
                 self.connections_made += 1
@@ -268,12 +274,17 @@ class Bus:
                 changed = True
             if changed:
                 log.warning(
-                    cause.code, reason=cause.title, remedy=cause.remedy, faults=faults
+                    cause.code,
+                    purpose=self._purpose,
+                    reason=cause.title,
+                    remedy=cause.remedy,
+                    faults=faults,
                 )
         elif changed:
             lost_at, self._lost_at = self._lost_at, None
             log.info(
                 "nats_reconnected" if self._was_fit else "nats_connected",
+                purpose=self._purpose,
                 server=self.server_name,
                 server_version=self.server_version,
                 stream=self._plan.name,

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import signal
 import sys
@@ -19,10 +18,11 @@ from sidecar.demo import DemoError, demo
 from sidecar.embedded import EmbeddedError
 from sidecar.errors import Problem
 from sidecar.listen import ListenError
-from sidecar.probe import probe
+from sidecar.probe import DaemonError, ask, client
 from sidecar.provision import ProvisionError, find_faults, provision
 from sidecar.serve import serve
 from sidecar.settings import SettingsError, load
+from sidecar.tail import View, tail
 
 OK: Final = 0
 NOT_READY: Final = 1
@@ -51,6 +51,8 @@ def main() -> None:
         status = _complain(CANNOT_LISTEN, error)
     except EmbeddedError as error:
         status = _complain(NO_EMBEDDED_NATS, error)
+    except DaemonError as error:
+        status = _complain(NOT_READY, error)
     except ProvisionError as error:
         status = _complain(NO_FIT_STREAM, error)
     except (install.InstallError, DemoError) as error:
@@ -63,6 +65,9 @@ def main() -> None:
         )
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
+    except BrokenPipeError:  # `tail | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = OK
     sys.exit(status)
 
 
@@ -101,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         "by default milliseconds since 1970",
     )
     add("check", _check, "check settings, connection and stream")
+    _add_tail(add("tail", _tail, "show stored events, without what they hold"))
     add("healthcheck", _healthcheck, "ask the running daemon whether it is live")
     add(
         "install-plugins", _install_plugins, "copy the plugins into Hermes"
@@ -109,6 +115,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("demo", _demo, "show an initsync pass through plugin, sidecar and NATS")
     return parser
+
+
+def _add_tail(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--from",
+        dest="start",
+        default="-10",
+        type=_start,
+        metavar="OFFSET",
+        help="an offset, first, next, or -N for the last N offsets (default -10)",
+    )
+    command.add_argument("--follow", action="store_true", help="wait for more")
+    command.add_argument("--category", help="only events of this category")
+    command.add_argument("--json", action="store_true", help="one JSON object a line")
+    command.add_argument(
+        "--show-payload", action="store_true", help="show attributes: secrets too"
+    )
+
+
+def _start(text: str) -> str:
+    if text not in ("first", "next"):
+        int(text)
+    return text
 
 
 def _offset(text: str) -> int:
@@ -149,12 +178,22 @@ def _check(_: argparse.Namespace) -> int:
     return NO_FIT_STREAM if faults else OK
 
 
+def _tail(arguments: argparse.Namespace) -> int:
+    view = View(
+        start=arguments.start,
+        category=arguments.category,
+        follow=arguments.follow,
+        as_json=arguments.json,
+        show_payload=arguments.show_payload,
+    )
+    tail(load(os.environ), view)
+    return OK
+
+
 def _healthcheck(_: argparse.Namespace) -> int:
     settings = load(os.environ)
-    document = probe(settings, "/health")
-    if document is None:
-        return _complain(NOT_READY, "The daemon does not answer.")
-    print(json.dumps(document))
+    with client(settings) as http:
+        ask(http, "/health/live")
     return OK
 
 

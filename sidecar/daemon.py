@@ -22,13 +22,13 @@ class Daemon:
 
     def __init__(self, settings: Settings, server: NatsServer) -> None:
         self.settings = settings
-        self.stopping = False
+        self.stopping = asyncio.Event()
         self.writes = settings.role != "consumer"
         self.reads = settings.role != "producer"
         plan, create = settings.plan, settings.stream_create or settings.embedded
-        writing_bus = Bus(server, plan, create=create)
+        writing_bus = Bus("writes", server, plan, create=create)
         # Apart from the publishes: a page of events must not delay an acknowledgement.
-        reading_bus = Bus(server, plan)
+        reading_bus = Bus("reads", server, plan)
         self.publisher = Publisher(writing_bus, settings.publish_timeout_seconds)
         self.reader = Reader(reading_bus)
         self.buses = [writing_bus] * self.writes + [reading_bus] * self.reads
@@ -50,7 +50,7 @@ class Daemon:
         refusal, refused_at = publisher.refusal or (None, None)
         worst = next((bus for bus in self.buses if bus.cause is not None), self.bus)
         return Facts(
-            stopping=self.stopping,
+            stopping=self.stopping.is_set(),
             writes=self.writes,
             cause=worst.cause,
             faults=worst.faults,

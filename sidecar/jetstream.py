@@ -127,8 +127,9 @@ class _Batch:
 class Connection:
     """One connection to NATS and one subscription for all its replies."""
 
-    def __init__(self, plan: StreamPlan) -> None:
+    def __init__(self, plan: StreamPlan, purpose: str) -> None:
         self._client = Client()
+        self._purpose = purpose
         self._plan = plan
         self._waiting: dict[str, _Waiting] = {}
         self._batches: dict[str, _Batch] = {}
@@ -167,7 +168,7 @@ class Connection:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._client.connect(
                     servers=list(server.urls),
-                    name=f"hermes-nats-sidecar/{__version__}",
+                    name=f"hermes-nats-sidecar/{__version__} {self._purpose}",
                     allow_reconnect=False,
                     max_reconnect_attempts=1,
                     reconnect_time_wait=0,

@@ -1,45 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks a running daemon of the same settings, for container probes. Edge to httpx."""
+"""HTTP to the running daemon of the same settings, for commands. Edge to httpx."""
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sidecar.settings import Settings
 
 _SECONDS = 3.0
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-def client(settings: Settings) -> httpx.Client:
+class DaemonError(Exception):
+    """The daemon did not do what it was asked; the text says why."""
+
+
+def client(settings: Settings, timeout_seconds: float = _SECONDS) -> httpx.Client:
     """Give a client for the daemon of these settings; proxies are left alone."""
     if settings.unix_socket is not None:
         return httpx.Client(
             transport=httpx.HTTPTransport(uds=str(settings.unix_socket)),
             base_url="http://localhost",
-            timeout=_SECONDS,
+            timeout=timeout_seconds,
             trust_env=False,
         )
     host = _EVERYWHERE.get(settings.http_host, settings.http_host)
     if ":" in host:
         host = f"[{host}]"
-    scheme = "https" if settings.tls_cert_file else "http"
+    certificate = settings.tls_cert_file
+    token = settings.token_file and settings.token_file.read_text("utf-8").strip()
     return httpx.Client(
-        base_url=f"{scheme}://{host}:{settings.http_port}",
-        timeout=_SECONDS,
+        base_url=f"{'https' if certificate else 'http'}://{host}:{settings.http_port}",
+        headers={"Authorization": f"Bearer {token}"} if token else None,
+        timeout=timeout_seconds,
         trust_env=False,
-        verify=False,  # noqa: S501 - it asks itself, over loopback, and sends no secret
+        verify=_pinned(certificate) if certificate else True,
     )
 
 
-def probe(settings: Settings, path: str) -> dict[str, Any] | None:
-    """Get a JSON document whatever its status; None if nobody answers."""
+def ask(http: httpx.Client, path: str, **query: Any) -> dict[str, Any]:
+    """Get a JSON document; raise DaemonError with the daemon's own words."""
     try:
-        with client(settings) as http:
-            document = http.get(path).json()
+        answer = http.get(path, params=query)
+        document: dict[str, Any] = answer.json()
     except (httpx.HTTPError, ValueError):
-        return None
-    return document if isinstance(document, dict) else None
+        raise DaemonError(
+            "The daemon does not answer. Is it running with these SIDECAR_ settings?"
+        ) from None
+    if not answer.is_success:
+        raise DaemonError(f"{document.get('title')} {document.get('remedy')}")
+    return document
+
+
+def _pinned(certificate: Path) -> ssl.SSLContext:
+    """Trust just the daemon's own certificate, by whatever name it is reached."""
+    context = ssl.create_default_context(cafile=str(certificate))
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context

@@ -56,7 +56,7 @@ async def find_faults(settings: Settings) -> list[str]:
 
 @asynccontextmanager
 async def _connected(settings: Settings) -> AsyncIterator[Connection]:
-    connection = Connection(settings.plan)
+    connection = Connection(settings.plan, "provision")
     await connection.open(settings.nats_server)
     try:
         yield connection

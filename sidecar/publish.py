@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from sidecar import errors
@@ -51,7 +51,7 @@ class Expected:
     """
 
     key: str
-    body: bytes
+    body: bytes = field(repr=False)
     last: int
     anywhere: bool = False
     in_doubt: bool = False

@@ -13,7 +13,7 @@ import uvicorn
 
 from sidecar import __version__
 from sidecar.access import Access, Guard, TokenFile
-from sidecar.app import create_app
+from sidecar.app import create_api
 from sidecar.daemon import Daemon
 from sidecar.embedded import embedded_nats
 from sidecar.listen import bind_tcp, unix_socket
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-    from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
     from sidecar.settings import Settings
 
@@ -52,9 +52,9 @@ async def serve(settings: Settings) -> None:
             )
         daemon = Daemon(settings, server)
         stack.push_async_callback(_cancel, asyncio.create_task(daemon.run()))
-        app = create_app(daemon)
+        api = create_api(daemon)
         servers = [
-            (_server(app, settings, listener, access), listener)
+            (_server(api, settings, listener, access), listener)
             for listener, access in listeners
         ]
         log.info(
@@ -71,7 +71,7 @@ async def serve(settings: Settings) -> None:
         ]
         await stop.wait()
         log.info("stopping")
-        daemon.stopping = True
+        daemon.stopping.set()
         for each, _ in servers:
             each.should_exit = True
         await asyncio.gather(*serving)
@@ -87,14 +87,14 @@ class _Server(uvicorn.Server):
 
 
 def _server(
-    app: FastAPI, settings: Settings, listener: socket.socket, access: Access
+    api: ASGIApp, settings: Settings, listener: socket.socket, access: Access
 ) -> _Server:
     is_tcp = not isinstance(listener.getsockname(), str)
     token = TokenFile(settings.token_file) if settings.token_file else None
     has_tls = is_tcp and settings.tls_cert_file is not None
     return _Server(
         uvicorn.Config(
-            Guard(app, access, token if access == "token" else None),
+            Guard(api, access, token if access == "token" else None),
             http="httptools",
             ws="none",
             lifespan="off",

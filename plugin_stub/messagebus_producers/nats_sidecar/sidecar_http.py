@@ -97,10 +97,10 @@ class SidecarHttp:
         host, port = self._url.hostname or "", self._url.port
         if self._url.scheme == "https":
             context = ssl.create_default_context(cafile=self._cafile)
-            return http.client.HTTPSConnection(
+            return _HttpsConnection(
                 host, port, timeout=timeout_seconds, context=context
             )
-        return http.client.HTTPConnection(host, port, timeout=timeout_seconds)
+        return _HttpConnection(host, port, timeout=timeout_seconds)
 
     def _authorization(self) -> dict[str, str]:
         if self._token_file is None:
@@ -109,7 +109,25 @@ class SidecarHttp:
             return {"Authorization": "Bearer " + file.read().strip()}
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class _HttpConnection(http.client.HTTPConnection):
+    """Sends headers and body in one write: each write wakes the sidecar up."""
+
+    _unsent = b""
+
+    def send(self, data: Any) -> None:
+        self._unsent += data
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        data, self._unsent = self._unsent, b""
+        super().send(data)
+        return super().getresponse()
+
+
+class _HttpsConnection(_HttpConnection, http.client.HTTPSConnection):
+    pass
+
+
+class _UnixConnection(_HttpConnection):
     def __init__(self, path: str, timeout_seconds: float) -> None:
         super().__init__("localhost", timeout=timeout_seconds)
         self._path = path

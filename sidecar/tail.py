@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shows stored events as one line each, without what they hold."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sidecar.probe import ask, client
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import httpx
+
+    from sidecar.settings import Settings
+
+_PAGE = 500
+_WAIT_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class View:
+    """What to show: start is first, next, an offset, or -N for the last N offsets."""
+
+    start: str
+    category: str | None
+    follow: bool
+    as_json: bool
+    show_payload: bool
+
+
+def tail(settings: Settings, view: View) -> None:
+    """Print events, and with follow go on until interrupted; raise DaemonError."""
+    if view.show_payload:
+        print(
+            "Warning: attributes are shown; they may hold passwords.", file=sys.stderr
+        )
+    with client(settings, timeout_seconds=_WAIT_SECONDS + 10) as http:
+        for row in _rows(http, view):
+            print(_line(row, view), flush=True)
+
+
+def _rows(http: httpx.Client, view: View) -> Iterator[dict[str, Any]]:
+    query: dict[str, Any] = {"limit": _PAGE, "offset": _offset(http, view.start)}
+    if view.category is not None:
+        query["category"] = view.category
+    while True:
+        page = ask(http, "/v1/events", **query)
+        yield from page["events"]
+        query["offset"] = page["next_offset"]
+        if not page["events"]:
+            if not view.follow:
+                return
+            query["wait"] = _WAIT_SECONDS
+
+
+def _offset(http: httpx.Client, start: str) -> str:
+    if not start.startswith("-"):
+        return start
+    stream = ask(http, "/v1/stream")
+    return str(max(stream["first_offset"], stream["next_offset"] + int(start)))
+
+
+def _line(row: dict[str, Any], view: View) -> str:
+    event = json.loads(row["data"])
+    shown = {
+        "offset": row["offset"],
+        "timestamp": row["timestamp"],
+        "category": row["category"],
+        "type": event.get("eventtype"),
+        "object_type": event.get("objtype"),
+        "size_bytes": len(row["data"].encode("utf-8", "surrogateescape")),
+    }
+    if view.as_json:
+        return json.dumps(shown | ({"event": event} if view.show_payload else {}))
+    cells = "{offset}  {timestamp}  {category:<9} {type!s:<11} {object_type!s:<16} "
+    line = (cells + "{size_bytes}").format(**shown)
+    return line + (f"  {json.dumps(event['objattrs'])}" if view.show_payload else "")
