@@ -34,8 +34,9 @@ class TokenFile:
     def matches(self, authorization: str | None) -> bool:
         """Compare with an Authorization header, in constant time."""
         token = self._read()
-        given = (authorization or "").encode("latin-1")
-        return bool(token) and hmac.compare_digest(given, b"Bearer " + token)
+        scheme, _, given = (authorization or "").partition(" ")
+        is_same = hmac.compare_digest(given.strip().encode("latin-1"), token)
+        return bool(token) and scheme.lower() == "bearer" and is_same
 
     def _read(self) -> bytes:
         try:

@@ -101,7 +101,13 @@ def _stream(facts: Facts) -> Check:
 
 def _leader(facts: Facts) -> Check:
     info = facts.info
-    if facts.cause is not None or info is None or info.has_majority:
+    if facts.cause is not None or info is None:
+        return Check("replicas", None)
+    if info.replicas > 1 and info.leader is None:
+        return Check(
+            "replicas", "The stream has no leader.", "Look at the NATS servers."
+        )
+    if info.has_majority:
         return Check("replicas", None)
     return Check(
         "replicas",

@@ -28,16 +28,25 @@ def bind_tcp(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError) as error:
+        raise _tcp_error(host, port, error) from None
+    listener = socket.socket(family, kind, protocol)
+    try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(_BACKLOG)
     except OSError as error:
-        raise ListenError(
-            f"Cannot listen on {host} port {port}: {error.strerror}. "
-            "Choose another SIDECAR_HTTP_HOST or SIDECAR_HTTP_PORT."
-        ) from None
+        listener.close()
+        raise _tcp_error(host, port, error) from None
     return listener
+
+
+def _tcp_error(host: str, port: int, error: Exception) -> ListenError:
+    why = getattr(error, "strerror", None) or "this is no address"
+    return ListenError(
+        f"Cannot listen on {host} port {port}: {why}. "
+        "Choose another SIDECAR_HTTP_HOST or SIDECAR_HTTP_PORT."
+    )
 
 
 @contextmanager
@@ -47,9 +56,8 @@ def unix_socket(path: Path) -> Iterator[socket.socket]:
     A lock beside it decides between two sidecars that start at the same moment.
     """
     _check_directory(path.parent)
-    lock = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    lock = _take_lock(path)
     try:
-        _take(lock, path)
         _remove_dead(path)
         listener = _bind_unix(path)
         try:
@@ -86,14 +94,24 @@ def _check_directory(directory: Path) -> None:
         )
 
 
-def _take(lock: int, path: Path) -> None:
+def _take_lock(path: Path) -> int:
+    lock_path = f"{path}.lock"
+    try:
+        lock = os.open(lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ListenError(
+            f"Cannot open {lock_path}: {error.strerror}. Remove it, and run the "
+            "sidecar as one user always."
+        ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        os.close(lock)
         raise ListenError(
             f"Another sidecar serves {path}. Stop it, or set another "
             "SIDECAR_UNIX_SOCKET."
         ) from None
+    return lock
 
 
 def _remove_dead(path: Path) -> None:

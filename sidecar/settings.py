@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "SIDECAR_"
 
-# What Kubernetes puts into each container for a Service called "sidecar".
-_SERVICE_LINK = re.compile(r"SIDECAR_(\w+_)?(SERVICE_(HOST|PORT)|PORT)(_\w+)?")
+# What Kubernetes puts into each container for a Service called "sidecar" or so.
+_SERVICE_LINK = re.compile(
+    r"SIDECAR_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?"
+    r"|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_LINKED_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+")
 _NATS_SCHEMES = ("nats", "tls")
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
 
@@ -150,7 +154,7 @@ class Settings(BaseSettings):
             raise ValueError("names no server")
         for url in urls:
             parts = urlsplit(url if "://" in url else f"nats://{url}")
-            if parts.scheme not in _NATS_SCHEMES or not parts.hostname:
+            if parts.scheme not in _NATS_SCHEMES or not _has_address(parts):
                 raise ValueError("must look like nats://host:4222 or tls://host:4222")
             if parts.username is not None or parts.password is not None:
                 raise ValueError(
@@ -250,15 +254,24 @@ def load(environ: Mapping[str, str], **overrides: Any) -> Settings:
 def _refuse_unknown(environ: Mapping[str, str]) -> None:
     known = [PREFIX + name.upper() for name in Settings.model_fields]
     sentences = []
-    for name in sorted(environ):
+    for name, value in sorted(environ.items()):
         if not name.upper().startswith(PREFIX) or name.upper() in known:
             continue
         if _SERVICE_LINK.fullmatch(name):
+            continue
+        if name.endswith("_PORT") and _LINKED_ADDRESS.fullmatch(value):
             continue
         nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)[0]
         sentences.append(f"{name} is no setting; did you mean {nearest}?")
     if sentences:
         raise SettingsError("\n".join(sentences))
+
+
+def _has_address(parts: SplitResult) -> bool:
+    try:
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is no number, or none that exists
+        return False
 
 
 def _sentence(detail: Any) -> str:
