@@ -46,6 +46,7 @@ def create_app(daemon: Daemon) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        redirect_slashes=False,
     )
     app.add_exception_handler(HTTPException, _not_routed)
     app.add_exception_handler(Problem, _answer_problem)

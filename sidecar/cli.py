@@ -135,16 +135,15 @@ def _add_tail(command: argparse.ArgumentParser) -> None:
 
 
 def _start(text: str) -> str:
-    if text not in ("first", "next"):
-        int(text)
+    if text not in ("first", "next") and not text.removeprefix("-").isdecimal():
+        raise argparse.ArgumentTypeError("neither an offset, nor first, next or -N")
     return text
 
 
 def _offset(text: str) -> int:
-    offset = int(text)
-    if offset < 1:
-        raise ValueError(text)
-    return offset
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("an offset is a whole number from 1 on")
+    return int(text)
 
 
 def _serve(arguments: argparse.Namespace) -> int:

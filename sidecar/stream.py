@@ -59,7 +59,10 @@ def parse_stream_info(document: dict[str, Any]) -> StreamInfo:
     subjects = state.get("subjects") or {}
     return StreamInfo(
         config=config,
-        position=Position(first=state["first_seq"], last=state["last_seq"]),
+        # A stream made without first_seq says 0 for both until it holds a message.
+        position=Position(
+            first=state["first_seq"] or state["last_seq"] + 1, last=state["last_seq"]
+        ),
         messages=state["messages"],
         size_bytes=state["bytes"],
         created=document["created"],
