@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
@@ -18,6 +19,7 @@ from sidecar.daemon import Daemon
 from sidecar.embedded import embedded_nats
 from sidecar.listen import bind_tcp, unix_socket
 from sidecar.log import log
+from sidecar.protocol import BoundedProtocol
 
 if TYPE_CHECKING:
     import socket
@@ -36,6 +38,8 @@ _GRACE_SECONDS = 2.0
 
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; at the start raise ListenError, EmbeddedError."""
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     stop = _stop_on_signals()
     async with AsyncExitStack() as stack:
         listeners: list[tuple[socket.socket, Access]] = []
@@ -95,7 +99,7 @@ def _server(
     return _Server(
         uvicorn.Config(
             Guard(api, access, token if access == "token" else None),
-            http="httptools",
+            http=BoundedProtocol,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures: a real NATS, a real sidecar on it, and a Hermes with our plugins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from parts.hermes import make_hermes_home, use_hermes_home
+from parts.nats import NatsProcess
+from parts.sidecar import SidecarProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import httpx
+
+
+@pytest.fixture(scope="module")
+def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsProcess]:
+    """One nats-server for a module."""
+    with NatsProcess(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def sidecar(
+    nats: NatsProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SidecarProcess]:
+    """One ready sidecar for a module, with a stream."""
+    directory = tmp_path_factory.mktemp("sidecar")
+    with SidecarProcess(directory, nats_url=nats.url, stream_create=True) as process:
+        yield process
+
+
+@pytest.fixture
+def http(sidecar: SidecarProcess) -> Iterator[httpx.Client]:
+    """HTTP to the module's sidecar."""
+    with sidecar.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def hermes_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hermes, or our stand-in for it, with our plugins installed and importable."""
+    home = make_hermes_home(tmp_path_factory.mktemp("hermes"))
+    use_hermes_home(home)
+    return home

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An operator beside the sidecar: NATS over a plain socket, without nats-py."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import TYPE_CHECKING, Any, Self
+
+from .process import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FIT_STREAM = {
+    "storage": "file",
+    "retention": "limits",
+    "discard": "new",
+    "deny_delete": True,
+    "deny_purge": True,
+    "allow_direct": True,
+    "num_replicas": 1,
+}
+
+
+class Operator:
+    """One connection that speaks the NATS protocol, one request at a time."""
+
+    def __init__(
+        self, port: int, user: str = "", password: str = "", token: str = ""
+    ) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), 5)
+        self._stream = self._socket.makefile("rb")
+        self._stream.readline()  # INFO
+        options: dict[str, Any] = {
+            "verbose": False,
+            "pedantic": False,
+            "headers": True,
+            "no_responders": True,
+        }
+        if user:
+            options |= {"user": user, "pass": password}
+        if token:
+            options |= {"auth_token": token}
+        self._write(b"CONNECT " + json.dumps(options).encode() + b"\r\n")
+        self._write(b"SUB _INBOX.operator 1\r\nPING\r\n")
+        self._read_until(b"PONG")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+        self._socket.close()
+
+    def ask(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """Publish with our inbox as the reply subject and give the first reply."""
+        self.send(subject, payload, headers, reply="_INBOX.operator")
+        return self.receive()[1]
+
+    def send(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        reply: str = "",
+    ) -> None:
+        block = b"NATS/1.0\r\n"
+        block += b"".join(f"{k}: {v}\r\n".encode() for k, v in (headers or {}).items())
+        block += b"\r\n"
+        head = f"HPUB {subject} {reply} {len(block)} {len(block) + len(payload)}\r\n"
+        self._write(head.encode() + block + payload + b"\r\n")
+
+    def answer_at(self, subject: str) -> None:
+        """Subscribe, to answer requests as if we were JetStream."""
+        self._write(f"SUB {subject} 2\r\nPING\r\n".encode())
+        self._read_until(b"PONG")
+
+    def receive(self) -> tuple[str, bytes]:
+        """Give the reply subject and the payload of the next message."""
+        words = self._read_until(b"MSG", b"HMSG").split()
+        size = int(words[-1])
+        headers_size = int(words[-2]) if words[0] == b"HMSG" else 0
+        body = self._stream.read(size + 2)[:size]
+        is_plain = words[0] == b"MSG"
+        has_reply = len(words) == (5 if is_plain else 6)
+        return (words[3].decode() if has_reply else ""), body[headers_size:]
+
+    def api(self, name: str, request: Any = None) -> Any:
+        """Ask the JetStream API; an error answer is an AssertionError."""
+        payload = b"" if request is None else json.dumps(request).encode()
+        answer = json.loads(self.ask(f"$JS.API.{name}", payload))
+        assert "error" not in answer, answer["error"]
+        return answer
+
+    def create(self, name: str, prefix: str | None = None, **config: Any) -> Any:
+        """Create a fit stream, but for what `config` says."""
+        document = FIT_STREAM | {"name": name, "subjects": [f"{prefix or name}.*"]}
+        document |= config
+        return self.api(f"STREAM.CREATE.{name}", document)
+
+    def update(self, name: str, **changes: Any) -> Any:
+        """Change a stream's configuration, and nothing else of it."""
+        config = self.api(f"STREAM.INFO.{name}")["config"]
+        return self.api(f"STREAM.UPDATE.{name}", config | changes)
+
+    def state(self, name: str) -> dict[str, Any]:
+        state: dict[str, Any] = self.api(f"STREAM.INFO.{name}")["state"]
+        return state
+
+    def delete(self, name: str) -> None:
+        self.api(f"STREAM.DELETE.{name}")
+
+    def publish(
+        self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
+    ) -> int:
+        """Store one message and give its sequence."""
+        answer = json.loads(self.ask(subject, payload, headers))
+        assert "error" not in answer, answer["error"]
+        return int(answer["seq"])
+
+    def bodies(self, name: str) -> list[bytes]:
+        """Every message of a stream, in order."""
+        state = self.state(name)
+        return [
+            self.body(name, number)
+            for number in range(state["first_seq"], state["last_seq"] + 1)
+            if state["messages"]
+        ]
+
+    def body(self, name: str, sequence: int) -> bytes:
+        return self.ask(
+            f"$JS.API.DIRECT.GET.{name}", json.dumps({"seq": sequence}).encode()
+        )
+
+    def _write(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def _read_until(self, *verbs: bytes) -> bytes:
+        while True:
+            line = self._stream.readline()
+            assert line, "the NATS server closed the connection"
+            if line.startswith(b"PING"):
+                self._write(b"PONG\r\n")
+            elif line.startswith(b"-ERR"):
+                raise AssertionError(line.decode())
+            if line.split(b" ", 1)[0].strip() in verbs:
+                return line
+
+
+def wait_jetstream(port: int, seconds: float = 30) -> None:
+    """Wait until JetStream answers on a server, alone or in a cluster."""
+
+    def answers() -> bool:
+        try:
+            with Operator(port) as operator:
+                operator.api("INFO")
+        except (OSError, AssertionError, ValueError):
+            return False
+        return True
+
+    wait_until(answers, seconds, "JetStream answers")

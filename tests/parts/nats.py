@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real nats-servers: one, or three as a cluster, of any version the wheel has."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from sidecar.embedded import find_nats_server
+
+from .process import Process, wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_CONFIG = """\
+server_name: {name}
+host: 127.0.0.1
+port: {port}
+max_payload: 8MB
+jetstream {{ store_dir: "{store}", {jetstream} }}
+{extra}
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class NatsProcess(Process):
+    """One nats-server with JetStream; its data outlives a kill and a restart."""
+
+    def __init__(
+        self,
+        directory: Path,
+        name: str = "n1",
+        *,
+        port: int | None = None,
+        jetstream: str = "",
+        extra: str = "",
+        binary: Path | None = None,
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.name = name
+        self.port = port or free_port()
+        self.jetstream = jetstream
+        self.extra = extra
+        self.config = directory / "nats.conf"
+        super().__init__(
+            [binary or find_nats_server(), "--config", self.config],
+            directory / "nats.log",
+        )
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    def write_config(self) -> None:
+        self.config.write_text(
+            _CONFIG.format(
+                name=self.name,
+                port=self.port,
+                store=self.directory / "data",
+                jetstream=self.jetstream,
+                extra=self.extra,
+            )
+        )
+
+    def start(self) -> None:
+        self.write_config()
+        super().start()
+
+    def wait(self) -> NatsProcess:
+        wait_until(self._greets, what=f"{self.name} greets: {self.output()[-2000:]}")
+        return self
+
+    def _greets(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as probe:
+                probe.settimeout(1)
+                return probe.recv(4) == b"INFO"
+        except OSError:
+            return False
+
+    def __enter__(self) -> NatsProcess:
+        self.start()
+        return self.wait()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class NatsCluster:
+    """Three nats-servers with one JetStream between them."""
+
+    def __init__(
+        self, directory: Path, *, jetstream: str = "", binary: Path | None = None
+    ) -> None:
+        routes = [free_port() for _ in range(3)]
+        self.nodes = [
+            NatsProcess(
+                directory / f"n{number}",
+                f"n{number}",
+                jetstream=jetstream,
+                binary=binary,
+                extra=(
+                    f"cluster {{ name: c, host: 127.0.0.1, port: {route}, routes: ["
+                    + ", ".join(f"nats://127.0.0.1:{each}" for each in routes)
+                    + "] }"
+                ),
+            )
+            for number, route in enumerate(routes, 1)
+        ]
+
+    @property
+    def url(self) -> str:
+        return ",".join(node.url for node in self.nodes)
+
+    def __enter__(self) -> NatsCluster:
+        for node in self.nodes:
+            node.start()
+        for node in self.nodes:
+            node.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for node in self.nodes:
+            node.stop()

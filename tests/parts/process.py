@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real process that a test starts, freezes, kills, and always ends by its own pid."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+
+def wait_until(
+    condition: Callable[[], object], seconds: float = 20, what: str = ""
+) -> None:
+    """Poll until the condition holds; fail with `what` when it does not in time."""
+    ends_at = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > ends_at:
+            raise AssertionError(f"not in {seconds} s: {what or condition}")
+        time.sleep(0.01)
+
+
+class Process:
+    """One process with its stderr in a file; a context manager ends it."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str | Path],
+        log: Path,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.arguments = arguments
+        self.log = log
+        self.environ = environ
+        self.popen: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.popen = subprocess.Popen(
+                self.arguments, stdout=log, stderr=log, env=self.environ
+            )
+
+    @property
+    def running(self) -> subprocess.Popen[bytes]:
+        assert self.popen is not None, "not started"
+        return self.popen
+
+    @property
+    def is_alive(self) -> bool:
+        return self.popen is not None and self.popen.poll() is None
+
+    def output(self) -> str:
+        return self.log.read_text("utf-8", "replace") if self.log.exists() else ""
+
+    def freeze(self) -> None:
+        self.running.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.running.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        self.running.kill()
+        self.running.wait()
+
+    def terminate(self, seconds: float = 30) -> int:
+        """Send SIGTERM and give the exit status."""
+        self.running.terminate()
+        return self.running.wait(seconds)
+
+    def stop(self) -> None:
+        """End it whatever state it is in."""
+        if self.is_alive:
+            self.thaw()
+            self.running.terminate()
+            try:
+                self.running.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill()

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real sidecar process and HTTP to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from .process import Process, wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "sidecar"]
+
+
+def environment(**settings: object) -> dict[str, str]:
+    """This process' environment with just these SIDECAR_ settings."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("SIDECAR_")}
+    return environ | {f"SIDECAR_{k.upper()}": str(v) for k, v in settings.items()}
+
+
+class SidecarProcess(Process):
+    """`hermes-nats-sidecar serve` on a Unix socket in `directory`."""
+
+    def __init__(self, directory: Path, **settings: object) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o700)
+        self.socket = directory / "api.sock"
+        self.settings = {
+            "unix_socket": self.socket,
+            "http_port": 0,
+            "log_level": "debug",
+            "log_format": "json",
+        } | settings
+        super().__init__(
+            [*COMMAND, "serve"], directory / "sidecar.log", environment(**self.settings)
+        )
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}"
+
+    def client(self, timeout: float = 30) -> httpx.Client:
+        return httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(self.socket)),
+            base_url="http://localhost",
+            timeout=timeout,
+            trust_env=False,
+        )
+
+    @property
+    def tcp_port(self) -> int:
+        """The TCP port that it chose, from its `started` line."""
+        started = next(row for row in self.rows() if row["event"] == "started")
+        return int(started["tcp"].rpartition(":")[2])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Its log, a dict each line."""
+        return [json.loads(line) for line in self.output().splitlines()]
+
+    def health(self, path: str = "/health") -> httpx.Response | None:
+        try:
+            with self.client(5) as http:
+                return http.get(path)
+        except httpx.HTTPError:
+            return None
+
+    def _is_ready(self) -> bool:
+        assert self.is_alive, self.output()[-3000:]
+        answer = self.health()
+        return answer is not None and answer.status_code == 200
+
+    def wait_ready(self, seconds: float = 30) -> SidecarProcess:
+        wait_until(self._is_ready, seconds, "sidecar ready")
+        return self
+
+    def wait_live(self) -> SidecarProcess:
+        wait_until(lambda: self.health("/health/live"), what="sidecar live")
+        return self
+
+    def __enter__(self) -> SidecarProcess:
+        self.start()
+        return self.wait_ready()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def event(category: str = "base", **values: object) -> bytes:
+    """The bytes of an event as Hermes writes it."""
+    document = {
+        "evcategory": category,
+        "eventtype": "added",
+        "objtype": "Users",
+        "objpkey": 1,
+        "objattrs": {},
+        "step": 0,
+        "isPartiallyProcessed": False,
+    } | values
+    return json.dumps(document, indent=4).encode()
+
+
+def post(
+    http: httpx.Client,
+    body: bytes | None = None,
+    last: int | str = "*",
+    key: str | None = None,
+) -> httpx.Response:
+    """POST one event with If-Match "last" (an offset or *)."""
+    return http.post(
+        "/v1/events",
+        content=event() if body is None else body,
+        headers={
+            "Content-Type": "application/json",
+            "Idempotency-Key": key or str(uuid.uuid4()),
+            "If-Match": last if last == "*" else f'"{last}"',
+        },
+    )
+
+
+def last_offset(http: httpx.Client) -> int:
+    return int(http.get("/v1/stream").raise_for_status().json()["last_offset"])

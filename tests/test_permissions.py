@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each role with just the rights that deploy/nats/users.conf grants it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import nats as nats_py
+import pytest
+from parts.nats import NatsProcess
+from parts.process import wait_until
+from parts.sidecar import (
+    COMMAND,
+    SidecarProcess,
+    environment,
+    event,
+    last_offset,
+    post,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+USERS = Path(__file__).resolve().parent.parent / "deploy" / "nats" / "users.conf"
+ROLES = ("producer", "consumer", "both", "provision")
+
+
+def password(role: str) -> str:
+    return f"pw-{role}"
+
+
+@pytest.fixture(scope="module")
+def guarded_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsProcess]:
+    """Run a nats-server that grants what the documentation says, with a stream."""
+    directory = tmp_path_factory.mktemp("guarded")
+    server = NatsProcess(directory / "nats", extra=USERS.read_text("utf-8"))
+    server.environ = dict(os.environ) | {
+        f"HERMES_{role.upper()}_PASSWORD": password(role) for role in ROLES
+    }
+    with server:
+        settings = login(directory, server, "provision")
+        subprocess.run([*COMMAND, "provision"], env=environment(**settings), check=True)
+        yield server
+
+
+def login(directory: Path, server: NatsProcess, role: str) -> dict[str, object]:
+    file = directory / f"password-{role}"
+    file.write_text(password(role))
+    return {
+        "nats_url": server.url,
+        "nats_user": f"hermes_{role}",
+        "nats_password_file": file,
+    }
+
+
+@contextmanager
+def sidecar_of(
+    role: str, directory: Path, server: NatsProcess
+) -> Iterator[SidecarProcess]:
+    settings = login(directory, server, role)
+    with SidecarProcess(directory / role, role=role, **settings) as process:
+        yield process
+
+
+@pytest.mark.parametrize("role", ["producer", "both"])
+def test_a_writing_role_stores_events_with_its_rights_alone(
+    role: str, tmp_path: Path, guarded_nats: NatsProcess
+) -> None:
+    with (
+        sidecar_of(role, tmp_path, guarded_nats) as sidecar,
+        sidecar.client() as http,
+    ):
+        last = last_offset(http)
+        assert post(http, event(), last, f"key-{role}").status_code == 201
+        assert post(http, event(), last, f"key-{role}").status_code == 200
+        assert post(http, event(), last, "other").status_code == 412
+        assert post(http, event()).status_code == 201
+        status = 403 if role == "producer" else 200
+        assert http.get("/v1/events").status_code == status
+
+
+def test_a_consumer_reads_and_cannot_post(
+    tmp_path: Path, guarded_nats: NatsProcess
+) -> None:
+    with (
+        sidecar_of("producer", tmp_path, guarded_nats) as writing,
+        sidecar_of("consumer", tmp_path, guarded_nats) as reading,
+        writing.client() as writer,
+        reading.client() as reader,
+    ):
+        offset = post(writer, event(objpkey="told")).json()["offset"]
+        page = reader.get("/v1/events", params={"offset": offset}).json()
+        assert [row["offset"] for row in page["events"]] == [offset]
+        assert reader.get("/v1/stream").json()["last_offset"] == offset
+        answer = post(reader, event())
+        assert (answer.status_code, answer.json()["code"]) == (403, "wrong_role")
+
+
+def test_a_role_whose_user_lacks_a_right_says_so(
+    tmp_path: Path, guarded_nats: NatsProcess
+) -> None:
+    settings = login(tmp_path, guarded_nats, "consumer")
+    sidecar = SidecarProcess(tmp_path / "wrong", role="producer", **settings)
+    with sidecar.client() as http:
+        sidecar.start()
+        try:
+            sidecar.wait_ready()
+            answer = post(http, event())
+            assert answer.status_code == 503
+            assert answer.json()["code"] == "nats_permission"
+            assert answer.json()["outcome"] == "not_stored"
+            assert answer.elapsed.total_seconds() < 1.5
+            health = http.get("/health")
+            assert health.status_code == 503
+            assert "lacks a permission" in health.text
+        finally:
+            sidecar.stop()
+
+
+def test_readers_are_trusted_not_to_write_as_the_documentation_says(
+    tmp_path: Path, guarded_nats: NatsProcess
+) -> None:
+    """A reader cannot publish, but it can name our subject as a reply subject."""
+
+    async def abuse() -> str:
+        complaints: asyncio.Queue[str] = asyncio.Queue()
+
+        async def on_error(error: Exception) -> None:
+            complaints.put_nowait(str(error))
+
+        client = await nats_py.connect(
+            guarded_nats.url,
+            user="hermes_consumer",
+            password=password("consumer"),
+            error_cb=on_error,
+        )
+        await client.publish("hermes.base", b"{}")
+        await client.publish(
+            "$JS.API.STREAM.MSG.GET.hermes",
+            json.dumps({"seq": 1}).encode(),
+            reply="hermes.base",
+        )
+        async with asyncio.timeout(10):
+            complaint = await complaints.get()
+        await client.close()
+        return complaint
+
+    with (
+        sidecar_of("both", tmp_path, guarded_nats) as sidecar,
+        sidecar.client() as http,
+    ):
+        before = last_offset(http)
+        assert "permissions violation" in asyncio.run(abuse())
+        wait_until(
+            lambda: last_offset(http) == before + 1,
+            what="the answer to the reader stands in the stream",
+        )
