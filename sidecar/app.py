@@ -16,11 +16,11 @@ from starlette.requests import (
 )
 from starlette.responses import Response
 
-from sidecar import __version__, errors, health
+from sidecar import __version__, errors, health, metrics
 from sidecar.errors import Outcome, Problem
 from sidecar.event import parse_event, parse_key, parse_precondition
 from sidecar.log import log
-from sidecar.openapi import GET_EVENTS, GET_STREAM, HEALTH, POST_EVENT
+from sidecar.openapi import GET_EVENTS, GET_STREAM, HEALTH, METRICS, POST_EVENT
 from sidecar.problem import answer
 from sidecar.read import parse_query
 
@@ -66,6 +66,11 @@ def create_app(daemon: Daemon) -> FastAPI:
     async def get_stream() -> Response:
         """Say where the stream stands."""
         return await _get_stream(daemon)
+
+    @app.get("/metrics", openapi_extra=METRICS, response_class=Response)
+    async def get_metrics() -> Response:
+        """Give figures for Prometheus."""
+        return Response(daemon.metrics.text(), media_type=metrics.MEDIA_TYPE)
 
     @app.get("/health/live", openapi_extra=HEALTH, response_class=Response)
     async def get_live() -> Response:

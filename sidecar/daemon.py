@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.bus import Bus
 from sidecar.health import Facts
+from sidecar.metrics import Metrics
 from sidecar.publish import Publisher
 from sidecar.read import Reader
 
@@ -29,8 +30,11 @@ class Daemon:
         writing_bus = Bus("writes", server, plan, create=create)
         # Apart from the publishes: a page of events must not delay an acknowledgement.
         reading_bus = Bus("reads", server, plan)
-        self.publisher = Publisher(writing_bus, settings.publish_timeout_seconds)
-        self.reader = Reader(reading_bus)
+        self.metrics = Metrics(self.facts)
+        self.publisher = Publisher(
+            writing_bus, self.metrics, settings.publish_timeout_seconds
+        )
+        self.reader = Reader(reading_bus, self.metrics)
         self.buses = [writing_bus] * self.writes + [reading_bus] * self.reads
 
     @property
@@ -61,6 +65,9 @@ class Daemon:
             refusal=refusal,
             refusal_age=_age(refused_at),
             second_writer_age=_age(publisher.second_writer_at),
+            in_flight=publisher.in_flight,
+            readers_waiting=self.reader.waiting,
+            connections=sum(bus.connections_made for bus in self.buses),
         )
 
 

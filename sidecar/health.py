@@ -37,6 +37,9 @@ class Facts:
     refusal: Cause | None
     refusal_age: float | None
     second_writer_age: float | None
+    in_flight: int = 0
+    readers_waiting: int = 0
+    connections: int = 0
 
 
 @dataclass(frozen=True)

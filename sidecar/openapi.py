@@ -154,6 +154,15 @@ GET_STREAM: dict[str, Any] = {
     },
 }
 
+METRICS: dict[str, Any] = {
+    "responses": {
+        "200": {
+            "description": "Prometheus' text format.",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        }
+    }
+}
+
 HEALTH: dict[str, Any] = {
     "responses": {
         "200": _object("Well.", status="string"),

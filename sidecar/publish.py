@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sidecar.bus import Bus
+    from sidecar.metrics import Metrics
 
 COPY_TIMEOUT_SECONDS: Final = 2.0
 """How long one copy may stay unanswered before its connection is thrown away."""
@@ -172,10 +173,12 @@ class Publisher:
     It keeps nothing of a request that has ended.
     """
 
-    def __init__(self, bus: Bus, timeout_seconds: float) -> None:
+    def __init__(self, bus: Bus, metrics: Metrics, timeout_seconds: float) -> None:
         self._bus = bus
+        self._metrics = metrics
         self._timeout_seconds = timeout_seconds
         self._doubts: dict[object, float] = {}
+        self.in_flight = 0
         self.acknowledged_at: float | None = None
         self.refusal: tuple[Cause, float] | None = None
         self.second_writer_at: float | None = None
@@ -190,16 +193,26 @@ class Publisher:
 
         Raises Problem with the outcome not_stored or unknown.
         """
+        started_at = time.monotonic()
+        self.in_flight += 1
         try:
             if precondition == LAST:
                 stored = await self._append(event, key)
             else:
                 stored = await self._publish(event, key, int(precondition))
         except Problem as problem:
-            self._note(problem)
+            self._note(event, problem, time.monotonic() - started_at)
             raise
+        finally:
+            self.in_flight -= 1
         self.acknowledged_at = time.monotonic()
         self.refusal = None
+        self._metrics.stored(
+            event.category,
+            stored.duplicate,
+            len(event.body),
+            self.acknowledged_at - started_at,
+        )
         log.debug(
             "stored",
             offset=stored.offset,
@@ -210,7 +223,11 @@ class Publisher:
         )
         return stored
 
-    def _note(self, problem: Problem) -> None:
+    def _note(self, event: Event, problem: Problem, seconds: float) -> None:
+        outcome = problem.outcome or Outcome.UNKNOWN
+        self._metrics.not_stored(
+            event.category, outcome.value, problem.cause.code, seconds
+        )
         if problem.cause in _STANDING:
             self.refusal = (problem.cause, time.monotonic())
         if problem.cause is errors.PRECONDITION_FAILED:

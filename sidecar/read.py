@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from sidecar.answer import Position, StoredMessage
     from sidecar.bus import Bus
+    from sidecar.metrics import Metrics
 
 MAX_LIMIT: Final = 5_000
 MAX_WAIT_SECONDS: Final = 60.0
@@ -134,13 +135,19 @@ def contiguous(
 class Reader:
     """Reads pages over a bus of its own, so that no reader delays a publish."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, metrics: Metrics) -> None:
         self._bus = bus
+        self._metrics = metrics
         self._fetches = asyncio.Semaphore(_FETCHES_AT_ONCE)
         self.waiting = 0
 
     async def read(self, query: Query) -> Page:
         """Read one page; raise Problem."""
+        page = await self._read(query)
+        self._metrics.read(len(page.events))
+        return page
+
+    async def _read(self, query: Query) -> Page:
         position = await self._bus.position()
         start = locate(query.offset, position, self._bus.settled_last())
         if isinstance(start, Problem):
