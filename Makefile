@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 WORKERS ?= 2
+HERMES_VENV := .venv-hermes
+CONTRACT := tests/test_producer_plugin.py tests/test_consumer_plugin.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo run test check format lock test-hermes chaos docs clean
@@ -22,7 +24,12 @@ run: $(VENV)/installed ## run a sidecar with an embedded NATS, API on run/api.so
 	  $(BIN)/hermes-nats-sidecar serve --embedded
 
 test: $(VENV)/developed ## run all tests that need Python alone
-	$(BIN)/python -m pytest -n $(WORKERS)
+	env -u HERMES_HOME $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+test-hermes: $(VENV)/developed $(HERMES_VENV)/installed ## test on a real Hermes: HERMES_HOME=DIR
+	HERMES_HOME="$(abspath $(HERMES_HOME))" \
+	HERMES_PYTHON="$(abspath $(HERMES_VENV))/bin/python" \
+	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/hermes $(CONTRACT)
 
 check: $(VENV)/developed ## check format, lint and types
 	$(BIN)/ruff format --check .
@@ -62,4 +69,14 @@ $(VENV)/installed: $(VENV)/bin/python requirements.lock pyproject.toml
 
 $(VENV)/developed: $(VENV)/installed requirements-dev.lock
 	$(PIP) --require-hashes --requirement requirements-dev.lock
+	@touch $@
+
+$(HERMES_VENV)/installed:
+	@test -f "$(HERMES_HOME)/hermes.py" || { \
+	  echo "Name a checkout of Hermes: make test-hermes HERMES_HOME=/path/to/Hermes"; \
+	  exit 1; }
+	$(PYTHON) -m venv $(HERMES_VENV)
+	$(HERMES_VENV)/bin/python -m pip --disable-pip-version-check install --quiet \
+	  -r "$(HERMES_HOME)/requirements.txt" \
+	  -r "$(HERMES_HOME)/plugins/attributes/crypto_RSA_OAEP/requirements.txt"
 	@touch $@

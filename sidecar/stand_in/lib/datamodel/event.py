@@ -6,8 +6,11 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import json
+import re
 from typing import Any
 
+_BYTES = re.compile(r"HermesBytes\([^)]*\)")
+_DATETIME = re.compile(r"HermesDatetime\(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\)")
 _KEYS = (
     "evcategory",
     "eventtype",
@@ -27,6 +30,8 @@ class Event:
         self.eventtype: str | None = values.get("eventtype")
         self.objtype: str | None = values.get("objtype")
         self.objpkey: Any = values.get("objpkey")
+        if isinstance(self.objpkey, list):
+            self.objpkey = tuple(self.objpkey)
         self.objattrs: dict[str, Any] = values.get("objattrs") or {}
         self.step: int = values.get("step", 0)
         self.isPartiallyProcessed: bool = values.get("isPartiallyProcessed", False)
@@ -58,10 +63,12 @@ def _decode(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _decode_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_decode_value(item) for item in value]
     if not isinstance(value, str):
         return value
-    if value.startswith("HermesBytes(") and value.endswith(")"):
+    if _BYTES.fullmatch(value):
         return base64.b64decode(value[12:-1])
-    if value.startswith("HermesDatetime(") and value.endswith("Z)"):
+    if _DATETIME.fullmatch(value):
         return dt.datetime.fromisoformat(value[15:-2])
     return value
