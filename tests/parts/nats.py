@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from sidecar.embedded import find_nats_server
 
@@ -85,7 +85,7 @@ class NatsProcess(Process):
         except OSError:
             return False
 
-    def __enter__(self) -> NatsProcess:
+    def __enter__(self) -> Self:
         self.start()
         return self.wait()
 
@@ -119,7 +119,7 @@ class NatsCluster:
     def url(self) -> str:
         return ",".join(node.url for node in self.nodes)
 
-    def __enter__(self) -> NatsCluster:
+    def __enter__(self) -> Self:
         for node in self.nodes:
             node.start()
         for node in self.nodes:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
@@ -20,7 +20,7 @@ COMMAND = [sys.executable, "-m", "sidecar"]
 
 
 def environment(**settings: object) -> dict[str, str]:
-    """This process' environment with just these SIDECAR_ settings."""
+    """Give our environment with just these SIDECAR_ settings."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith("SIDECAR_")}
     return environ | {f"SIDECAR_{k.upper()}": str(v) for k, v in settings.items()}
 
@@ -84,7 +84,7 @@ class SidecarProcess(Process):
         wait_until(lambda: self.health("/health/live"), what="sidecar live")
         return self
 
-    def __enter__(self) -> SidecarProcess:
+    def __enter__(self) -> Self:
         self.start()
         return self.wait_ready()
 
@@ -93,7 +93,7 @@ class SidecarProcess(Process):
 
 
 def event(category: str = "base", **values: object) -> bytes:
-    """The bytes of an event as Hermes writes it."""
+    """Make an event as Hermes writes it."""
     document = {
         "evcategory": category,
         "eventtype": "added",
