@@ -186,7 +186,7 @@ class Connection:
         except TimeoutError:
             self.abort()
             raise Problem(self.cause) from None
-        except (OSError, nats.errors.Error) as error:
+        except (OSError, ValueError, nats.errors.Error) as error:
             self.abort()
             raise Problem(_connect_cause(error, self.cause)) from None
         except BaseException:

@@ -34,10 +34,9 @@ def client(settings: Settings, timeout_seconds: float = _SECONDS) -> httpx.Clien
     if ":" in host:
         host = f"[{host}]"
     certificate = settings.tls_cert_file
-    token = settings.token_file and settings.token_file.read_text("utf-8").strip()
     return httpx.Client(
         base_url=f"{'https' if certificate else 'http'}://{host}:{settings.http_port}",
-        headers={"Authorization": f"Bearer {token}"} if token else None,
+        headers=_authorization(settings),
         timeout=timeout_seconds,
         trust_env=False,
         verify=_pinned(certificate) if certificate else True,
@@ -58,9 +57,24 @@ def ask(http: httpx.Client, path: str, **query: Any) -> dict[str, Any]:
     return document
 
 
+def _authorization(settings: Settings) -> dict[str, str]:
+    if settings.token_file is None:
+        return {}
+    try:
+        token = settings.token_file.read_text("utf-8").strip()
+    except (OSError, ValueError):
+        raise DaemonError("The file SIDECAR_TOKEN_FILE names cannot be read.") from None
+    return {"Authorization": f"Bearer {token}"}
+
+
 def _pinned(certificate: Path) -> ssl.SSLContext:
     """Trust just the daemon's own certificate, by whatever name it is reached."""
-    context = ssl.create_default_context(cafile=str(certificate))
+    try:
+        context = ssl.create_default_context(cafile=str(certificate))
+    except OSError:
+        raise DaemonError(
+            "The file SIDECAR_TLS_CERT_FILE names cannot be read."
+        ) from None
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context

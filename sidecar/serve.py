@@ -17,7 +17,7 @@ from sidecar.access import Access, Guard, TokenFile
 from sidecar.app import create_api
 from sidecar.daemon import Daemon
 from sidecar.embedded import embedded_nats
-from sidecar.listen import bind_tcp, unix_socket
+from sidecar.listen import ListenError, bind_tcp, unix_socket
 from sidecar.log import log
 from sidecar.protocol import BoundedProtocol
 
@@ -55,7 +55,6 @@ async def serve(settings: Settings) -> None:
                 embedded_nats(settings.embedded_dir)
             )
         daemon = Daemon(settings, server)
-        stack.push_async_callback(_cancel, asyncio.create_task(daemon.run()))
         api = create_api(daemon)
         servers = [
             (_server(api, settings, listener, access), listener)
@@ -69,16 +68,24 @@ async def serve(settings: Settings) -> None:
             tcp_api=settings.tcp_access,
             role=settings.role,
         )
+        running = asyncio.create_task(daemon.run())
+        stack.push_async_callback(_cancel, running)
         serving = [
             asyncio.create_task(each.serve(sockets=[listener]))
             for each, listener in servers
         ]
-        await stop.wait()
+        stopping = asyncio.create_task(stop.wait())
+        # None of the others ends by itself: if one does, living on would be a lie.
+        await asyncio.wait(
+            {stopping, running, *serving}, return_when=asyncio.FIRST_COMPLETED
+        )
         log.info("stopping")
         daemon.stopping.set()
         for each, _ in servers:
             each.should_exit = True
         await asyncio.gather(*serving)
+        if running.done():
+            running.result()
     log.info("stopped")
 
 
@@ -96,25 +103,31 @@ def _server(
     is_tcp = not isinstance(listener.getsockname(), str)
     token = TokenFile(settings.token_file) if settings.token_file else None
     has_tls = is_tcp and settings.tls_cert_file is not None
-    return _Server(
-        uvicorn.Config(
-            Guard(api, access, token if access == "token" else None),
-            http=BoundedProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=int(
-                settings.publish_timeout_seconds + _GRACE_SECONDS
-            ),
-            ssl_certfile=settings.tls_cert_file if has_tls else None,
-            ssl_keyfile=settings.tls_key_file if has_tls else None,
-        )
+    config = uvicorn.Config(
+        Guard(api, access, token if access == "token" else None),
+        http=BoundedProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=int(
+            settings.publish_timeout_seconds + _GRACE_SECONDS
+        ),
+        ssl_certfile=settings.tls_cert_file if has_tls else None,
+        ssl_keyfile=settings.tls_key_file if has_tls else None,
     )
+    try:
+        config.load()
+    except OSError:  # ssl.SSLError is one
+        raise ListenError(
+            "SIDECAR_TLS_CERT_FILE and SIDECAR_TLS_KEY_FILE cannot be read or do not "
+            "belong together: name a certificate and its key, in PEM."
+        ) from None
+    return _Server(config)
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -78,4 +78,6 @@ def _line(row: dict[str, Any], view: View) -> str:
         return json.dumps(shown | ({"event": event} if view.show_payload else {}))
     cells = "{offset}  {timestamp}  {category:<9} {type!s:<11} {object_type!s:<16} "
     line = (cells + "{size_bytes}").format(**shown)
-    return line + (f"  {json.dumps(event['objattrs'])}" if view.show_payload else "")
+    return line + (
+        f"  {json.dumps(event.get('objattrs'))}" if view.show_payload else ""
+    )
