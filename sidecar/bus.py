@@ -35,6 +35,7 @@ READERS_WAIT_SECONDS: Final = 0.05
 """The same while readers wait for the next event: one question serves them all."""
 
 SETTLED_SECONDS: Final = 5.0
+LONGEST_GAP_SECONDS: Final = 2.0
 
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -72,6 +73,7 @@ class Bus:
         self._waiting = 0
         self._lasts: deque[tuple[float, int]] = deque()
         self._lost_at: float | None = None
+        self._pause_seconds = 0.0
         self._was_fit = False
         self.cause: Cause | None = errors.NATS_DOWN
         self.faults: list[str] = []
@@ -107,6 +109,8 @@ class Bus:
             info = await self.connection().stream_info()
         if info is None:
             raise Problem(errors.STREAM_MISSING, Outcome.NOT_STORED)
+        if not info.has_leader:
+            raise Problem(errors.JETSTREAM_UNAVAILABLE, Outcome.NOT_STORED)
         return info
 
     async def message(self, sequence: int) -> StoredMessage | None:
@@ -133,7 +137,7 @@ class Bus:
         message = None
         try:
             info = await connection.stream_info()
-            if info is None:
+            if info is None or not info.has_leader:
                 return None
             if info.position.first <= sequence <= info.position.last:
                 message = await connection.message(sequence)
@@ -144,13 +148,19 @@ class Bus:
     def settled_last(self) -> int | None:
         """Give the highest last offset that the leader named in the last 5 seconds.
 
-        None before there were 5 seconds of answers. What lies beyond it is beyond the
-        end of the stream, and not just unknown to an old leader that woke up.
+        None before there were 5 seconds of answers without a gap, from a leader with
+        its majority. What lies beyond it is beyond the end of the stream, and not just
+        unknown to an old leader that woke up.
         """
         now = time.monotonic()
+        self._forget_before_gap(now)
         if not self._lasts or now - self._lasts[0][0] < SETTLED_SECONDS:
             return None
         return max(last for _, last in self._lasts)
+
+    def _forget_before_gap(self, now: float) -> None:
+        if self._lasts and now - self._lasts[-1][0] > LONGEST_GAP_SECONDS:
+            self._lasts.clear()
 
     async def wait_for(self, offset: int, timeout_seconds: float) -> None:
         """Wait until the stream holds the offset, as long as the timeout at most."""
@@ -173,7 +183,6 @@ class Bus:
 
     async def run(self) -> None:
         """Connect, watch, and begin again, until cancelled."""
-        pause_seconds = 0.0
         while True:
             connection = Connection(self._plan, self._purpose)
             try:
@@ -183,14 +192,12 @@ class Bus:
             except Problem as problem:
                 self._report(problem.cause, [])
             finally:
-                was_fit = self._fit is connection
                 self._forget(connection)
                 await connection.close()
-            if was_fit:
-                pause_seconds = 0.0
-            await asyncio.sleep(pause_seconds)
-            pause_seconds = min(
-                max(_FIRST_PAUSE_SECONDS, pause_seconds * 2), _LONGEST_PAUSE_SECONDS
+            await asyncio.sleep(self._pause_seconds)
+            self._pause_seconds = min(
+                max(_FIRST_PAUSE_SECONDS, self._pause_seconds * 2),
+                _LONGEST_PAUSE_SECONDS,
             )
 
     async def _watch(self, connection: Connection) -> None:
@@ -238,13 +245,18 @@ class Bus:
         connection.stream_limit_bytes = info.config.get("max_msg_size", -1)
         if not connection.lost.is_set():
             self._fit = connection
+            self._pause_seconds = 0.0
             self._became_fit.set()
             self._report(None, [])
 
     async def _note(self, info: StreamInfo) -> None:
         self.info = info
         now = time.monotonic()
-        self._lasts.append((now, info.position.last))
+        self._forget_before_gap(now)
+        if info.has_leader and info.has_majority:
+            self._lasts.append((now, info.position.last))
+        else:
+            self._lasts.clear()
         while len(self._lasts) > 1 and now - self._lasts[1][0] >= SETTLED_SECONDS:
             self._lasts.popleft()
         async with self._moved:

@@ -106,7 +106,7 @@ def _leader(facts: Facts) -> Check:
     info = facts.info
     if facts.cause is not None or info is None:
         return Check("replicas", None)
-    if info.replicas > 1 and info.leader is None:
+    if not info.has_leader:
         return Check(
             "replicas", "The stream has no leader.", "Look at the NATS servers."
         )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
+from sidecar import errors
+
 if TYPE_CHECKING:
     from sidecar.errors import Problem
 
@@ -22,6 +24,10 @@ def answer(problem: Problem) -> Response:
         headers["Retry-After"] = str(problem.cause.retry_after_seconds)
     if problem.cause.status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
+    if problem.cause is errors.STOPPING:
+        # The listener goes away: a caller that kept this connection would write into it
+        # and could not know whether it was read.
+        headers["Connection"] = "close"
     return Response(
         json.dumps(problem.document()),
         status_code=problem.cause.status,

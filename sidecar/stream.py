@@ -35,6 +35,11 @@ class StreamInfo:
     categories: dict[str, int]
 
     @property
+    def has_leader(self) -> bool:
+        """Tell whether the answer is the leader's; others answer when there is none."""
+        return self.replicas == 1 or self.leader is not None
+
+    @property
     def has_majority(self) -> bool:
         """Tell whether the leader has heard from a majority lately."""
         return self.live_replicas * 2 > self.replicas

@@ -59,7 +59,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         self._http = SidecarHttp(settings)
         self._last = 0  # L; open() asks for it
         self._unknown: dict[str, _Sent] = {}  # by key; each was sent with this L
-        self._stored_unseen: _Sent | None = None  # stored, and Hermes does not know
+        self._stored_unseen: dict[Any, _Sent] = {}  # by object; Hermes does not know
         self._is_initsync = False
 
     def open(self) -> None:
@@ -81,7 +81,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         self._http.close()
         pass_went_through = sys.exc_info()[0] is None  # __exit__ calls us
         if pass_went_through and not self._is_initsync:
-            self._stored_unseen = None  # it would have come again by now
+            self._stored_unseen.clear()  # they would have come again by now
         self._is_initsync = False
 
     def _send(self, event: Event) -> int | None:
@@ -99,6 +99,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             if answer.status in (200, 201):
                 self._last = answer.document["offset"]
                 self._unknown.clear()
+                self._stored_unseen.pop(sent.object, None)
                 return self._last
             if answer.status == TAKEN:
                 in_doubt = False  # no copy that was sent with this L can land any more
@@ -139,18 +140,18 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
                 "Another producer writes to the stream of this Hermes"
             )
         elif stored.may_come_again:
-            self._stored_unseen = stored
+            self._stored_unseen[stored.object] = stored
 
     def _stands_already(self, sent: _Sent) -> bool:
         """Tell whether Hermes sends again what was stored although it was told unknown.
 
         A later event of the same object ends this: what then looks the same is new.
         """
-        unseen = self._stored_unseen
-        if unseen is None or unseen.object != sent.object:
+        unseen = self._stored_unseen.get(sent.object)
+        if unseen is None or unseen.body != sent.body:
             return False
-        self._stored_unseen = None
-        return unseen.body == sent.body
+        del self._stored_unseen[sent.object]
+        return True
 
     @staticmethod
     def _error(in_doubt: bool, reason: str) -> NatsSidecarError:
