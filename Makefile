@@ -10,7 +10,7 @@ HERMES_VENV := .venv-hermes
 CONTRACT := tests/test_producer_plugin.py tests/test_consumer_plugin.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check format lock test-hermes chaos docs clean
+.PHONY: help demo run test test-hermes chaos bench check format docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,12 @@ test-hermes: $(VENV)/developed $(HERMES_VENV)/installed ## test on a real Hermes
 	HERMES_HOME="$(abspath $(HERMES_HOME))" \
 	HERMES_PYTHON="$(abspath $(HERMES_VENV))/bin/python" \
 	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/hermes $(CONTRACT)
+
+chaos: $(VENV)/developed ## prove exactly once under faults (40 minutes), ARGS="--minutes 10"
+	PYTHONPATH=tests $(BIN)/python -m chaos.campaign --report .cache/chaos.json $(ARGS)
+
+bench: $(VENV)/benched ## measure beside the alternatives, ARGS=--quick
+	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
 
 check: $(VENV)/developed ## check format, lint and types
 	$(BIN)/ruff format --check .
@@ -69,6 +75,10 @@ $(VENV)/installed: $(VENV)/bin/python requirements.lock pyproject.toml
 
 $(VENV)/developed: $(VENV)/installed requirements-dev.lock
 	$(PIP) --require-hashes --requirement requirements-dev.lock
+	@touch $@
+
+$(VENV)/benched: $(VENV)/developed
+	$(PIP) matplotlib py-spy
 	@touch $@
 
 $(HERMES_VENV)/installed:

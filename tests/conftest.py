@@ -43,7 +43,7 @@ def http(sidecar: SidecarProcess) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="session")
 def hermes_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hermes, or our stand-in for it, with our plugins installed and importable."""
+    """Make a Hermes, or our stand-in for it, with our plugins installed."""
     home = make_hermes_home(tmp_path_factory.mktemp("hermes"))
     use_hermes_home(home)
     return home

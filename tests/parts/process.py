@@ -6,11 +6,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
 
 def wait_until(
@@ -22,6 +22,14 @@ def wait_until(
         if time.monotonic() > ends_at:
             raise AssertionError(f"not in {seconds} s: {what or condition}")
         time.sleep(0.01)
+
+
+def _is_stopped(task: Path) -> bool:
+    try:
+        state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:  # a thread that has just ended
+        return True
+    return state in "TZX"
 
 
 class Process:
@@ -57,7 +65,10 @@ class Process:
         return self.log.read_text("utf-8", "replace") if self.log.exists() else ""
 
     def freeze(self) -> None:
+        """Stop it, and return when each of its threads stands still."""
         self.running.send_signal(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self.running.pid}/task")
+        wait_until(lambda: all(map(_is_stopped, tasks.iterdir())), what="frozen")
 
     def thaw(self) -> None:
         self.running.send_signal(signal.SIGCONT)

@@ -78,7 +78,9 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
     def findNextEventOfCategory(self, category: str) -> Event | None:
         """Find the first event of a category from here on; None if none comes."""
         self._rows.clear()
-        return next(self._events(category), None)
+        found = next(self._events(category), None)
+        self._rows.clear()  # what was read ahead lacks the other categories
+        return found
 
     def __iter__(self) -> Iterator[Event]:
         """Give each event from here on, until none has come for the timeout."""

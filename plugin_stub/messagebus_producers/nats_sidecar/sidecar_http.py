@@ -14,6 +14,9 @@ import ssl
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+_MARKS = {"offset", "last_offset", "events", "code"}
+"""Each answer of a sidecar has one of these members."""
+
 STORED, NOT_STORED, UNKNOWN = "stored", "not_stored", "unknown"
 
 
@@ -148,8 +151,9 @@ def _answer(response: http.client.HTTPResponse, text: bytes) -> Answer:
         document = json.loads(text)
     except ValueError:
         document = None
-    if not isinstance(document, dict):
-        return Answer(status, UNKNOWN, f"no sidecar answers there, but {status}", {})
+    if not isinstance(document, dict) or _MARKS.isdisjoint(document):
+        reason = f"what answers at the plugin's url is no sidecar ({status})"
+        return Answer(502, UNKNOWN, reason, {})
     if status < 300:
         return Answer(status, STORED, "", document)
     retry_after = response.getheader("Retry-After", "")

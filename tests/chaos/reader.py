@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A hermes-client around the real consumer plugin, which follows through all faults."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Any
+
+
+class Reader(threading.Thread):
+    """Reads from the beginning and keeps its own offset, as a hermes-client does."""
+
+    def __init__(self, name: str, plugin: Any) -> None:
+        super().__init__(name=name, daemon=True)
+        self.plugin = plugin
+        self.seen: list[tuple[int, int]] = []  # offset, number
+        self.failures: Counter[str] = Counter()
+        self.violation: str | None = None
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        while not self.stopping.is_set():
+            try:
+                with self.plugin:
+                    self._follow()
+            except IndexError as error:
+                self.violation = f"{self.name}: {error}"
+                return
+            except Exception as error:  # noqa: BLE001 - a hermes-client tries again
+                self.failures[str(error)] += 1
+
+    def _follow(self) -> None:
+        self.plugin.setTimeout(200)
+        if self.seen:
+            self.plugin.seek(self.seen[-1][0] + 1)
+        else:
+            self.plugin.seekToBeginning()
+        while not self.stopping.is_set():
+            for event in self.plugin:
+                self.seen.append((event.offset, event.objattrs["number"]))
+                if self.stopping.is_set():
+                    return
+
+    @property
+    def offset(self) -> int:
+        """The last offset that it saw."""
+        return self.seen[-1][0] if self.seen else 0

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results of runs: merged into a JSON file, and from there docs/fault-matrix.md.
+
+`python -m chaos.report RESULTS.json docs/fault-matrix.md` writes the page.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import statistics
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .faults import FAULTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Run = dict[str, Any]
+
+_HEAD = """\
+<!-- SPDX-License-Identifier: Apache-2.0 -->
+<!-- Written by tests/chaos/report.py; do not edit. -->
+# Fault matrix
+
+What happens to events when something dies, measured: the real producer plugin sends
+through real sidecars to real nats-servers while the faults below come in an order drawn
+from a seed, and afterwards the whole stream is read and compared with what each `_send`
+told Hermes. The duplicate window of the stream is 0.1 s throughout, so nothing rests on
+JetStream's deduplication. The plugin's timeouts are 1 to 4 s instead of 30 and 60, so
+that failures and unknown outcomes do reach Hermes.
+
+Checked in each run: each `_send` that returned stands exactly once, at its offset, in
+the order of sending; nothing that was reported not stored stands; nothing else stands,
+but for events whose outcome was reported unknown; what came again after an unknown
+outcome is stored once; offsets rise without a hole; all replicas hold the same; each
+reader (the real consumer plugin, following through all faults) saw the same, once, in
+order.
+"""
+
+
+def merge(file: Path, result: Run) -> None:
+    """Add a run to the file; runs may end at the same moment."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a+", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.seek(0)
+        text = stream.read()
+        runs = json.loads(text)["runs"] if text else []
+        runs = [run for run in runs if run["command"] != result["command"]]
+        stream.truncate(0)
+        json.dump({"runs": [*runs, result]}, stream)
+
+
+def load(file: Path) -> list[Run]:
+    """Give the runs of the real publisher; none if there is no such file."""
+    if not file.exists():
+        return []
+    with file.open(encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_SH)
+        text = stream.read()
+    runs: list[Run] = json.loads(text)["runs"] if text else []
+    return [run for run in runs if run["publisher"] == "real"]
+
+
+def fault_times(runs: Iterable[Run]) -> Counter[str]:
+    """Count how often each fault was run."""
+    times: Counter[str] = Counter()
+    for run in runs:
+        for name, count in run["faults"].items():
+            times[name] += count["times"]
+    return times
+
+
+def page(runs: Sequence[Run]) -> str:
+    """Write the whole page."""
+    return "\n".join([_HEAD, *_totals(runs), *_faults(runs), *_runs(runs), ""])
+
+
+def _totals(runs: Sequence[Run]) -> list[str]:
+    late: Counter[str] = Counter()
+    for run in runs:
+        late.update(run["late"])
+    stored = sum(late[code] for code in ("200", "201", "stored"))
+    answers = ", ".join(f"{count} {answer}" for answer, count in late.most_common())
+    return [
+        (
+            f"In {len(runs)} runs with {len({run['seed'] for run in runs})} seeds and "
+            f"{sum(fault_times(runs).values()):,} faults, "
+            f"{_sum(runs, 'acknowledged'):,} "
+            "events were acknowledged; "
+            f"**{sum(len(run['violations']) for run in runs)} "
+            "violations**."
+        ),
+        "",
+        (
+            f"{sum(late.values()):,} requests and publishes were held back and "
+            "delivered "
+            f"after their sender had gone on. What they were answered: {answers}. "
+            f"The {stored} answers 200, 201 and stored are copies of an event that "
+            "stands "
+            "once, by this copy or by an earlier one; 412 and 10071 are refusals."
+        ),
+        "",
+    ]
+
+
+def _faults(runs: Sequence[Run]) -> list[str]:
+    counts: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for run in runs:
+        for name, count in run["faults"].items():
+            counts[name].append(count)
+    lines = [
+        "## Faults",
+        "",
+        (
+            "*Caller sees*: what `_send`, or `open` at the start of a pass, raised "
+            "between "
+            "this fault and the next; everything else returned its offset. *Stream "
+            "holds*: "
+            "every acknowledged event once, and of the events of unknown outcome so "
+            "many. "
+            "*Ready again*: seconds from the end of the fault (or the moment it "
+            "struck) to "
+            "the next acknowledged event, median and longest."
+        ),
+        "",
+        (
+            "| Fault | What is done | Times | Acknowledged | Caller sees | Stream "
+            "holds | "
+            "Ready again (s) | Violations |"
+        ),
+        "|---|---|--:|--:|---|---|--:|--:|",
+    ]
+    lines += [_fault_row(name, counts[name]) for name in FAULTS if name in counts]
+    return [*lines, ""]
+
+
+def _fault_row(name: str, counts: list[dict[str, Any]]) -> str:
+    told: Counter[str] = Counter()
+    for count in counts:
+        told.update(count["told"])
+    ready = [seconds for count in counts for seconds in count["ready_seconds"]]
+    stored, absent = _sum(counts, "unknown_stored"), _sum(counts, "unknown_absent")
+    sees = "; ".join(f"{count:,} {text}" for text, count in told.most_common(5))
+    cells = [
+        f"`{name}`",
+        FAULTS[name].does,
+        f"{_sum(counts, 'times'):,}",
+        f"{_sum(counts, 'acknowledged'):,}",
+        sees or "nothing",
+        f"{stored} unknown stored, {absent} not" if stored + absent else "no unknown",
+        f"{statistics.median(ready):.2f}, {max(ready):.2f}" if ready else "",
+        f"{_sum(counts, 'violations')}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _runs(runs: Sequence[Run]) -> list[str]:
+    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run["topology"], run["server_version"]].append(run)
+    rows = [_run_row(key, groups[key]) for key in sorted(groups)]
+    by_topology: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_topology[run["topology"]].append(run)
+    rows += [_run_row((name, "all"), by_topology[name]) for name in sorted(by_topology)]
+    return [
+        "## Runs",
+        "",
+        (
+            "| Topology | nats-server | Seeds | Acknowledged | Recognised | Not "
+            "stored | "
+            "Unknown, stored | Unknown, not stored | Read | Violations |"
+        ),
+        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|",
+        *rows,
+        "",
+        (
+            "*Recognised*: events that Hermes sent again after an unknown outcome "
+            "and that "
+            "stood already. *Read*: events seen by the readers."
+        ),
+        "",
+        "`make chaos` does all of this again. One run, with the seed of a row:",
+        "",
+        (
+            "    PYTHONPATH=tests python -m chaos.run --topology cluster --seed 1 "
+            "--server-version 2.12.8 --seconds 240"
+        ),
+    ]
+
+
+def _run_row(key: tuple[str, str], runs: list[Run]) -> str:
+    names = ("acknowledged", "standing", "not_stored", "unknown_stored")
+    numbers = [_sum(runs, name) for name in (*names, "unknown_absent", "read")]
+    numbers.append(sum(len(run["violations"]) for run in runs))
+    seeds = sorted({run["seed"] for run in runs})
+    shown = f"{len(seeds)}: {seeds[0]} to {seeds[-1]}" if seeds[1:] else f"{seeds[0]}"
+    cells = [*key, shown, *(f"{number:,}" for number in numbers)]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _sum(rows: Iterable[dict[str, Any]], name: str) -> int:
+    return sum(row[name] for row in rows)
+
+
+if __name__ == "__main__":
+    Path(sys.argv[2]).write_text(page(load(Path(sys.argv[1]))), "utf-8")

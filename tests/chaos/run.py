@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: T201 - a command prints
+"""One run: faults while the producers send, then the comparison with the stream."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from parts.hermes import load_plugin, make_hermes_home, use_hermes_home
+
+from sidecar.embedded import find_nats_server
+
+from .broken import break_publisher
+from .checker import Message, Told, Verdict, check, check_reader
+from .faults import FAULTS, Stage
+from .hermes_server import HermesServer
+from .ledger import Ledger
+from .options import Options, parse
+from .reader import Reader
+from .report import merge
+from .servers import nats_server
+from .world import World, can_mount
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+READY_SECONDS = 90.0
+"""Longer than that after a fault without an acknowledged event is a violation."""
+
+_CODE = re.compile(r"\((\w+)\)$")
+_SHOWN = 20
+_STARTS = 3
+_OTHERS_ON_CLUSTER = 3
+
+
+@dataclass
+class Window:
+    """One fault, up to the next one: which attempts fell into it."""
+
+    fault: str
+    begin: int
+    begin_opens: int
+    end: int = 0
+    end_opens: int = 0
+    ready_seconds: float | None = None
+
+
+@dataclass
+class FaultCount:
+    """What a run saw of one fault."""
+
+    times: int = 0
+    acknowledged: int = 0
+    told: dict[str, int] = field(default_factory=dict)
+    unknown_stored: int = 0
+    unknown_absent: int = 0
+    violations: int = 0
+    ready_seconds: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Result:
+    """What a run leaves in the report."""
+
+    command: str
+    topology: str
+    server_version: str
+    seed: int
+    publisher: str
+    seconds: float
+    acknowledged: int
+    standing: int
+    not_stored: int
+    unknown_stored: int
+    unknown_absent: int
+    readers: int
+    read: int
+    late: dict[str, int]
+    faults: dict[str, FaultCount]
+    violations: list[str]
+
+
+def run(options: Options, home: Path) -> Result:
+    """Run and compare; `home` is a Hermes with our plugins, on the path already."""
+    version = options.server_version
+    binary = nats_server(version) if version else Path(find_nats_server())
+    with ExitStack() as stack:
+        rng, world = _start(options, binary, stack)
+        return _Run(options, world, home, rng).result()
+
+
+def _start(
+    options: Options, binary: Path, stack: ExitStack
+) -> tuple[random.Random, World]:
+    """Start everything; again with other ports if somebody took one in between."""
+    for left in reversed(range(_STARTS)):
+        rng = random.Random(options.seed)  # noqa: S311 - to be repeatable
+        with ExitStack() as attempt:
+            directory = tempfile.TemporaryDirectory(prefix="chaos-")
+            path = Path(attempt.enter_context(directory))
+            try:
+                world = attempt.enter_context(World(options, path, rng, binary))
+            except (AssertionError, OSError):
+                if not left:
+                    raise
+                continue
+            stack.push(attempt.pop_all())
+            return rng, world
+    raise AssertionError
+
+
+class _Run:
+    def __init__(
+        self, options: Options, world: World, home: Path, rng: random.Random
+    ) -> None:
+        self.options, self.world, self.rng = options, world, rng
+        self.ledger = Ledger()
+        self.windows: list[Window] = []
+        self.violations: list[str] = []
+        self.began_at = time.monotonic()
+        count = 2 if options.topology == "two-producers" else 1
+        self.servers = [self._server(home, number) for number in range(count)]
+        self.readers = [self._reader(home, number) for number in range(options.readers)]
+
+    def _server(self, home: Path, number: int) -> HermesServer:
+        settings = {
+            "url": self.world.url,
+            "send_timeout": self.rng.choice([1, 1, 2]),
+            "unknown_timeout": self.rng.choice([1, 1, 2, 4]),
+        }
+        plugin = load_plugin(home, "messagebus_producers", settings)
+        break_publisher(plugin, self.options.publisher)
+        rng = random.Random(self.rng.random())  # noqa: S311 - to be repeatable
+        return HermesServer(number, plugin, self.ledger, rng)
+
+    def _reader(self, home: Path, number: int) -> Reader:
+        settings = {
+            "url": self.world.url,
+            "batch_size": self.rng.choice([2, 30, 100, 500]),
+        }
+        plugin = load_plugin(home, "messagebus_consumers", settings)
+        return Reader(f"reader {number}", plugin)
+
+    def result(self) -> Result:
+        threads: list[HermesServer | Reader] = [*self.servers, *self.readers]
+        for thread in threads:
+            thread.start()
+        try:
+            self._harm()
+            self._finish()
+            copies = self.world.read()
+            self._finish_readers(copies[0])
+        finally:
+            for thread in threads:
+                thread.stopping.set()
+        return self._compare(copies)
+
+    # -- Faults ------------------------------------------------------------------------
+
+    def _harm(self) -> None:
+        for name in self._deck():
+            burst = self.rng.randint(5, 80)
+            if not self.ledger.wait_acknowledged(burst, READY_SECONDS):
+                self.violations.append(f"no events went on before {name}")
+                return
+            if self._is_over():
+                return
+            self._strike(name)
+            if self.violations:
+                return
+
+    def _deck(self) -> Iterator[str]:
+        """Give each fault once, in an order of its own, again and again.
+
+        On a cluster each time those that only a cluster has, and some of the others.
+        """
+        faults = self.options.faults
+        own = [name for name in faults if FAULTS[name].topologies == ("cluster",)]
+        others = [name for name in faults if name not in own]
+        while True:
+            count = min(len(others), _OTHERS_ON_CLUSTER) if own else len(others)
+            deck = own + self.rng.sample(others, count)
+            yield from self.rng.sample(deck, len(deck))
+
+    def _is_over(self) -> bool:
+        events = self.options.events
+        return (
+            time.monotonic() - self.began_at > self.options.seconds
+            or (events > 0 and self.ledger.acknowledged >= events)
+            or any(server.failure for server in self.servers)
+        )
+
+    def _strike(self, name: str) -> None:
+        ledger = self.ledger
+        window = Window(name, len(ledger.attempts), len(ledger.failed_opens))
+        over_at = FAULTS[name].act(Stage(self.world, ledger, self.rng))
+        if over_at is None:
+            return
+        if self.windows:
+            self.windows[-1].end = window.begin
+            self.windows[-1].end_opens = window.begin_opens
+        self.windows.append(window)
+        if not ledger.wait_for(lambda: ledger.acknowledged_at > over_at, READY_SECONDS):
+            self.violations.append(f"not ready {READY_SECONDS} s after {name}")
+            return
+        window.ready_seconds = round(ledger.acknowledged_at - over_at, 3)
+
+    # -- The end -----------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        """Let the last event of each producer be stored, then every late copy out."""
+        self.violations += self.world.deaths()
+        self.world.heal()
+        for server in self.servers:
+            server.stopping.set()
+        for server in self.servers:
+            server.join(200)
+            if server.is_alive():
+                self.violations.append(f"{server.name} does not end")
+            if server.failure:
+                self.violations.append(server.failure)
+        if not self.world.proxy.flush():
+            self.violations.append("late copies are still on their way")
+        if self.windows:
+            self.windows[-1].end = len(self.ledger.attempts)
+            self.windows[-1].end_opens = len(self.ledger.failed_opens)
+
+    def _finish_readers(self, messages: list[Message]) -> None:
+        last = messages[-1].offset if messages else 0
+        ends_at = time.monotonic() + 60
+        for reader in self.readers:
+            while reader.offset < last and time.monotonic() < ends_at:
+                if not reader.is_alive():
+                    break
+                time.sleep(0.05)
+            reader.stopping.set()
+        for reader in self.readers:
+            reader.join(60)
+            if reader.violation:
+                self.violations.append(reader.violation)
+
+    def _compare(self, copies: list[list[Message]]) -> Result:
+        attempts, messages = self.ledger.attempts, copies[0]
+        verdict = check(attempts, messages)
+        self.violations += verdict.violations
+        for number, copy in enumerate(copies):
+            if copy != messages:
+                self.violations.append(f"replica {number} holds another stream")
+        for reader in self.readers:
+            self.violations += check_reader(reader.name, reader.seen, messages)
+        told = Counter(attempt.told for attempt in attempts)
+        return Result(
+            command=self.options.command,
+            topology=self.options.topology,
+            server_version=self.options.server_version or "installed",
+            seed=self.options.seed,
+            publisher=self.options.publisher,
+            seconds=round(time.monotonic() - self.began_at, 1),
+            acknowledged=told[Told.STORED],
+            standing=told[Told.STANDING],
+            not_stored=told[Told.NOT_STORED],
+            unknown_stored=len(verdict.unknown_stored),
+            unknown_absent=told[Told.UNKNOWN] - len(verdict.unknown_stored),
+            readers=len(self.readers),
+            read=sum(len(reader.seen) for reader in self.readers),
+            late=dict(self.world.proxy.late_answers),
+            faults=self._count_faults(verdict),
+            violations=self.violations,
+        )
+
+    def _count_faults(self, verdict: Verdict) -> dict[str, FaultCount]:
+        counts: dict[str, FaultCount] = {}
+        for window in self.windows:
+            count = counts.setdefault(window.fault, FaultCount())
+            count.times += 1
+            if window.ready_seconds is not None:
+                count.ready_seconds.append(window.ready_seconds)
+            self._count_window(window, count, verdict)
+        if self.violations and self.windows:
+            counts[self.windows[-1].fault].violations += len(self.violations)
+        return counts
+
+    def _count_window(
+        self, window: Window, count: FaultCount, verdict: Verdict
+    ) -> None:
+        told = Counter(count.told)
+        for number in range(window.begin, window.end):
+            attempt = self.ledger.attempts[number]
+            count.acknowledged += attempt.told is Told.STORED
+            if attempt.told is Told.UNKNOWN:
+                is_stored = number in verdict.unknown_stored
+                count.unknown_stored += is_stored
+                count.unknown_absent += not is_stored
+            if attempt.text:
+                told[f"{attempt.told}: {_cause(attempt.text)}"] += 1
+        for _, text in self.ledger.failed_opens[window.begin_opens : window.end_opens]:
+            told[f"open: {_cause(text)}"] += 1
+        count.told = dict(told)
+
+
+def _cause(text: str) -> str:
+    """Shorten a text of the plugin to its code, or to what stands behind the colon."""
+    code = _CODE.search(text)
+    return code[1] if code else text.partition(": ")[2] or text
+
+
+def summary(result: Result) -> str:
+    """Say in some lines what a run found."""
+    counts = (
+        f"{result.acknowledged} acknowledged, {result.standing} recognised, "
+        f"{result.not_stored} not stored, {result.unknown_stored} unknown and stored, "
+        f"{result.unknown_absent} unknown and absent"
+    )
+    times = sum(count.times for count in result.faults.values())
+    lines = [
+        (
+            f"{result.topology}, server {result.server_version}, seed {result.seed}, "
+            f"{result.seconds} s: {counts}"
+        ),
+        (
+            f"{times} faults of {len(result.faults)} kinds, late copies answered "
+            f"{result.late}, {result.read} events read by {result.readers} readers"
+        ),
+    ]
+    if result.violations:
+        shown = result.violations[:_SHOWN]
+        lines += [f"VIOLATION, seed {result.seed}: {each}" for each in shown]
+        lines += [f"{len(result.violations)} violations; repeat with", result.command]
+    else:
+        lines.append("no violation")
+    return "\n".join(lines)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Run from the command line."""
+    options = parse()
+    signal.signal(signal.SIGTERM, _interrupt)
+    reason = can_mount()
+    if reason is not None and options.topology != "cluster":
+        print(f"disk_full is not possible here: {reason}")
+    with ExitStack() as stack:
+        directory = Path(tempfile.mkdtemp(prefix="chaos-hermes-"))
+        stack.callback(shutil.rmtree, directory)
+        home = make_hermes_home(directory)
+        use_hermes_home(home)
+        logging.getLogger("hermes-test").addHandler(logging.NullHandler())
+        try:
+            result = run(options, home)
+        except KeyboardInterrupt:
+            print("interrupted; every process was ended")
+            return 130
+    print(summary(result))
+    if options.report is not None:
+        merge(options.report, asdict(result))
+    return 1 if result.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

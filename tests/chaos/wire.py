@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole stream, read over a plain socket.
+
+Neither the product's code nor its client library: what the checker reads does not
+depend on what it checks.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from parts.jetstream import Operator
+
+from .checker import Message
+
+_BATCH = 2000
+
+Silence = (OSError, AssertionError, ValueError)
+"""What Operator raises where nobody answers, or JetStream answers an error."""
+
+
+class Wire(Operator):
+    """An Operator that asks with less patience and reads streams in batches."""
+
+    def __init__(self, port: int, seconds: float = 2.0) -> None:
+        super().__init__(port)
+        self._socket.settimeout(seconds)
+
+    def info(self, stream: str) -> dict[str, Any]:
+        document: dict[str, Any] = self.api(f"STREAM.INFO.{stream}")
+        return document
+
+    def messages(self, stream: str, first: int, last: int) -> list[Message]:
+        """Read what this server's replica holds of a range."""
+        self._socket.settimeout(20.0)
+        messages: list[Message] = []
+        while first <= last:
+            batch = self._batch(stream, first)
+            if not batch:
+                break
+            messages += batch
+            first = batch[-1].offset + 1
+        return messages
+
+    def _batch(self, stream: str, first: int) -> list[Message]:
+        request = json.dumps({"seq": first, "batch": _BATCH}).encode()
+        self.send(f"$JS.API.DIRECT.GET.{stream}", request, reply="_INBOX.operator")
+        batch: list[Message] = []
+        while True:
+            words = self._read_until(b"HMSG").split()
+            size, split = int(words[-1]), int(words[-2])
+            block = self._stream.read(size + 2)[:size]
+            headers = _headers(block[:split])
+            if "Status" in headers:
+                return batch
+            batch.append(
+                Message(
+                    offset=int(headers["Nats-Sequence"]),
+                    key=headers.get("Nats-Msg-Id", ""),
+                    body=block[split:],
+                )
+            )
+
+
+def _headers(block: bytes) -> dict[str, str]:
+    first, *lines = block.decode().split("\r\n")
+    status = first.removeprefix("NATS/1.0").strip()
+    headers = {"Status": status[:3]} if status else {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        headers[name] = value.strip()
+    return headers

@@ -1,0 +1,656 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import importlib
+import threading
+import time
+import uuid
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from parts.answers import NO_ANSWER, Clock, Mute, Player, Reply, problem, timed
+from parts.hermes import load_plugin, new_event
+from parts.jetstream import Operator, wait_jetstream
+from parts.nats import NatsProcess, free_port
+from parts.process import wait_until
+from parts.sidecar import SidecarProcess, event, last_offset, post
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FAMILY = "messagebus_consumers"
+SECRET = "c0rrect-horse"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def player() -> Iterator[Player]:
+    with Player(page()) as player:
+        yield player
+
+
+def consumer_of(
+    home: Path, url: str, clock: Clock | None = None, **settings: Any
+) -> Any:
+    """Load the plugin; with the test's clock its pauses cost nothing."""
+    plugin = load_plugin(home, FAMILY, {"url": url} | settings)
+    return plugin if clock is None else timed(plugin, clock)
+
+
+def page(*offsets: int, next_offset: int = 1) -> Reply:
+    rows = [
+        {
+            "offset": offset,
+            "timestamp": "2026-11-23T09:48:26.948035854Z",
+            "category": "base",
+            "data": event(objpkey=offset).decode(),
+        }
+        for offset in offsets
+    ]
+    if offsets:
+        next_offset = offsets[-1] + 1
+    return Reply(200, {"events": rows, "next_offset": next_offset})
+
+
+@contextmanager
+def sidecar_on(
+    nats: NatsProcess, directory: Path, name: str | None = None, **settings: object
+) -> Iterator[SidecarProcess]:
+    """Serve a stream of its own."""
+    name = name or f"s{uuid.uuid4().hex[:12]}"
+    with SidecarProcess(
+        directory,
+        nats_url=nats.url,
+        stream_create=True,
+        stream=name,
+        subject_prefix=name,
+        **settings,
+    ) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def filled(
+    nats: NatsProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[SidecarProcess, int]]:
+    """Serve twenty events, each third an initsync; with the first offset."""
+    with sidecar_on(nats, tmp_path_factory.mktemp("filled")) as process:
+        with process.client() as http:
+            first = last_offset(http) + 1
+            for number in range(20):
+                category = "initsync" if number % 3 == 2 else "base"
+                attributes = {"password": SECRET, "name": "Zoé Dœuff"}
+                body = event(category, objpkey=number, objattrs=attributes)
+                assert post(http, body).status_code == 201
+        yield process, first
+
+
+@pytest.fixture
+def consumer(hermes_home: Path, filled: tuple[SidecarProcess, int]) -> Iterator[Any]:
+    """One open consumer of the twenty events, that waits 0.3 s for more."""
+    plugin = consumer_of(hermes_home, filled[0].url)
+    plugin._sleep = staticmethod(lambda _: None)
+    plugin.setTimeout(300)
+    with plugin:
+        yield plugin
+
+
+@pytest.fixture
+def first(filled: tuple[SidecarProcess, int]) -> int:
+    return filled[1]
+
+
+# -- Settings --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch_size": 1},
+        {"batch_size": 5000},
+        {"token_file": "/t", "cafile": "/c"},
+        {"send_timeout": 30, "unknown_timeout": 60},  # one shape for both plugins
+    ],
+)
+def test_good_settings_are_accepted(
+    hermes_home: Path, settings: dict[str, Any]
+) -> None:
+    consumer_of(hermes_home, "unix:///s", **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"batch_size": 0}, {"batch_size": 5001}, {"batch_size": "500"}, {"offset": 7}],
+)
+def test_bad_settings_are_refused_by_the_schema(
+    hermes_home: Path, settings: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=r"\{"):
+        consumer_of(hermes_home, "unix:///s", **settings)
+
+
+# -- Reading ---------------------------------------------------------------------------
+
+
+def test_from_the_beginning_every_event_comes_in_order(
+    consumer: Any, first: int
+) -> None:
+    consumer.seekToBeginning()
+    events = list(consumer)
+    assert [one.offset for one in events] == list(range(first, first + 20))
+    assert [one.objpkey for one in events] == list(range(20))
+    assert events[0].objattrs["name"] == "Zoé Dœuff"
+
+
+def test_an_event_has_an_int_offset_and_a_naive_local_time(consumer: Any) -> None:
+    consumer.seekToBeginning()
+    one = next(iter(consumer))
+    assert type(one.offset) is int
+    assert type(one.timestamp) is datetime
+    assert one.timestamp.tzinfo is None
+    now = datetime.now()  # noqa: DTZ005 - Hermes' are naive and local
+    assert now - timedelta(minutes=5) < one.timestamp <= now + timedelta(seconds=1)
+
+
+def test_the_time_of_an_event_is_read_in_local_time(
+    hermes_home: Path,
+    player: Player,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TZ", "Europe/Paris")
+    time.tzset()
+    try:
+        with consumer_of(hermes_home, player.url, clock) as plugin:
+            player.then(page(7))
+            one = next(iter(plugin))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert one.timestamp == datetime(2026, 11, 23, 10, 48, 26, 948035)  # noqa: DTZ001
+
+
+@pytest.mark.parametrize(
+    ("text", "microsecond"),
+    [("26Z", 0), ("26.5Z", 500_000), ("26.948035854Z", 948_035), ("26.000001Z", 1)],
+)
+def test_a_time_of_any_number_of_decimals_is_read(
+    hermes_home: Path, player: Player, clock: Clock, text: str, microsecond: int
+) -> None:
+    answer = page(7)
+    answer.document["events"][0]["timestamp"] = f"2026-11-23T09:48:{text}"
+    with consumer_of(hermes_home, player.url, clock) as plugin:
+        player.then(answer)
+        one = next(iter(plugin))
+    assert (one.timestamp.second, one.timestamp.microsecond) == (26, microsecond)
+
+
+def test_seek_begins_at_that_offset(consumer: Any, first: int) -> None:
+    consumer.seek(first + 7)
+    assert [one.offset for one in consumer] == list(range(first + 7, first + 20))
+
+
+def test_seek_one_past_the_last_is_legal_and_waits(consumer: Any, first: int) -> None:
+    consumer.seek(first + 20)
+    assert list(consumer) == []
+
+
+@pytest.mark.parametrize("far", [-1, -1000])
+def test_seek_before_the_first_is_an_index_error(
+    consumer: Any, first: int, far: int
+) -> None:
+    with pytest.raises(IndexError):
+        consumer.seek(first + far)
+
+
+@pytest.mark.parametrize("offset", [0, 1, -5])
+def test_seek_to_an_offset_of_another_bus_is_an_index_error(
+    consumer: Any, offset: int
+) -> None:
+    with pytest.raises(IndexError):
+        consumer.seek(offset)
+
+
+def test_seek_beyond_the_end_is_an_index_error(consumer: Any, first: int) -> None:
+    with pytest.raises(IndexError):
+        consumer.seek(first + 22)
+
+
+def test_a_failed_seek_can_be_followed_by_a_good_one(consumer: Any, first: int) -> None:
+    with pytest.raises(IndexError):
+        consumer.seek(1)
+    consumer.seek(first + 19)
+    assert [one.offset for one in consumer] == [first + 19]
+
+
+def test_an_index_error_comes_after_a_pause_and_names_no_offset(
+    hermes_home: Path, player: Player, clock: Clock
+) -> None:
+    with consumer_of(hermes_home, player.url, clock) as plugin:
+        player.then(problem(410, "offset_gone", first_offset=123, last_offset=456))
+        with pytest.raises(IndexError) as caught:
+            plugin.seek(77)
+    assert sum(clock.slept) >= 3
+    assert not any(number in str(caught.value) for number in ("77", "123", "456"))
+
+
+def test_iteration_goes_on_where_it_stopped(consumer: Any, first: int) -> None:
+    consumer.seekToBeginning()
+    for one in consumer:
+        if one.offset == first + 4:
+            break
+    assert next(iter(consumer)).offset == first + 5
+
+
+def test_the_offset_outlives_close_and_open(
+    hermes_home: Path, filled: tuple[SidecarProcess, int]
+) -> None:
+    process, first = filled
+    plugin = consumer_of(hermes_home, process.url)
+    plugin.setTimeout(100)
+    with plugin:
+        plugin.seek(first)
+        assert next(iter(plugin)).offset == first
+    with plugin:
+        assert next(iter(plugin)).offset == first + 1
+    plugin.close()
+
+
+def test_a_small_batch_gives_the_same_events(
+    hermes_home: Path, filled: tuple[SidecarProcess, int]
+) -> None:
+    process, first = filled
+    plugin = consumer_of(hermes_home, process.url, batch_size=3)
+    plugin.setTimeout(100)
+    with plugin:
+        plugin.seekToBeginning()
+        assert [one.offset for one in plugin] == list(range(first, first + 20))
+
+
+def test_a_reader_that_pauses_between_two_events_misses_nothing(
+    hermes_home: Path, nats: NatsProcess, tmp_path: Path
+) -> None:
+    with sidecar_on(nats, tmp_path) as process, process.client() as http:
+        first = post(http).json()["offset"]
+        post(http)
+        plugin = consumer_of(hermes_home, process.url, batch_size=1)
+        plugin.setTimeout(500)
+        with plugin:
+            plugin.seekToBeginning()
+            events = iter(plugin)
+            assert next(events).offset == first
+            post(http)  # while the client thinks
+            assert [one.offset for one in events] == [first + 1, first + 2]
+
+
+def test_bytes_and_times_in_an_event_are_decoded(
+    hermes_home: Path, nats: NatsProcess, tmp_path: Path
+) -> None:
+    made = new_event("base", "added")
+    made.objattrs = {"photo": bytes(range(256)), "born": datetime(2000, 1, 2, 3)}  # noqa: DTZ001
+    with sidecar_on(nats, tmp_path) as process, process.client() as http:
+        post(http, made.to_json().encode())
+        plugin = consumer_of(hermes_home, process.url)
+        with plugin:
+            plugin.seekToBeginning()
+            read = next(iter(plugin))
+    assert read.objattrs == made.objattrs
+    assert read.to_json() == made.to_json()
+
+
+# -- findNextEventOfCategory -----------------------------------------------------------
+
+
+def test_the_next_event_of_a_category_is_found_from_here_on(
+    consumer: Any, first: int
+) -> None:
+    consumer.seekToBeginning()
+    for number in (2, 5, 8):
+        found = consumer.findNextEventOfCategory("initsync")
+        assert (found.offset, found.evcategory) == (first + number, "initsync")
+
+
+def test_after_a_find_iteration_goes_on_with_the_very_next_event(
+    consumer: Any, first: int
+) -> None:
+    consumer.seekToBeginning()
+    assert consumer.findNextEventOfCategory("initsync").offset == first + 2
+    assert [one.offset for one in consumer] == list(range(first + 3, first + 20))
+
+
+def test_a_find_in_the_middle_of_an_iteration_starts_at_its_place(
+    consumer: Any, first: int
+) -> None:
+    consumer.seekToBeginning()
+    events = iter(consumer)
+    assert next(events).offset == first
+    assert next(events).offset == first + 1
+    assert next(events).offset == first + 2
+    assert consumer.findNextEventOfCategory("initsync").offset == first + 5
+
+
+def test_a_category_that_does_not_come_gives_none_within_the_timeout(
+    consumer: Any,
+) -> None:
+    consumer.seekToBeginning()
+    started_at = time.monotonic()
+    assert consumer.findNextEventOfCategory("nothing") is None
+    assert time.monotonic() - started_at < 2
+
+
+def test_a_find_asks_the_server_to_filter(
+    hermes_home: Path, player: Player, clock: Clock
+) -> None:
+    with consumer_of(hermes_home, player.url, clock) as plugin:
+        player.then(page(9))
+        plugin.findNextEventOfCategory("initsync")
+    assert "category=initsync" in player.requests[-1].path
+
+
+# -- Timeout ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timeout_ms", [0, 1, 500])
+def test_iteration_ends_within_the_timeout(consumer: Any, timeout_ms: int) -> None:
+    consumer.setTimeout(timeout_ms)
+    consumer.seekToBeginning()
+    assert len(list(consumer)) == 20
+    started_at = time.monotonic()
+    assert list(consumer) == []
+    took_seconds = time.monotonic() - started_at
+    assert timeout_ms / 1000 - 0.05 <= took_seconds < timeout_ms / 1000 + 0.5
+
+
+def test_an_event_that_comes_in_time_starts_the_timeout_again(
+    hermes_home: Path, nats: NatsProcess, tmp_path: Path
+) -> None:
+    with sidecar_on(nats, tmp_path) as process, process.client() as http:
+        plugin = consumer_of(hermes_home, process.url)
+        plugin.setTimeout(1500)
+        got: list[int] = []
+        with plugin:
+            plugin.seekToBeginning()
+            reading = threading.Thread(
+                target=lambda: got.extend(one.offset for one in plugin)
+            )
+            started_at = time.monotonic()
+            reading.start()
+            for number in range(3):
+                reading.join(0.8)
+                assert reading.is_alive()
+                post(http)
+                wait_until(lambda n=number: len(got) == n + 1, 2, "at once")
+            reading.join(10)
+            assert time.monotonic() - started_at > 2.4 + 1.4
+
+
+def test_without_a_timeout_iteration_waits_for_ever(
+    hermes_home: Path, player: Player, clock: Clock
+) -> None:
+    with consumer_of(hermes_home, player.url, clock) as plugin:
+        plugin.setTimeout(None)
+        plugin.seek(7)
+        empty = [page(next_offset=7)] * 5
+        player.then(*empty, problem(503, "nats_down", None, "1"), NO_ANSWER, page(7))
+        assert next(iter(plugin)).offset == 7
+
+
+def test_iteration_ends_in_time_though_the_sidecar_is_gone(
+    hermes_home: Path, player: Player, clock: Clock
+) -> None:
+    with consumer_of(hermes_home, player.url, clock) as plugin:
+        plugin.setTimeout(2000)
+        player.then(problem(503, "nats_down", None, "1"))
+        started_at = clock.now()
+        assert list(plugin) == []
+        assert 2 <= clock.now() - started_at < 2.1
+
+
+def test_iteration_ends_soon_after_the_timeout_though_nothing_answers(
+    hermes_home: Path,
+) -> None:
+    """Hermes looks at its stop signal only between two passes."""
+    with Mute() as mute:
+        plugin = consumer_of(hermes_home, mute.url)
+        plugin.setTimeout(500)
+        started_at = time.monotonic()
+        assert list(plugin) == []
+        assert time.monotonic() - started_at < 6.5
+        plugin.close()
+
+
+# -- Trouble ---------------------------------------------------------------------------
+
+
+def test_open_without_a_sidecar_raises_one_constant_text(
+    hermes_home: Path, clock: Clock
+) -> None:
+    plugin = consumer_of(hermes_home, f"http://127.0.0.1:{free_port()}", clock)
+    texts = set()
+    ends_at = clock.now() + 600
+    while clock.now() < ends_at:
+        with pytest.raises(Exception, match="No message bus") as caught:
+            plugin.open()
+        assert not isinstance(caught.value, IndexError)
+        texts.add(str(caught.value))
+    assert texts == {"No message bus: no sidecar can be reached at the plugin's url"}
+
+
+def test_open_waits_some_seconds_for_a_sidecar_that_restarts(
+    hermes_home: Path, player: Player, clock: Clock
+) -> None:
+    plugin = consumer_of(hermes_home, player.url, clock)
+    down = problem(503, "nats_down", None, "2")
+    player.then(down, down, page())
+    with plugin:
+        pass
+    assert clock.slept == [2, 2]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        problem(401, "unauthorized"),
+        problem(403, "wrong_role"),
+        problem(404, "not_found"),
+        problem(500, "internal"),
+        Reply(200, text="<html>Welcome</html>"),
+        Reply(200, text="{}"),
+        Reply(200, text=""),
+    ],
+    ids=["401", "403", "404", "500", "page", "other JSON", "empty"],
+)
+def test_what_is_no_answer_to_a_reader_is_raised_as_no_message_bus(
+    hermes_home: Path, player: Player, clock: Clock, answer: Reply
+) -> None:
+    plugin = consumer_of(hermes_home, player.url, clock)
+    player.then(answer)
+    for ask in (plugin.open, plugin.__iter__().__next__):
+        with pytest.raises(Exception, match=r"^No message bus: ") as caught:
+            ask()
+        assert not isinstance(caught.value, IndexError)
+    plugin.close()
+
+
+def test_a_hole_is_raised_and_never_skipped(
+    hermes_home: Path, player: Player, clock: Clock
+) -> None:
+    with consumer_of(hermes_home, player.url, clock) as plugin:
+        player.then(page(1, 2), problem(503, "hole", None, "5", offset=3))
+        events = iter(plugin)
+        assert [next(events).offset, next(events).offset] == [1, 2]
+        with pytest.raises(Exception, match=r"No message bus: .*hole"):
+            next(events)
+
+
+def test_an_offset_that_vanishes_in_an_iteration_is_an_index_error_after_a_pause(
+    hermes_home: Path, player: Player, clock: Clock
+) -> None:
+    with consumer_of(hermes_home, player.url, clock) as plugin:
+        player.then(page(1), problem(410, "offset_gone"))
+        events = iter(plugin)
+        assert next(events).offset == 1
+        with pytest.raises(IndexError):
+            next(events)
+    assert sum(clock.slept) >= 3
+
+
+def test_a_sidecar_killed_in_an_iteration_is_waited_for_and_nothing_is_missed(
+    hermes_home: Path, nats: NatsProcess, tmp_path: Path
+) -> None:
+    with sidecar_on(nats, tmp_path) as process:
+        with process.client() as http:
+            first = post(http).json()["offset"]
+            post(http)
+        plugin = consumer_of(hermes_home, process.url, batch_size=1)
+        plugin.setTimeout(15_000)
+        with plugin:
+            plugin.seekToBeginning()
+            events = iter(plugin)
+            assert next(events).offset == first
+            process.kill()
+            process.start()
+            assert next(events).offset == first + 1
+            process.wait_ready()
+            with process.client() as http:
+                post(http)
+            assert next(events).offset == first + 2
+
+
+def test_nats_killed_in_an_iteration_is_waited_for_and_nothing_is_missed(
+    hermes_home: Path, tmp_path: Path
+) -> None:
+    with NatsProcess(tmp_path / "nats") as own:
+        wait_jetstream(own.port)
+        with sidecar_on(own, tmp_path / "s") as process, process.client() as http:
+            first = post(http).json()["offset"]
+            post(http)
+            plugin = consumer_of(hermes_home, process.url, batch_size=1)
+            plugin.setTimeout(15_000)
+            with plugin:
+                plugin.seekToBeginning()
+                events = iter(plugin)
+                assert next(events).offset == first
+                own.kill()
+                own.start()
+                assert next(events).offset == first + 1
+
+
+def test_an_empty_stream_opens_and_gives_nothing_until_something_comes(
+    hermes_home: Path, nats: NatsProcess, tmp_path: Path
+) -> None:
+    with sidecar_on(nats, tmp_path) as process, process.client() as http:
+        plugin = consumer_of(hermes_home, process.url)
+        plugin.setTimeout(100)
+        for _ in range(2):
+            with plugin:
+                plugin.seekToBeginning()
+                assert list(plugin) == []
+                assert plugin.findNextEventOfCategory("initsync") is None
+        with plugin:
+            offset = post(http).json()["offset"]
+            assert [one.offset for one in plugin] == [offset]
+
+
+def test_a_stream_emptied_by_age_goes_on_at_its_next_event(
+    hermes_home: Path, nats: NatsProcess, tmp_path: Path
+) -> None:
+    name = f"s{uuid.uuid4().hex[:12]}"
+    with (
+        Operator(nats.port) as operator,
+        sidecar_on(nats, tmp_path, name) as process,
+        process.client() as http,
+    ):
+        last = [post(http).json()["offset"] for _ in range(3)][-1]
+        operator.update(name, max_age=100_000_000, duplicate_window=100_000_000)
+        wait_until(lambda: operator.state(name)["messages"] == 0, what="aged out")
+        operator.update(name, max_age=0)
+        plugin = consumer_of(hermes_home, process.url)
+        plugin._sleep = staticmethod(lambda _: None)
+        plugin.setTimeout(300)
+        with plugin:
+            plugin.seek(last + 1)
+            assert list(plugin) == []
+            with pytest.raises(IndexError):
+                plugin.seek(last)
+            plugin.seekToBeginning()
+            assert post(http).json()["offset"] == last + 1
+            assert [one.offset for one in plugin] == [last + 1]
+
+
+def test_retention_that_passes_a_sleeping_reader_is_an_index_error(
+    hermes_home: Path, nats: NatsProcess, tmp_path: Path
+) -> None:
+    name = f"s{uuid.uuid4().hex[:12]}"
+    with (
+        Operator(nats.port) as operator,
+        sidecar_on(nats, tmp_path, name) as process,
+        process.client() as http,
+    ):
+        for _ in range(3):
+            post(http)
+        plugin = consumer_of(hermes_home, process.url, batch_size=1)
+        plugin._sleep = staticmethod(lambda _: None)
+        with plugin:
+            plugin.seekToBeginning()
+            events = iter(plugin)
+            next(events)
+            operator.update(name, max_age=100_000_000, duplicate_window=100_000_000)
+            wait_until(lambda: operator.state(name)["messages"] == 0, what="aged out")
+            with pytest.raises(IndexError):
+                next(events)
+
+
+def test_a_stream_made_anew_is_an_index_error_and_never_silence(
+    hermes_home: Path, nats: NatsProcess, tmp_path: Path
+) -> None:
+    name = f"s{uuid.uuid4().hex[:12]}"
+    with (
+        Operator(nats.port) as operator,
+        sidecar_on(nats, tmp_path, name) as process,
+        process.client() as http,
+    ):
+        offset = post(http).json()["offset"]
+        plugin = consumer_of(hermes_home, process.url)
+        plugin._sleep = staticmethod(lambda _: None)
+        plugin.setTimeout(100)
+        with plugin:
+            plugin.seek(offset + 1)
+            operator.delete(name)
+
+            def is_new() -> bool:
+                answer = http.get("/v1/stream")
+                return answer.is_success and answer.json()["messages"] == 0
+
+            wait_until(is_new, what="made anew")
+            with pytest.raises(IndexError):
+                plugin.seek(offset + 1)
+            with pytest.raises(IndexError):
+                list(plugin)
+
+
+def test_open_is_cheap(consumer: Any) -> None:
+    consumer.close()
+    started_at = time.monotonic()
+    for _ in range(20):
+        with consumer:
+            pass
+    assert time.monotonic() - started_at < 2
+
+
+def test_the_class_is_the_one_that_hermes_looks_for(hermes_home: Path) -> None:
+    del hermes_home
+    plugins = importlib.import_module("lib.plugins")
+    for family, base in (
+        ("messagebus_consumers", plugins.AbstractMessageBusConsumerPlugin),
+        ("messagebus_producers", plugins.AbstractMessageBusProducerPlugin),
+    ):
+        module = importlib.import_module(f"plugins.{family}.nats_sidecar.nats_sidecar")
+        assert issubclass(getattr(module, module.HERMES_PLUGIN_CLASSNAME), base)

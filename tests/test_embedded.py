@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from parts.process import wait_until
+from parts.sidecar import COMMAND, SidecarProcess, environment, last_offset, post
+
+from sidecar.embedded import find_nats_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Embedded(SidecarProcess):
+    """`serve --embedded`, and the nats-server that it started."""
+
+    def __init__(self, directory: Path, **settings: object) -> None:
+        self.data = directory / "nats"
+        super().__init__(directory, embedded_dir=self.data, **settings)
+        self.arguments = [*COMMAND, "serve", "--embedded"]
+
+    def server_pids(self) -> list[int]:
+        """Find the processes whose command line names our configuration."""
+        return [
+            int(entry.name)
+            for entry in Path("/proc").iterdir()
+            if entry.name.isdigit()
+            and str(self.data / "nats.conf").encode() in _command_line(entry)
+        ]
+
+
+def _command_line(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
+    with Embedded(tmp_path_factory.mktemp("embedded")) as process:
+        yield process
+
+
+def test_it_becomes_ready_and_takes_events(embedded: Embedded) -> None:
+    with embedded.client() as http:
+        last = last_offset(http)
+        assert post(http, last=last).json()["offset"] == last + 1
+
+
+def test_its_store_is_private(embedded: Embedded) -> None:
+    assert stat.S_IMODE(embedded.data.stat().st_mode) == 0o700
+    for name in ("nats.conf", "token"):
+        assert stat.S_IMODE((embedded.data / name).stat().st_mode) == 0o600
+
+
+def test_its_server_syncs_always_and_takes_eight_megabytes(embedded: Embedded) -> None:
+    config = (embedded.data / "nats.conf").read_text()
+    assert "sync_interval: always" in config
+    assert "max_payload: 8MB" in config
+    assert "host: 127.0.0.1" in config
+
+
+def test_its_server_wants_a_token_that_no_log_or_command_line_shows(
+    embedded: Embedded,
+) -> None:
+    token = (embedded.data / "token").read_text()
+    assert len(token) > 30
+    assert token not in embedded.output()
+    (pid,) = embedded.server_pids()
+    assert token.encode() not in _command_line(Path(f"/proc/{pid}"))
+
+
+def test_lines_of_the_server_are_in_our_format(embedded: Embedded) -> None:
+    rows = embedded.rows()  # each line is JSON
+    texts = [row["text"] for row in rows if row["event"] == "embedded_nats"]
+    assert any("Server is ready" in text for text in texts)
+    assert {"level", "timestamp", "event"} <= set(rows[0])
+
+
+def test_a_killed_server_is_started_again_and_its_events_stand(
+    embedded: Embedded,
+) -> None:
+    with embedded.client() as http:
+        last = post(http).json()["offset"]
+        (pid,) = embedded.server_pids()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(
+            lambda: (pids := embedded.server_pids()) and pids != [pid],
+            what="another nats-server",
+        )
+        embedded.wait_ready()
+        assert post(http, last=last).json()["offset"] == last + 1
+    ended = [row for row in embedded.rows() if row["event"] == "embedded_nats_ended"]
+    assert ended
+    assert all(row["exit_status"] == -signal.SIGKILL for row in ended)
+
+
+def test_a_second_sidecar_on_the_directory_is_refused(
+    embedded: Embedded, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o700)
+    settings = environment(
+        embedded_dir=embedded.data, unix_socket=tmp_path / "s", http_port=0
+    )
+    second = subprocess.run(
+        [*COMMAND, "serve", "--embedded"],
+        env=settings,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert second.returncode == 6
+    assert "Another sidecar uses" in second.stderr
+    assert "SIDECAR_EMBEDDED_DIR" in second.stderr
+    assert "Traceback" not in second.stderr
+    with embedded.client() as http:
+        assert post(http).status_code == 201
+
+
+def test_the_server_ends_with_a_sidecar_that_is_killed(tmp_path: Path) -> None:
+    process = Embedded(tmp_path)
+    with process:
+        with process.client() as http:
+            last = post(http).json()["offset"]
+        (pid,) = process.server_pids()
+        process.kill()
+        wait_until(lambda: pid not in process.server_pids(), what="nats-server ends")
+        process.start()
+        process.wait_ready()
+        with process.client() as http:
+            assert last_offset(http) == last
+            assert process.terminate() == 0
+        assert process.server_pids() == []
+        assert process.rows()[-1]["event"] == "stopped"
+
+
+def test_a_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    (tmp_path / "file").write_text("")
+    settings = environment(
+        embedded_dir=tmp_path / "file" / "nats",
+        unix_socket=tmp_path / "s",
+        http_port=0,
+    )
+    answer = subprocess.run(
+        [*COMMAND, "serve", "--embedded"],
+        env=settings,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert answer.returncode == 6
+    assert "cannot be used" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_the_server_of_this_environment_is_found() -> None:
+    assert find_nats_server().name == "nats-server"

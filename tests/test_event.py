@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sidecar.errors import Outcome, Problem
+from sidecar.event import LAST, parse_event, parse_key, parse_precondition
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SECRET = "c0rrect-horse"
+
+
+def code_of(parse: Callable[..., object], argument: object) -> str:
+    with pytest.raises(Problem) as caught:
+        parse(argument)
+    assert caught.value.outcome is Outcome.NOT_STORED
+    assert SECRET not in repr(caught.value.document())
+    assert SECRET not in repr(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    return caught.value.cause.code
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"not json " + SECRET.encode(), id="no JSON"),
+        pytest.param(f'["{SECRET}"]'.encode(), id="array"),
+        pytest.param(b"null", id="null"),
+        pytest.param(b"1", id="number"),
+        pytest.param(b'"base"', id="string"),
+        pytest.param(b'{"evcategory": "base"', id="cut short"),
+        pytest.param(b'{"evcategory": "base"} {}', id="two documents"),
+        pytest.param(b'{"evcategory": "base", "x": "\xff"}', id="no UTF-8"),
+        pytest.param(b'\xef\xbb\xbf{"evcategory": "base"}', id="byte order mark"),
+        pytest.param('{"evcategory": "base"}'.encode("utf-16"), id="UTF-16"),
+        pytest.param(b'{"a":' * 100_000 + b"1" + b"}" * 100_000, id="deep objects"),
+        pytest.param(
+            b'{"evcategory": "base", "a": ' + b"[" * 100_000, id="deep arrays"
+        ),
+        pytest.param(
+            b'{"evcategory": "base", "a": ' + b"9" * 100_000 + b"}", id="long integer"
+        ),
+    ],
+)
+def test_what_is_no_json_object_in_utf8_is_malformed(body: bytes) -> None:
+    assert code_of(parse_event, body) == "malformed_json"
+
+
+@pytest.mark.parametrize(
+    "category",
+    [
+        "",
+        "a.b",
+        "*",
+        ">",
+        "a b",
+        "a\n",
+        "\n",
+        "a" * 65,
+        "é",
+        "\u0661",
+        "a\u0000",
+        None,
+        1,
+        True,
+        ["base"],
+        {"a": 1},
+        SECRET + "!",
+    ],
+)
+def test_a_category_that_is_no_plain_name_is_illegal(category: object) -> None:
+    body = json.dumps({"evcategory": category}).encode()
+    assert code_of(parse_event, body) == "illegal_category"
+
+
+def test_an_event_without_category_is_illegal() -> None:
+    assert code_of(parse_event, b"{}") == "illegal_category"
+
+
+@pytest.mark.parametrize("category", ["base", "initsync", "A-b_9", "a" * 64, "-", "_"])
+def test_a_plain_name_of_up_to_64_characters_is_a_category(category: str) -> None:
+    body = json.dumps({"evcategory": category}).encode()
+    assert parse_event(body).category == category
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"evcategory": "base", "a": NaN, "b": -Infinity}',
+        b'{"evcategory": "base", "a": "\\ud800"}',
+        b'{"evcategory": "base", "a": 1, "a": 2}',
+        b'  {\n"evcategory"\t: "base" }\r\n',
+        '{"evcategory": "base", "a": "Zoé"}'.encode(),
+        b'{"evcategory": "\\u0062ase"}',
+    ],
+)
+def test_what_python_accepts_as_json_is_kept_byte_for_byte(body: bytes) -> None:
+    event = parse_event(body)
+    assert (event.category, event.body) == ("base", body)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("added", "added"),
+        ("init-start", "init-start"),
+        (None, None),
+        (SECRET + "\r\nNats-Rollup: all", None),
+        ("a b", None),
+        ("é", None),
+        (["added"], None),
+        (7, None),
+    ],
+)
+def test_types_are_kept_only_where_they_are_plain_names(
+    value: object, shown: str | None
+) -> None:
+    document = {"evcategory": "base", "eventtype": value, "objtype": value}
+    event = parse_event(json.dumps(document).encode())
+    assert (event.type, event.object_type) == (shown, shown)
+
+
+def test_an_event_shows_nothing_of_its_body() -> None:
+    body = json.dumps({"evcategory": "base", "password": SECRET}).encode()
+    event = parse_event(body)
+    assert SECRET not in repr(event)
+    assert SECRET not in str(event)
+
+
+@pytest.mark.parametrize("key", ["a", "0", "A.b_c:d-e", "x" * 128])
+def test_a_key_is_accepted_plain_and_quoted(key: str) -> None:
+    assert parse_key(key) == key
+    assert parse_key(f'"{key}"') == key
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        '""',
+        "x" * 129,
+        "a b",
+        "a\n",
+        "é",
+        "a,b",
+        SECRET + "é",
+        "a/b",
+        "'a'",
+        "\u0661",
+    ],
+)
+def test_a_key_of_other_characters_is_malformed(header: str) -> None:
+    assert code_of(parse_key, header) == "malformed_key"
+
+
+def test_a_missing_key_is_asked_for() -> None:
+    assert code_of(parse_key, None) == "no_key"
+
+
+@pytest.mark.parametrize(
+    ("header", "last"),
+    [
+        ('"0"', 0),
+        ('"7"', 7),
+        ('"1795427233892"', 1_795_427_233_892),
+        ('"9223372036854775807"', 2**63 - 1),
+        ("*", LAST),
+    ],
+)
+def test_if_match_is_a_quoted_offset_or_a_star(header: str, last: int | str) -> None:
+    assert parse_precondition(header) == last
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "7",
+        "'7'",
+        '"7',
+        '""',
+        '"-1"',
+        '"+1"',
+        '"07"',
+        '"1.0"',
+        '"1" ',
+        '"1", "2"',
+        'W/"7"',
+        '"*"',
+        '"\u0661"',
+        '"9223372036854775808"',
+        '"99999999999999999999"',
+        "**",
+        f'"{SECRET}"',
+    ],
+)
+def test_any_other_if_match_is_malformed(header: str) -> None:
+    assert code_of(parse_precondition, header) == "malformed_precondition"
+
+
+def test_a_missing_if_match_is_required() -> None:
+    assert code_of(parse_precondition, None) == "precondition_required"

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sidecar.install import PLUGIN_STUB, InstallError, install_plugins
+
+FAMILIES = ("messagebus_consumers", "messagebus_producers")
+FILES = {
+    "nats_sidecar.py",
+    "sidecar_http.py",
+    "config-schema-plugin-nats_sidecar.yml",
+    "requirements.txt",
+    "README.md",
+    "README.fr.md",
+}
+
+
+def test_both_plugins_are_copied_with_all_that_hermes_expects(tmp_path: Path) -> None:
+    installed = install_plugins(tmp_path)
+    assert installed == [tmp_path / family / "nats_sidecar" for family in FAMILIES]
+    for target in installed:
+        assert {path.name for path in target.iterdir()} == FILES
+        source = PLUGIN_STUB / target.relative_to(tmp_path)
+        for name in FILES:
+            assert (target / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_a_former_version_is_replaced_and_neighbours_are_kept(tmp_path: Path) -> None:
+    old = tmp_path / FAMILIES[0] / "nats_sidecar"
+    old.mkdir(parents=True)
+    (old / "old.py").write_text("")
+    neighbour = tmp_path / FAMILIES[0] / "kafka" / "kafka.py"
+    neighbour.parent.mkdir()
+    neighbour.write_text("")
+    install_plugins(tmp_path)
+    assert {path.name for path in old.iterdir()} == FILES
+    assert neighbour.exists()
+
+
+def test_a_missing_directory_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InstallError, match="is no directory"):
+        install_plugins(tmp_path / "missing")
+
+
+def test_the_directory_above_plugins_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    with pytest.raises(InstallError, match="holds a plugins directory"):
+        install_plugins(tmp_path)
+
+
+def test_a_file_in_the_way_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / FAMILIES[0]).write_text("")
+    with pytest.raises(InstallError, match="cannot be written"):
+        install_plugins(tmp_path)
+
+
+def test_a_linked_plugin_folder_is_not_emptied_through_the_link(tmp_path: Path) -> None:
+    precious = tmp_path / "checkout"
+    precious.mkdir()
+    (precious / "mine.py").write_text("")
+    family = tmp_path / "plugins" / FAMILIES[0]
+    family.mkdir(parents=True)
+    (family / "nats_sidecar").symlink_to(precious)
+    with pytest.raises(InstallError, match="cannot be written"):
+        install_plugins(tmp_path / "plugins")
+    assert (precious / "mine.py").exists()
+
+
+def test_the_http_file_is_the_same_in_both_plugins() -> None:
+    one, other = (
+        PLUGIN_STUB / family / "nats_sidecar" / "sidecar_http.py" for family in FAMILIES
+    )
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_the_schema_is_the_same_in_both_plugins() -> None:
+    name = Path("nats_sidecar/config-schema-plugin-nats_sidecar.yml")
+    one, other = (PLUGIN_STUB / family / name for family in FAMILIES)
+    assert one.read_bytes() == other.read_bytes()

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Logging is configured once for a process, so each case is a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+SAY = """
+import logging
+from sidecar.log import configure, log
+configure({level!r}, {log_format!r})
+{code}
+"""
+
+
+def run(
+    code: str, level: str = "info", log_format: str | None = "json"
+) -> subprocess.CompletedProcess[str]:
+    script = SAY.format(level=level, log_format=log_format, code=code)
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+
+def rows(code: str, level: str = "info") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run(code, level).stderr.splitlines()]
+
+
+def test_a_line_is_a_json_object_with_event_level_and_utc_time() -> None:
+    (row,) = rows("log.info('started', port=7, name='Zoé')")
+    assert row["event"] == "started"
+    assert row["level"] == "info"
+    assert row["timestamp"].endswith("Z")
+    assert (row["port"], row["name"]) == (7, "Zoé")
+
+
+def test_nothing_goes_to_stdout() -> None:
+    assert run("log.error('x')").stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [
+        ("debug", ["debug", "info", "warning", "error"]),
+        ("info", ["info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+    ],
+)
+def test_lines_below_the_level_are_not_written(level: str, shown: list[str]) -> None:
+    code = "for one in ('debug', 'info', 'warning', 'error'): getattr(log, one)('x')"
+    assert [row["level"] for row in rows(code, level)] == shown
+
+
+def test_a_library_writes_in_the_same_format() -> None:
+    (row,) = rows("logging.getLogger('asyncio').warning('slow %s', 'callback')")
+    assert (row["event"], row["level"]) == ("slow callback", "warning")
+    assert "timestamp" in row
+
+
+def test_a_line_break_in_a_value_stays_on_one_line() -> None:
+    (row,) = rows("log.info('x', text='a\\nb')")
+    assert row["text"] == "a\nb"
+
+
+def test_nats_py_does_not_repeat_what_its_callbacks_told_us() -> None:
+    assert rows("logging.getLogger('nats.aio.client').error('x')") == []
+
+
+def test_a_console_line_is_for_people() -> None:
+    line = run("log.info('started', port=7)", log_format="console").stderr
+    assert "started" in line
+    assert not line.startswith("{")
+
+
+def test_without_a_format_a_pipe_gets_json() -> None:
+    line = run("log.info('started')", log_format=None).stderr
+    assert json.loads(line)["event"] == "started"
+
+
+def test_without_a_format_a_terminal_gets_lines_for_people() -> None:
+    script = SAY.format(level="info", log_format=None, code="log.info('started')")
+    parent, child = pty.openpty()
+    try:
+        subprocess.run([sys.executable, "-c", script], stderr=child, check=True)
+        text = os.read(parent, 4096).decode()
+    finally:
+        os.close(child)
+        os.close(parent)
+    assert "started" in text
+    assert not text.startswith("{")

@@ -1,0 +1,841 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from parts.answers import (
+    NO_ANSWER,
+    Clock,
+    Mute,
+    Player,
+    Reply,
+    problem,
+    stands,
+    stored,
+    taken,
+    timed,
+    unknown,
+)
+from parts.hermes import load_plugin, new_event
+from parts.jetstream import Operator, wait_jetstream
+from parts.nats import NatsProcess, free_port
+from parts.process import wait_until
+from parts.sidecar import SidecarProcess, last_offset
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FAMILY = "messagebus_producers"
+SECRET = "c0rrect-horse"
+L = 41
+OTHER_PYTHON = Path(__file__).parent / "parts" / "other_python.py"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def player() -> Iterator[Player]:
+    with Player(stands(L)) as player:
+        yield player
+
+
+@pytest.fixture
+def plugin(hermes_home: Path, player: Player, clock: Clock) -> Iterator[Any]:
+    """One plugin that asks the player and lives by the test's clock."""
+    plugin = timed(load_plugin(hermes_home, FAMILY, {"url": player.url}), clock)
+    yield plugin
+    plugin.close()
+
+
+def failed() -> type[Exception]:
+    error: type[Exception] = importlib.import_module(
+        "lib.plugins"
+    ).FailedToSendEventError
+    return error
+
+
+def send(plugin: Any, event: Any) -> str | None:
+    """Send as hermes-server does; give the error's text, None for none."""
+    try:
+        plugin.send(event)
+    except failed() as error:
+        return clean(error)
+    return None
+
+
+def clean(error: Exception) -> str:
+    """Give an error's text, which shows no payload, nor does what is behind it."""
+    assert SECRET not in str(error)
+    assert error.__suppress_context__ or error.__context__ is None
+    return str(error)
+
+
+def a_pass(plugin: Any, *events: Any) -> str | None:
+    """One pass of hermes-server: it ends with the first event that fails."""
+    try:
+        with plugin:
+            for event in events:
+                plugin.send(event)
+    except Exception as error:  # noqa: BLE001 - Hermes catches all there
+        return clean(error)
+    return None
+
+
+def once(plugin: Any) -> str | None:
+    """One pass of a plugin that is then thrown away."""
+    text = a_pass(plugin, user())
+    plugin.close()
+    return text
+
+
+def user(kind: str = "modified", pkey: int = 1, **attributes: Any) -> Any:
+    return new_event(
+        "base", kind, objpkey=pkey, objattrs={"secret": SECRET} | attributes
+    )
+
+
+def lose(plugin: Any, player: Player, event: Any, last: int = L) -> str:
+    """Let a pass lose an event: nobody knows whether it was stored. Give its key."""
+    player.then(stands(last), unknown())
+    text = a_pass(plugin, event)
+    assert text is not None
+    assert text.startswith("It is not known whether the event was stored")
+    return player.posts[-1].headers["idempotency-key"]
+
+
+# -- Settings --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"url": "unix:///run/hermes-nats-sidecar/api.sock"},
+        {"url": "http://127.0.0.1:8480"},
+        {"url": "http://[::1]:8480/"},
+        {"url": "https://sidecar.example:8480"},
+        {"url": "http://localhost", "token_file": "/t", "send_timeout": 5},
+        {"url": "https://localhost", "cafile": "/ca.pem", "unknown_timeout": 1.5},
+    ],
+)
+def test_good_settings_are_accepted_with_their_defaults(
+    hermes_home: Path, settings: dict[str, Any]
+) -> None:
+    plugin = load_plugin(hermes_home, FAMILY, settings)
+    assert (
+        plugin._settings
+        == {
+            "send_timeout": 30,
+            "unknown_timeout": 60,
+            "batch_size": 500,
+        }
+        | settings
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"url": None},
+        {"url": ""},
+        {"url": 7},
+        {"url": "127.0.0.1:8480"},
+        {"url": "ftp://h"},
+        {"url": "unix://relative"},
+        {"url": "http://"},
+        {"url": "http://u:p@h"},
+        {"url": "http://h/path"},
+        {"url": "http://h?query"},
+        {"url": "http://h", "token": "x"},
+        {"url": "http://h", "token_file": ""},
+        {"url": "http://h", "cafile": None},
+        {"url": "http://h", "send_timeout": 0},
+        {"url": "http://h", "send_timeout": "30"},
+        {"url": "http://h", "unknown_timeout": 3601},
+    ],
+)
+def test_bad_settings_are_refused_by_the_schema(
+    hermes_home: Path, settings: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=r"\{"):
+        load_plugin(hermes_home, FAMILY, settings)
+
+
+# -- open, send, close -----------------------------------------------------------------
+
+
+def test_an_event_is_posted_verbatim_with_its_precondition_and_a_key(
+    plugin: Any, player: Player
+) -> None:
+    event = user(name="Zoé")
+    player.then(stands(L), stored(L + 1))
+    assert a_pass(plugin, event) is None
+    (request,) = player.posts
+    assert request.path == "/v1/events"
+    assert request.body == event.to_json().encode()
+    assert request.headers["if-match"] == f'"{L}"'
+    assert request.headers["content-type"] == "application/json"
+    assert len(request.headers["idempotency-key"]) == 36
+
+
+def test_each_event_has_a_key_of_its_own_and_the_offset_before_it(
+    plugin: Any, player: Player
+) -> None:
+    player.then(stands(L), stored(L + 1), stored(L + 2), stored(L + 3))
+    assert a_pass(plugin, user(), user(), user()) is None
+    assert [request.headers["if-match"] for request in player.posts] == [
+        f'"{L}"',
+        f'"{L + 1}"',
+        f'"{L + 2}"',
+    ]
+    assert len({request.headers["idempotency-key"] for request in player.posts}) == 3
+    assert player.connections == 1
+
+
+def test_send_gives_the_offset(plugin: Any, player: Player) -> None:
+    player.then(stands(L), stored(L + 1))
+    with plugin:
+        assert plugin._send(user()) == L + 1
+
+
+def test_a_duplicate_is_as_good_as_stored(plugin: Any, player: Player) -> None:
+    player.then(stands(L), stored(L + 1, duplicate=True), stored(L + 2))
+    assert a_pass(plugin, user(), user()) is None
+    assert player.posts[1].headers["if-match"] == f'"{L + 1}"'
+
+
+def test_close_ends_the_connection_and_open_makes_another(
+    plugin: Any, player: Player
+) -> None:
+    player.then(stands(L), stored(L + 1), stands(L + 1), stored(L + 2))
+    assert a_pass(plugin, user()) is None
+    assert a_pass(plugin, user()) is None
+    assert player.connections == 2
+
+
+def test_close_without_open_is_harmless(plugin: Any) -> None:
+    plugin.close()
+    plugin.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        problem(503, "nats_down", "not_stored", "1"),
+        problem(503, "stream_full", "not_stored", "5"),
+        unknown(),
+        NO_ANSWER,
+        Reply(502, text="<html>Bad gateway</html>"),
+        Reply(500, text=""),
+    ],
+    ids=["down", "full", "unknown", "cut", "proxy", "empty"],
+)
+def test_the_very_same_request_is_sent_until_it_is_stored(
+    plugin: Any, player: Player, answer: Reply | str
+) -> None:
+    player.then(stands(L), answer, answer, stored(L + 1))
+    assert a_pass(plugin, user()) is None
+    assert len(player.posts) == 3
+    headers = {tuple(sorted(request.headers.items())) for request in player.posts}
+    assert len(headers) == len({request.body for request in player.posts}) == 1
+
+
+def test_retry_after_is_honoured(plugin: Any, player: Player, clock: Clock) -> None:
+    refused = problem(503, "stream_full", "not_stored", "7")
+    player.then(stands(L), refused, refused, stored(L + 1))
+    assert a_pass(plugin, user()) is None
+    assert clock.slept == [7, 7]
+
+
+def test_open_waits_for_a_sidecar_that_is_ready(
+    plugin: Any, player: Player, clock: Clock
+) -> None:
+    down = problem(503, "nats_down", None, "1")
+    player.then(down, down, NO_ANSWER, stands(L), stored(L + 1))
+    assert a_pass(plugin, user()) is None
+    assert clock.slept[:2] == [1, 1]
+    assert player.posts[0].headers["if-match"] == f'"{L}"'
+
+
+# -- Deadlines and texts ---------------------------------------------------------------
+
+
+def test_what_is_not_stored_is_raised_after_send_timeout(
+    plugin: Any, player: Player, clock: Clock
+) -> None:
+    player.then(stands(L), problem(503, "stream_full", "not_stored", "5"))
+    started_at = clock.now()
+    text = a_pass(plugin, user())
+    assert clock.now() - started_at == 30
+    assert text == "Event not stored: Title of stream_full. Mend it. (stream_full)"
+
+
+def test_what_is_unknown_is_raised_after_unknown_timeout(
+    plugin: Any, player: Player, clock: Clock
+) -> None:
+    started_at = clock.now()
+    lose(plugin, player, user())
+    assert clock.now() - started_at == 60
+
+
+def test_one_unanswered_copy_keeps_it_unknown_whatever_comes_later(
+    plugin: Any, player: Player, clock: Clock
+) -> None:
+    player.then(stands(L), NO_ANSWER, problem(503, "nats_down", "not_stored", "1"))
+    started_at = clock.now()
+    text = a_pass(plugin, user())
+    assert 59 <= clock.now() - started_at <= 61
+    assert text is not None
+    assert text.startswith("It is not known whether the event was stored")
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 405, 413, 415, 422, 428])
+def test_a_final_answer_is_raised_at_once(
+    plugin: Any, player: Player, clock: Clock, status: int
+) -> None:
+    player.then(stands(L), problem(status, "final", "not_stored"))
+    assert a_pass(plugin, user()) == (
+        "Event not stored: Title of final. Mend it. (final)"
+    )
+    assert len(player.posts) == 1
+    assert clock.slept == []
+
+
+def test_a_final_answer_after_an_unanswered_copy_proves_nothing(
+    plugin: Any, player: Player
+) -> None:
+    player.then(stands(L), NO_ANSWER, problem(401, "final", "not_stored"), stored(L))
+    assert a_pass(plugin, user()) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(409, "offset_ahead"), (410, "offset_gone")]
+)
+def test_an_offset_that_means_nothing_is_raised_and_asked_anew(
+    plugin: Any, player: Player, status: int, code: str
+) -> None:
+    outcome = "not_stored" if status == 409 else "unknown"
+    player.then(stands(L), problem(status, code, outcome, last_offset=7))
+    text = a_pass(plugin, user())
+    assert text is not None
+    assert code in text
+    assert "7" not in text
+    player.then(stands(7), stored(8))
+    assert a_pass(plugin, user()) is None
+    assert player.posts[-1].headers["if-match"] == '"7"'
+
+
+def test_open_gives_up_after_send_timeout(
+    plugin: Any, player: Player, clock: Clock
+) -> None:
+    player.then(problem(503, "nats_down", None, "1"))
+    started_at = clock.now()
+    text = a_pass(plugin, user())
+    assert text == "No message bus: Title of nats_down. Mend it. (nats_down)"
+    assert 28 <= clock.now() - started_at <= 30
+
+
+def test_ten_minutes_without_a_sidecar_are_one_text(
+    hermes_home: Path, clock: Clock
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    plugin = timed(load_plugin(hermes_home, FAMILY, {"url": url}), clock)
+    texts = set()
+    ends_at = clock.now() + 600
+    passes = 0
+    while clock.now() < ends_at:
+        texts.add(a_pass(plugin, user(passes=passes)))
+        passes += 1
+        clock.sleep(60)  # as hermes-server does after a failure
+    assert passes >= 6
+    assert texts == {"No message bus: no sidecar can be reached at the plugin's url"}
+
+
+def test_ten_minutes_without_a_stream_are_one_text(
+    plugin: Any, player: Player, clock: Clock
+) -> None:
+    texts = set()
+    ends_at = clock.now() + 600
+    offset = L
+    while clock.now() < ends_at:
+        offset += 1
+        full = problem(503, "stream_full", "not_stored", "5", jetstream_code=offset)
+        player.then(stands(offset), full)
+        texts.add(a_pass(plugin, user(n=offset)))
+        clock.sleep(60)
+    assert texts == {"Event not stored: Title of stream_full. Mend it. (stream_full)"}
+
+
+def test_a_sidecar_that_dies_while_it_is_asked_leaves_it_unknown(
+    hermes_home: Path,
+) -> None:
+    with Mute() as mute:
+        settings = {"url": mute.url, "send_timeout": 1, "unknown_timeout": 1}
+        plugin = load_plugin(hermes_home, FAMILY, settings)
+        text = send(plugin, user())
+    assert text == (
+        "It is not known whether the event was stored: the sidecar does not answer"
+    )
+
+
+def test_an_unreadable_token_file_is_named(
+    hermes_home: Path, player: Player, clock: Clock, tmp_path: Path
+) -> None:
+    settings = {"url": player.url, "token_file": str(tmp_path / "none")}
+    plugin = timed(load_plugin(hermes_home, FAMILY, settings), clock)
+    assert a_pass(plugin, user()) == (
+        "No message bus: the plugin's token_file cannot be read"
+    )
+    assert player.requests == []
+
+
+@pytest.mark.parametrize("text", ["<html>Welcome</html>", "[]", "", "{}"])
+def test_something_else_that_answers_200_is_no_sidecar(
+    plugin: Any, player: Player, text: str
+) -> None:
+    player.then(Reply(200, text=text))
+    answer = a_pass(plugin, user())
+    assert answer is not None
+    assert answer.startswith("No message bus: ")
+    player.then(stands(L), Reply(200, text=text))
+    answer = a_pass(plugin, user())
+    assert answer is not None
+    assert answer.startswith("It is not known whether the event was stored: ")
+
+
+def test_an_event_that_is_no_json_is_raised_without_its_value(plugin: Any) -> None:
+    event = user()
+    event.objattrs["odd"] = object()
+    text = send(plugin, event)
+    assert text is not None
+    assert SECRET not in text
+
+
+# -- What comes after an unknown -------------------------------------------------------
+
+
+def test_the_next_event_is_sent_with_the_offset_of_the_lost_one(
+    plugin: Any, player: Player
+) -> None:
+    lose(plugin, player, user(pkey=1))
+    player.then(stands(L + 1), stored(L + 1))  # the stream has moved meanwhile
+    assert a_pass(plugin, user(pkey=2)) is None
+    assert player.posts[-1].headers["if-match"] == f'"{L}"'
+
+
+def test_a_lost_event_whose_place_was_taken_is_dead_and_sent_anew(
+    plugin: Any, player: Player
+) -> None:
+    lost = user("removed")
+    lose(plugin, player, lost)
+    player.then(stands(L), stored(L + 1), stored(L + 2))
+    count = len(player.posts)
+    assert a_pass(plugin, user(pkey=2), lost) is None
+    assert [request.headers["if-match"] for request in player.posts[count:]] == [
+        f'"{L}"',
+        f'"{L + 1}"',
+    ]
+    assert player.posts[-1].body == lost.to_json().encode()
+
+
+def test_a_lost_event_that_was_stored_is_swallowed_once_when_it_comes_again(
+    plugin: Any, player: Player
+) -> None:
+    removed = user("removed")
+    key = lose(plugin, player, removed)
+    count = len(player.posts)
+    player.then(stands(L + 1), taken(key, L + 1))
+    assert a_pass(plugin, removed) is None
+    assert len(player.posts) == count + 1  # its question; the answer was "stored"
+    player.then(stands(L + 1), stored(L + 2))
+    assert a_pass(plugin, removed) is None
+    assert player.posts[-1].headers["if-match"] == f'"{L + 1}"'
+    assert len(player.posts) == count + 2
+
+
+def test_a_lost_event_that_was_stored_is_recognised_anywhere_in_the_next_pass(
+    plugin: Any, player: Player
+) -> None:
+    removed = user("removed", pkey=1)
+    key = lose(plugin, player, removed)
+    count = len(player.posts)
+    player.then(stands(L + 1), taken(key, L + 1), stored(L + 2), stored(L + 3))
+    others = [user(pkey=2), user(pkey=3)]
+    assert a_pass(plugin, others[0], removed, others[1]) is None
+    bodies = [request.body for request in player.posts[count:]]
+    assert bodies == [
+        others[0].to_json().encode(),  # with L: refused, the lost one stands there
+        others[0].to_json().encode(),
+        others[1].to_json().encode(),
+    ]
+
+
+def test_a_lost_event_is_still_recognised_when_the_next_pass_fails(
+    plugin: Any, player: Player
+) -> None:
+    removed = user("removed", pkey=1)
+    key = lose(plugin, player, removed)
+    player.then(
+        stands(L + 1), taken(key, L + 1), problem(413, "too_large", "not_stored")
+    )
+    assert a_pass(plugin, user(pkey=2)) is not None
+    count = len(player.posts)
+    player.then(stands(L + 1), stored(L + 2))
+    assert a_pass(plugin, removed, user(pkey=2)) is None
+    assert len(player.posts) == count + 1
+
+
+def test_a_lost_event_is_forgotten_after_a_pass_that_did_not_bring_it_again(
+    plugin: Any, player: Player
+) -> None:
+    removed = user("removed", pkey=1)
+    key = lose(plugin, player, removed)
+    player.then(stands(L + 1), taken(key, L + 1), stored(L + 2))
+    assert a_pass(plugin, user(pkey=2)) is None
+    count = len(player.posts)
+    player.then(stands(L + 2), stored(L + 3))
+    assert a_pass(plugin, removed) is None
+    assert len(player.posts) == count + 1
+
+
+def test_one_two_one_are_three_events_though_the_first_was_lost_and_stored(
+    plugin: Any, player: Player
+) -> None:
+    one, two = user(a=1), user(a=2)
+    key = lose(plugin, player, one)
+    count = len(player.posts)
+    player.then(stands(L + 1), taken(key, L + 1), stored(L + 2), stored(L + 3))
+    assert a_pass(plugin, two, one) is None
+    assert [request.body for request in player.posts[count:]] == [
+        two.to_json().encode(),
+        two.to_json().encode(),
+        one.to_json().encode(),
+    ]
+
+
+def test_one_two_one_are_three_events_though_the_first_two_were_lost(
+    plugin: Any, player: Player
+) -> None:
+    one, two = user(a=1), user(a=2)
+    first_key = lose(plugin, player, one)
+    lose(plugin, player, two)  # with the same L: one of both stands there, or none
+    count = len(player.posts)
+    player.then(stands(L + 1), taken(first_key, L + 1), stored(L + 2), stored(L + 3))
+    assert a_pass(plugin, two, one) is None
+    bodies = [request.body for request in player.posts[count:]]
+    assert bodies[-2:] == [two.to_json().encode(), one.to_json().encode()]
+
+
+def test_the_same_password_set_twice_is_two_events(plugin: Any, player: Player) -> None:
+    password = user(password="x")
+    player.then(stands(L), stored(L + 1), stored(L + 2))
+    assert a_pass(plugin, password, password) is None
+    assert len(player.posts) == 2
+
+
+def test_the_same_password_lost_and_set_twice_more_is_one_more_event(
+    plugin: Any, player: Player
+) -> None:
+    password = user(password="x")
+    key = lose(plugin, player, password)
+    count = len(player.posts)
+    player.then(stands(L + 1), taken(key, L + 1), stored(L + 2))
+    assert a_pass(plugin, password, password) is None
+    assert len(player.posts) == count + 2
+
+
+def test_an_event_with_other_bytes_is_not_taken_for_the_lost_one(
+    plugin: Any, player: Player
+) -> None:
+    key = lose(plugin, player, user(a=1))
+    player.then(stands(L + 1), taken(key, L + 1), stored(L + 2))
+    assert a_pass(plugin, user(a=2)) is None
+    assert player.posts[-1].headers["if-match"] == f'"{L + 1}"'
+
+
+@pytest.mark.parametrize(
+    ("category", "kind"),
+    [
+        ("initsync", "added"),
+        ("initsync", "init-start"),
+        ("initsync", "init-stop"),
+        ("base", "dataschema"),
+    ],
+)
+def test_initsync_and_dataschema_are_never_swallowed(
+    plugin: Any, player: Player, category: str, kind: str
+) -> None:
+    event = new_event(category, kind)
+    key = lose(plugin, player, event)
+    player.then(stands(L + 1), taken(key, L + 1), stored(L + 2))
+    assert a_pass(plugin, event) is None
+    assert player.posts[-1].headers["if-match"] == f'"{L + 1}"'
+    assert player.posts[-1].body == event.to_json().encode()
+
+
+def test_an_initsync_repeated_after_an_abort_is_sent_whole(
+    plugin: Any, player: Player
+) -> None:
+    start, added, stop = (
+        new_event("initsync", kind) for kind in ("init-start", "added", "init-stop")
+    )
+    player.then(stands(L), stored(L + 1), unknown())
+    assert a_pass(plugin, start, added, stop) is not None
+    key = player.posts[-1].headers["idempotency-key"]
+    count = len(player.posts)
+    player.then(stands(L + 2), taken(key, L + 2), *map(stored, range(L + 3, L + 6)))
+    assert a_pass(plugin, start, added, stop) is None
+    assert [request.body for request in player.posts[count:]] == [
+        event.to_json().encode() for event in (start, start, added, stop)
+    ]
+
+
+def test_a_lost_update_outlives_an_initsync_before_its_next_pass(
+    plugin: Any, player: Player
+) -> None:
+    removed = user("removed")
+    key = lose(plugin, player, removed)
+    player.then(stands(L + 1), taken(key, L + 1), stored(L + 2), stored(L + 3))
+    start, stop = (
+        new_event("initsync", kind, objtype=None, objpkey=None)
+        for kind in ("init-start", "init-stop")
+    )
+    assert a_pass(plugin, start, stop) is None
+    count = len(player.posts)
+    player.then(stands(L + 3), stored(L + 4))
+    assert a_pass(plugin, removed) is None
+    assert len(player.posts) == count
+
+
+def test_a_second_producer_is_warned_of_and_both_go_on(
+    plugin: Any, player: Player, caplog: pytest.LogCaptureFixture
+) -> None:
+    player.then(stands(L), taken("theirs", L + 3), stored(L + 4))
+    with caplog.at_level(logging.WARNING):
+        assert a_pass(plugin, user()) is None
+    assert "Another producer writes" in caplog.text
+    assert SECRET not in caplog.text
+    assert player.posts[-1].headers["if-match"] == f'"{L + 3}"'
+
+
+def test_a_lost_event_is_no_second_producer(
+    plugin: Any, player: Player, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = lose(plugin, player, user(a=1))
+    caplog.clear()
+    player.then(stands(L + 1), taken(key, L + 1), stored(L + 2))
+    with caplog.at_level(logging.WARNING):
+        assert a_pass(plugin, user(a=2)) is None
+    assert "Another producer" not in caplog.text
+
+
+# -- Real sidecars ---------------------------------------------------------------------
+
+
+def bodies(nats: NatsProcess, since: int) -> list[bytes]:
+    with Operator(nats.port) as operator:
+        last = operator.state("hermes")["last_seq"]
+        return [operator.body("hermes", n) for n in range(since + 1, last + 1)]
+
+
+def test_events_stand_in_the_stream_verbatim_and_in_order(
+    hermes_home: Path, sidecar: SidecarProcess, nats: NatsProcess
+) -> None:
+    events = [user(pkey=number, name="Zoé") for number in range(20)]
+    with sidecar.client() as http:
+        last = last_offset(http)
+    plugin = load_plugin(hermes_home, FAMILY, {"url": sidecar.url})
+    with plugin:
+        for event in events:
+            plugin.send(event)
+    assert bodies(nats, last) == [event.to_json().encode() for event in events]
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback")
+def test_a_sidecar_on_ipv6_is_reached(
+    hermes_home: Path, nats: NatsProcess, tmp_path: Path
+) -> None:
+    with SidecarProcess(
+        tmp_path, nats_url=nats.url, stream_create=True, http_host="::1", tcp_api="open"
+    ) as process:
+        url = f"http://[::1]:{process.tcp_port}"
+        assert a_pass(load_plugin(hermes_home, FAMILY, {"url": url}), user()) is None
+
+
+def certificate(directory: Path) -> tuple[Path, Path]:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl command")
+    cert, key = directory / "cert.pem", directory / "key.pem"
+    subprocess.run(
+        [
+            *(openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-keyout", key, "-out", cert, "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return cert, key
+
+
+def test_a_sidecar_over_https_with_a_token_is_reached_and_its_certificate_checked(
+    hermes_home: Path, nats: NatsProcess, tmp_path: Path, clock: Clock
+) -> None:
+    cert, key = certificate(tmp_path)
+    token = tmp_path / "token"
+    token.write_text("c0rrect-horse\n")
+    with SidecarProcess(
+        tmp_path / "s",
+        nats_url=nats.url,
+        stream_create=True,
+        token_file=token,
+        tls_cert_file=cert,
+        tls_key_file=key,
+    ) as process:
+        url = f"https://localhost:{process.tcp_port}"
+        good = {"url": url, "cafile": str(cert), "token_file": str(token)}
+        assert a_pass(load_plugin(hermes_home, FAMILY, good), user()) is None
+        unchecked = {"url": url, "token_file": str(token)}
+        text = once(timed(load_plugin(hermes_home, FAMILY, unchecked), clock))
+        assert text is not None
+        assert "can be reached" in text or "certificate" in text
+        no_token = {"url": url, "cafile": str(cert)}
+        text = once(timed(load_plugin(hermes_home, FAMILY, no_token), clock))
+        assert text is not None
+        assert "unauthorized" in text
+
+
+def test_a_sidecar_over_http_with_a_token_is_reached(
+    hermes_home: Path, nats: NatsProcess, tmp_path: Path, clock: Clock
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("c0rrect-horse\n")
+    with SidecarProcess(
+        tmp_path / "s", nats_url=nats.url, stream_create=True, token_file=token
+    ) as process:
+        settings = {
+            "url": f"http://127.0.0.1:{process.tcp_port}",
+            "token_file": str(token),
+        }
+        assert a_pass(load_plugin(hermes_home, FAMILY, settings), user()) is None
+        (tmp_path / "wrong").write_text("wrong")
+        settings["token_file"] = str(tmp_path / "wrong")
+        text = once(timed(load_plugin(hermes_home, FAMILY, settings), clock))
+        assert text is not None
+        assert "unauthorized" in text
+
+
+def test_an_event_lost_in_a_frozen_nats_and_stored_is_not_doubled(
+    hermes_home: Path, tmp_path: Path
+) -> None:
+    with NatsProcess(tmp_path / "nats") as own:
+        wait_jetstream(own.port)
+        with SidecarProcess(
+            tmp_path / "s",
+            nats_url=own.url,
+            stream_create=True,
+            publish_timeout_seconds=1,
+        ) as process:
+            settings = {"url": process.url, "send_timeout": 5, "unknown_timeout": 2}
+            plugin = load_plugin(hermes_home, FAMILY, settings)
+            with process.client() as http:
+                last = last_offset(http)
+            removed, other = user("removed"), user(pkey=2)
+            with plugin:
+                own.freeze()
+                text = send(plugin, removed)
+                own.thaw()
+            assert text is not None
+            assert text.startswith("It is not known")
+            with Operator(own.port) as operator:
+                wait_until(lambda: operator.state("hermes")["last_seq"] == last + 1)
+            process.wait_ready()
+            assert a_pass(plugin, other, removed) is None
+            assert bodies(own, last) == [
+                removed.to_json().encode(),
+                other.to_json().encode(),
+            ]
+
+
+def test_a_sidecar_killed_between_two_events_is_waited_for(
+    hermes_home: Path, nats: NatsProcess, tmp_path: Path
+) -> None:
+    with SidecarProcess(tmp_path, nats_url=nats.url, stream_create=True) as process:
+        plugin = load_plugin(hermes_home, FAMILY, {"url": process.url})
+        with process.client() as http:
+            last = last_offset(http)
+        with plugin:
+            plugin.send(user(pkey=1))
+            process.kill()
+            process.start()
+            plugin.send(user(pkey=2))
+        assert bodies(nats, last) == [
+            user(pkey=1).to_json().encode(),
+            user(pkey=2).to_json().encode(),
+        ]
+
+
+# -- Other Pythons ---------------------------------------------------------------------
+
+
+def pythons() -> dict[str, str]:
+    """Each Python from 3.10 that this machine has, by its version."""
+    candidates = [sys.executable]
+    candidates += filter(None, (shutil.which(f"python3.{n}") for n in range(10, 16)))
+    candidates += map(str, Path.home().glob(".pyenv/versions/3.*/bin/python3"))
+    found: dict[str, str] = {}
+    for candidate in candidates:
+        ran = subprocess.run(
+            [candidate, "-c", "import sys, ssl; print('%d.%d' % sys.version_info[:2])"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        version = ran.stdout.strip()
+        if ran.returncode == 0 and tuple(map(int, version.split("."))) >= (3, 10):
+            found.setdefault(version, candidate)
+    return found
+
+
+PYTHONS = pythons()
+
+
+@pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS)
+def test_both_plugins_work_on_each_python_of_this_machine(
+    hermes_home: Path, sidecar: SidecarProcess, python: str
+) -> None:
+    ran = subprocess.run(
+        [
+            *(python, "-I", "-B", "-W", "error", OTHER_PYTHON, hermes_home),
+            *(sysconfig.get_path("purelib"), sidecar.url),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={"PATH": os.defpath},
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr == ""

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+from sidecar import errors
+from sidecar.answer import (
+    Acknowledged,
+    Answer,
+    Disconnected,
+    InProcess,
+    NoAnswer,
+    NotSent,
+    Position,
+    Refused,
+    Sight,
+    StoredMessage,
+    TooLarge,
+    Unavailable,
+    WrongLast,
+)
+from sidecar.errors import Cause, Outcome, Problem
+from sidecar.publish import Again, Doubt, Expected, Look, Stored, decide, judge
+
+L = 41
+DOUBTS = pytest.mark.parametrize("in_doubt", [False, True], ids=["sure", "in doubt"])
+
+
+def expected(in_doubt: bool = False, anywhere: bool = False) -> Expected:
+    return Expected(
+        key="mine", body=b"{}", last=L, anywhere=anywhere, in_doubt=in_doubt
+    )
+
+
+def message(key: str | None = "mine", body: bytes = b"{}") -> StoredMessage:
+    return StoredMessage(L + 1, "hermes.base", key, "t", body)
+
+
+def sight(
+    first: int = 1,
+    last: int = L + 1,
+    message: StoredMessage | None = None,
+    settled_last: int | None = None,
+) -> Sight:
+    return Sight(Position(first, last), message, settled_last)
+
+
+# -- decide: what one answer leads to --------------------------------------------------
+
+
+@DOUBTS
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_an_acknowledgement_at_the_next_offset_is_stored(
+    in_doubt: bool, anywhere: bool
+) -> None:
+    step = decide(expected(in_doubt, anywhere), Acknowledged(L + 1, duplicate=False))
+    assert step == Stored(L + 1, duplicate=False)
+
+
+@DOUBTS
+@pytest.mark.parametrize("anywhere", [False, True])
+@pytest.mark.parametrize("sequence", [1, L, L + 2])
+def test_an_acknowledgement_elsewhere_is_a_doubt(
+    in_doubt: bool, anywhere: bool, sequence: int
+) -> None:
+    step = decide(expected(in_doubt, anywhere), Acknowledged(sequence, duplicate=False))
+    assert isinstance(step, Again)
+    assert (step.in_doubt, step.cause) == (True, errors.STREAM_UNFIT)
+
+
+@DOUBTS
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_a_duplicate_at_the_next_offset_is_looked_at(
+    in_doubt: bool, anywhere: bool
+) -> None:
+    step = decide(expected(in_doubt, anywhere), Acknowledged(L + 1, duplicate=True))
+    assert step == Look(L + 1, in_doubt=True)
+
+
+@DOUBTS
+def test_a_duplicate_elsewhere_is_looked_at_when_any_offset_will_do(
+    in_doubt: bool,
+) -> None:
+    step = decide(expected(in_doubt, anywhere=True), Acknowledged(7, duplicate=True))
+    assert step == Look(7, in_doubt=True)
+
+
+def test_a_duplicate_elsewhere_is_a_key_that_was_used_before() -> None:
+    step = decide(expected(), Acknowledged(7, duplicate=True))
+    assert_problem(step, errors.KEY_REUSED, Outcome.NOT_STORED, offset=7)
+
+
+def test_a_duplicate_elsewhere_while_in_doubt_is_asked_again() -> None:
+    step = decide(expected(in_doubt=True), Acknowledged(7, duplicate=True))
+    assert isinstance(step, Again)
+    assert (step.in_doubt, step.cause) == (True, errors.KEY_REUSED)
+
+
+@DOUBTS
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_a_wrong_last_sequence_is_looked_at_and_leaves_the_doubt_as_it_was(
+    in_doubt: bool, anywhere: bool
+) -> None:
+    step = decide(expected(in_doubt, anywhere), WrongLast())
+    assert step == Look(L + 1, in_doubt=in_doubt)
+
+
+@DOUBTS
+@pytest.mark.parametrize(
+    ("answer", "leaves_doubt", "cause"),
+    [
+        (InProcess(), True, errors.JETSTREAM_UNAVAILABLE),
+        (NoAnswer(), True, errors.JETSTREAM_UNAVAILABLE),
+        (Disconnected(), True, errors.JETSTREAM_UNAVAILABLE),
+        (Unavailable(), False, errors.JETSTREAM_UNAVAILABLE),
+        (NotSent(), False, errors.NATS_DOWN),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_copy_without_verdict_is_sent_again(
+    answer: Answer, leaves_doubt: bool, cause: Cause, in_doubt: bool
+) -> None:
+    step = decide(expected(in_doubt), answer)
+    assert isinstance(step, Again)
+    assert step.in_doubt is (in_doubt or leaves_doubt)
+    assert step.cause is cause
+    assert 0 <= step.pause_seconds <= 0.5
+
+
+REFUSALS = pytest.mark.parametrize(
+    ("answer", "cause", "members"),
+    [
+        (
+            Refused(errors.STREAM_FULL, 10077),
+            errors.STREAM_FULL,
+            {"jetstream_code": 10077},
+        ),
+        (
+            Refused(errors.STORAGE_FULL, 10023),
+            errors.STORAGE_FULL,
+            {"jetstream_code": 10023},
+        ),
+        (
+            Refused(errors.STREAM_UNFIT, 10060),
+            errors.STREAM_UNFIT,
+            {"jetstream_code": 10060},
+        ),
+        (
+            Refused(errors.EVENT_TOO_LARGE, 10054),
+            errors.EVENT_TOO_LARGE,
+            {"jetstream_code": 10054},
+        ),
+        (Refused(errors.NATS_PERMISSION), errors.NATS_PERMISSION, {}),
+        (
+            TooLarge(9, 8),
+            errors.EVENT_TOO_LARGE,
+            {"size_bytes": 9, "limit_bytes": 8},
+        ),
+    ],
+)
+
+
+@REFUSALS
+def test_a_refusal_of_the_only_copy_is_final(
+    answer: Answer, cause: Cause, members: dict[str, int]
+) -> None:
+    assert_problem(decide(expected(), answer), cause, Outcome.NOT_STORED, **members)
+
+
+@REFUSALS
+def test_a_refusal_after_an_unanswered_copy_proves_nothing(
+    answer: Answer, cause: Cause, members: dict[str, int]
+) -> None:
+    del members
+    step = decide(expected(in_doubt=True), answer)
+    assert isinstance(step, Again)
+    assert (step.in_doubt, step.cause) == (True, cause)
+
+
+# -- judge: what the leader shows at the next offset -----------------------------------
+
+
+@DOUBTS
+def test_our_key_with_our_bytes_there_is_stored(in_doubt: bool) -> None:
+    step = judge(expected(in_doubt), L + 1, sight(message=message()))
+    assert step == Stored(L + 1, duplicate=True)
+
+
+@DOUBTS
+def test_our_key_with_our_bytes_at_another_offset_is_stored_there(
+    in_doubt: bool,
+) -> None:
+    step = judge(expected(in_doubt, anywhere=True), 7, sight(message=message()))
+    assert step == Stored(7, duplicate=True)
+
+
+@DOUBTS
+def test_our_key_with_other_bytes_there_is_a_reused_key(in_doubt: bool) -> None:
+    step = judge(expected(in_doubt), L + 1, sight(message=message(body=b"[]")))
+    assert_problem(step, errors.KEY_REUSED, Outcome.NOT_STORED, offset=L + 1)
+
+
+@DOUBTS
+@pytest.mark.parametrize("key", ["theirs", None])
+def test_another_event_there_means_that_ours_never_can_be(
+    in_doubt: bool, key: str | None
+) -> None:
+    step = judge(expected(in_doubt), L + 1, sight(last=L + 3, message=message(key)))
+    assert_problem(
+        step,
+        errors.PRECONDITION_FAILED,
+        Outcome.NOT_STORED,
+        offset=L + 1,
+        key=key,
+        last_offset=L + 3,
+    )
+
+
+@DOUBTS
+@pytest.mark.parametrize(
+    "seen",
+    [
+        sight(first=L + 2, last=L + 9),  # aged out
+        sight(first=L + 2, last=L + 1),  # purged: an empty stream after it
+        sight(first=1, last=L + 1),  # a hole inside
+        sight(first=L + 100, last=L + 99, settled_last=L + 99),  # made anew
+    ],
+)
+def test_an_offset_that_was_taken_and_is_gone_stays_unknown(
+    in_doubt: bool, seen: Sight
+) -> None:
+    step = judge(expected(in_doubt), L + 1, seen)
+    assert_problem(
+        step,
+        errors.OFFSET_GONE,
+        Outcome.UNKNOWN,
+        first_offset=seen.position.first,
+        last_offset=seen.position.last,
+    )
+
+
+@DOUBTS
+@pytest.mark.parametrize("settled_last", [None, L, L - 1])
+def test_a_message_proposed_and_not_yet_there_is_waited_for(
+    in_doubt: bool, settled_last: int | None
+) -> None:
+    step = judge(expected(in_doubt), L + 1, sight(last=L, settled_last=settled_last))
+    assert isinstance(step, Again)
+    assert step.in_doubt is in_doubt
+
+
+@DOUBTS
+@pytest.mark.parametrize("settled_last", [None, L, L + 5])
+def test_a_stream_that_ends_before_l_is_not_believed_at_once(
+    in_doubt: bool, settled_last: int | None
+) -> None:
+    step = judge(
+        expected(in_doubt), L + 1, sight(last=L - 1, settled_last=settled_last)
+    )
+    assert isinstance(step, Again)
+    assert step.in_doubt is in_doubt
+
+
+@pytest.mark.parametrize(
+    ("in_doubt", "outcome"), [(False, Outcome.NOT_STORED), (True, Outcome.UNKNOWN)]
+)
+def test_a_stream_that_ends_before_l_for_good_is_said(
+    in_doubt: bool, outcome: Outcome
+) -> None:
+    step = judge(expected(in_doubt), L + 1, sight(last=L - 1, settled_last=L - 1))
+    assert_problem(
+        step, errors.OFFSET_AHEAD, outcome, first_offset=1, last_offset=L - 1
+    )
+
+
+# -- Doubt -----------------------------------------------------------------------------
+
+
+def test_a_doubt_keeps_the_moment_of_its_first_copy_and_ends_with_it() -> None:
+    doubts: dict[object, float] = {}
+    doubt = Doubt(doubts)
+    assert doubt.since is None
+    doubt.set(True, errors.JETSTREAM_UNAVAILABLE)
+    first = doubt.since
+    doubt.set(True, errors.NATS_DOWN)
+    assert first is not None
+    assert doubt.since == first
+    assert doubt.cause is errors.NATS_DOWN
+    doubt.set(False, errors.STREAM_FULL)
+    assert doubt.since is None
+    assert not doubts
+
+
+def test_an_expected_event_hides_its_body() -> None:
+    one = Expected(key="mine", body=b"c0rrect-horse", last=L)
+    assert "c0rrect" not in repr(one)
+
+
+def assert_problem(
+    step: object, cause: Cause, outcome: Outcome, **members: int | str | None
+) -> None:
+    assert isinstance(step, Problem)
+    assert step.cause is cause
+    assert step.outcome is outcome
+    assert step.members == members

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+from sidecar import errors
+from sidecar.answer import Position, StoredMessage
+from sidecar.errors import Cause, Problem
+from sidecar.read import MAX_BYTES, NEXT, Query, contiguous, locate, parse_query
+
+
+@pytest.mark.parametrize(
+    ("parameters", "query"),
+    [
+        ([], Query(None)),
+        ([("offset", "first")], Query(None)),
+        ([("offset", "next")], Query(NEXT)),
+        ([("offset", "7")], Query(7)),
+        ([("offset", "0")], Query(0)),
+        ([("offset", "999999999999999999")], Query(999_999_999_999_999_999)),
+        ([("limit", "1")], Query(None, limit=1)),
+        ([("limit", "5000")], Query(None, limit=5000)),
+        ([("max_bytes", "1")], Query(None, max_bytes=1)),
+        ([("max_bytes", "1000000000")], Query(None, max_bytes=MAX_BYTES)),
+        ([("wait", "0")], Query(None, wait_seconds=0)),
+        ([("wait", "0.250")], Query(None, wait_seconds=0.25)),
+        ([("wait", "60")], Query(None, wait_seconds=60)),
+        ([("category", "base")], Query(None, category="base")),
+        (
+            [("offset", "7"), ("limit", "2"), ("wait", "1"), ("category", "a-B_1")],
+            Query(7, limit=2, wait_seconds=1, category="a-B_1"),
+        ),
+    ],
+)
+def test_a_query_in_range_is_read(
+    parameters: list[tuple[str, str]], query: Query
+) -> None:
+    assert parse_query(parameters) == query
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("offset", ""),
+        ("offset", "-1"),
+        ("offset", "last"),
+        ("offset", "1.0"),
+        ("offset", "1e3"),
+        ("offset", " 1"),
+        ("offset", "\u0661"),
+        ("offset", "9" * 19),
+        ("offset", "FIRST"),
+        ("limit", "0"),
+        ("limit", "5001"),
+        ("limit", "x"),
+        ("limit", ""),
+        ("limit", "9" * 100),
+        ("max_bytes", "0"),
+        ("max_bytes", "1000000001"),
+        ("wait", "61"),
+        ("wait", "60.000001"),
+        ("wait", "-1"),
+        ("wait", "nan"),
+        ("wait", "inf"),
+        ("wait", "1e1"),
+        ("wait", ""),
+        ("category", ""),
+        ("category", "a.b"),
+        ("category", "*"),
+        ("category", "a" * 65),
+        ("category", "é"),
+    ],
+)
+def test_a_parameter_out_of_range_is_named_without_its_value(
+    name: str, value: str
+) -> None:
+    with pytest.raises(Problem) as caught:
+        parse_query([(name, value)])
+    assert caught.value.cause is errors.MALFORMED_QUERY
+    assert caught.value.members == {"parameter": name}
+
+
+def test_an_unknown_parameter_is_refused_without_echoing_its_name() -> None:
+    with pytest.raises(Problem) as caught:
+        parse_query([("c0rrect", "1")])
+    assert caught.value.cause is errors.MALFORMED_QUERY
+    assert "c0rrect" not in repr(caught.value.document())
+
+
+@pytest.mark.parametrize(
+    ("offset", "first", "last", "start"),
+    [
+        (None, 8, 20, 8),
+        (None, 8, 7, 8),
+        (NEXT, 8, 20, 21),
+        (NEXT, 8, 7, 8),
+        (8, 8, 20, 8),
+        (20, 8, 20, 20),
+        (21, 8, 20, 21),
+        (8, 8, 7, 8),
+    ],
+)
+def test_an_offset_from_first_to_one_past_the_last_can_be_read(
+    offset: int | None, first: int, last: int, start: int
+) -> None:
+    assert locate(offset, Position(first, last), None) == start
+
+
+@pytest.mark.parametrize(
+    ("offset", "first", "last", "settled_last", "cause"),
+    [
+        (7, 8, 20, None, errors.OFFSET_GONE),
+        (0, 8, 20, 20, errors.OFFSET_GONE),
+        (0, 1, 0, 0, errors.OFFSET_GONE),
+        (7, 8, 7, 7, errors.OFFSET_GONE),
+        (22, 8, 20, None, errors.JETSTREAM_UNAVAILABLE),
+        (22, 8, 20, 21, errors.JETSTREAM_UNAVAILABLE),
+        (22, 8, 20, 30, errors.JETSTREAM_UNAVAILABLE),
+        (22, 8, 20, 20, errors.OFFSET_AHEAD),
+        (32, 8, 20, 30, errors.OFFSET_AHEAD),
+        (9, 8, 7, 7, errors.OFFSET_AHEAD),
+    ],
+)
+def test_an_offset_outside_is_an_error_and_never_a_silent_skip(
+    offset: int, first: int, last: int, settled_last: int | None, cause: Cause
+) -> None:
+    problem = locate(offset, Position(first, last), settled_last)
+    assert isinstance(problem, Problem)
+    assert problem.cause is cause
+    if cause is not errors.JETSTREAM_UNAVAILABLE:
+        assert problem.members == {"first_offset": first, "last_offset": last}
+
+
+def batch(*pairs: tuple[int, int]) -> list[StoredMessage]:
+    return [
+        StoredMessage(sequence, "hermes.base", None, "t", b"", previous)
+        for sequence, previous in pairs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("start", "sequences", "kept"),
+    [
+        (5, [], []),
+        (5, [5, 6, 7], [5, 6, 7]),
+        (5, [6, 7], []),  # the server starts at the next one silently
+        (5, [5, 7], [5]),
+        (5, [5, 6, 8, 9], [5, 6]),
+        (5, [4, 5], []),
+        (5, [5, 5], [5]),
+    ],
+)
+def test_without_a_filter_nothing_is_kept_after_a_hole(
+    start: int, sequences: list[int], kept: list[int]
+) -> None:
+    messages = batch(*[(sequence, 0) for sequence in sequences])
+    found = contiguous(start, messages, filtered=False)
+    assert [message.sequence for message in found] == kept
+
+
+@pytest.mark.parametrize(
+    ("start", "pairs", "kept"),
+    [
+        (5, [], []),
+        (5, [(9, 0)], [9]),
+        (5, [(9, 0), (12, 9), (40, 12)], [9, 12, 40]),
+        (5, [(12, 9), (40, 12)], []),  # the first one was lost on the way
+        (5, [(9, 0), (40, 12)], [9]),
+        (5, [(4, 0)], []),
+    ],
+)
+def test_with_a_filter_each_message_must_name_the_one_before(
+    start: int, pairs: list[tuple[int, int]], kept: list[int]
+) -> None:
+    found = contiguous(start, batch(*pairs), filtered=True)
+    assert [message.sequence for message in found] == kept

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sidecar.answer import Position
+from sidecar.stream import (
+    StreamPlan,
+    first_offset,
+    parse_stream_info,
+    server_too_old,
+    unfitness,
+)
+
+PLAN = StreamPlan(name="hermes", subject_prefix="hermes", replicas=1, max_age_days=90)
+SECOND = 1_000_000_000
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    return PLAN.config(first_offset=1) | changes
+
+
+def document(
+    cluster: dict[str, Any] | None = None, replicas: int = 1, **state: Any
+) -> dict[str, Any]:
+    return {
+        "config": config(num_replicas=replicas),
+        "created": "2026-11-23T09:48:26.881698198Z",
+        "state": {"messages": 2, "bytes": 99, "first_seq": 8, "last_seq": 9} | state,
+    } | ({} if cluster is None else {"cluster": cluster})
+
+
+def test_a_planned_stream_keeps_events_for_ninety_days_and_lets_nobody_delete() -> None:
+    planned = config(first_seq=1_795_427_233_892)
+    assert planned["subjects"] == ["hermes.*"]
+    assert planned["max_age"] == 90 * 24 * 3600 * SECOND
+    assert planned["max_bytes"] == planned["max_msgs"] == -1
+    assert planned["deny_delete"]
+    assert planned["deny_purge"]
+    assert planned["allow_direct"]
+    assert (planned["storage"], planned["retention"]) == ("file", "limits")
+    assert (planned["discard"], planned["num_replicas"]) == ("new", 1)
+
+
+def test_zero_days_keep_for_ever() -> None:
+    plan = StreamPlan("hermes", "hermes", replicas=3, max_age_days=0)
+    assert plan.config(1)["max_age"] == 0
+    assert plan.config(1)["num_replicas"] == 3
+
+
+@pytest.mark.parametrize(
+    ("now_seconds", "last_seen", "first"),
+    [
+        (1_795_427_233.892, None, 1_795_427_233_892),
+        (1_795_427_233.0, 41, 1_795_427_233_000),
+        (1_795_427_233.0, 1_795_427_233_000, 1_795_427_233_001),
+        (1_795_427_233.0, 1_999_999_999_999, 2_000_000_000_000),
+        (0.0, 41, 42),
+    ],
+)
+def test_a_new_stream_starts_above_every_offset_that_was_seen(
+    now_seconds: float, last_seen: int | None, first: int
+) -> None:
+    assert first_offset(now_seconds, last_seen) == first
+
+
+def test_the_planned_stream_is_fit() -> None:
+    assert unfitness(PLAN, config(), "2.15.1") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"storage": "memory"}, "Storage"),
+        ({"retention": "workqueue"}, "Retention"),
+        ({"retention": "interest"}, "Retention"),
+        ({"subjects": ["other.*"]}, "Subject hermes.* is missing"),
+        ({"subjects": []}, "Subject hermes.* is missing"),
+        ({"subjects": None}, "Subject hermes.* is missing"),
+        ({"subjects": ["hermes.base"]}, "Subject hermes.* is missing"),
+        ({"subjects": ["hermes.*", "other"]}, "further subjects"),
+        ({"max_msgs_per_subject": 1}, "max_msgs_per_subject"),
+        ({"discard": "old", "max_bytes": 1}, "Discard is old"),
+        ({"discard": "old", "max_msgs": 1}, "Discard is old"),
+        ({"persist_mode": "async"}, "persist_mode"),
+        ({"sealed": True}, "sealed"),
+        ({"no_ack": True}, "no_ack"),
+        ({"subject_transform": {"src": "a", "dest": "b"}}, "transform"),
+        ({"republish": {"dest": "b"}}, "Republish"),
+        ({"sources": [{"name": "other"}]}, "Sources"),
+        ({"mirror": {"name": "other"}}, "mirror"),
+        ({"allow_rollup_hdrs": True}, "allow_rollup_hdrs"),
+        ({"allow_msg_ttl": True}, "allow_msg_ttl"),
+        ({"allow_msg_counter": True}, "allow_msg_counter"),
+        ({"allow_direct": False}, "allow_direct"),
+    ],
+)
+def test_each_unfitness_is_a_sentence(changes: dict[str, Any], word: str) -> None:
+    sentences = unfitness(PLAN, config(**changes), "2.15.1")
+    assert any(word in sentence for sentence in sentences)
+    assert all(sentence.endswith(".") for sentence in sentences)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_age": 0},
+        {"max_bytes": 10_000},
+        {"max_msgs": 10},
+        {"discard": "old"},
+        {"num_replicas": 3},
+        {"max_msg_size": 1000},
+        {"duplicate_window": SECOND},
+        {"first_seq": 0},
+        {"compression": "s2"},
+        {"placement": {"cluster": "c"}},
+        {"max_msgs_per_subject": 0},
+        {"deny_delete": False},
+        {"metadata": {"_nats.ver": "2.15.1"}},
+    ],
+)
+def test_what_loses_or_changes_no_event_is_fit(changes: dict[str, Any]) -> None:
+    assert unfitness(PLAN, config(**changes), "2.15.1") == []
+
+
+@pytest.mark.parametrize(
+    ("version", "old"),
+    [
+        ("2.10.26", True),
+        ("2.9.0", True),
+        ("1.99.0", True),
+        ("2.11.0", False),
+        ("2.11.0-RC.1", False),
+        ("2.15.1", False),
+        ("3.0.0", False),
+        ("", False),
+        ("dev", False),
+    ],
+)
+def test_a_server_before_2_11_is_too_old(version: str, old: bool) -> None:
+    assert server_too_old(version) is old
+    assert bool(unfitness(PLAN, config(), version)) is old
+
+
+def test_a_stream_as_planned_differs_in_nothing() -> None:
+    assert PLAN.differences(config()) == []
+
+
+def test_neither_description_nor_first_offset_is_a_difference() -> None:
+    assert PLAN.differences(config(description="ours", first_seq=7)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"max_age": 0}, "max_age"),
+        ({"num_replicas": 3}, "num_replicas"),
+        ({"max_bytes": 1000}, "max_bytes"),
+        ({"discard": "old"}, "discard"),
+        ({"deny_delete": False}, "deny_delete"),
+        ({"deny_purge": False}, "deny_purge"),
+        ({"subjects": ["hermes.>"]}, "subjects"),
+    ],
+)
+def test_each_difference_is_a_sentence_that_names_the_field(
+    changes: dict[str, Any], word: str
+) -> None:
+    sentences = PLAN.differences(config(**changes))
+    assert len(sentences) == 1
+    assert word in sentences[0]
+
+
+def test_a_stream_of_one_server_has_its_majority() -> None:
+    info = parse_stream_info(document())
+    assert info.position == Position(8, 9)
+    assert (info.messages, info.size_bytes) == (2, 99)
+    assert (info.replicas, info.live_replicas, info.has_majority) == (1, 1, True)
+    assert info.created == "2026-11-23T09:48:26.881698198Z"
+    assert info.categories == {}
+
+
+@pytest.mark.parametrize(
+    ("first_seq", "last_seq", "first"),
+    [(0, 0, 1), (1000, 999, 1000), (42, 41, 42)],
+    ids=["made by hand", "made by us", "emptied by age"],
+)
+def test_an_empty_stream_begins_one_past_its_last(
+    first_seq: int, last_seq: int, first: int
+) -> None:
+    info = parse_stream_info(
+        document(messages=0, first_seq=first_seq, last_seq=last_seq)
+    )
+    assert info.position == Position(first, last_seq)
+
+
+@pytest.mark.parametrize(
+    ("followers", "live", "majority"),
+    [
+        pytest.param([{"active": 10}, {"active": 20}], 3, True, id="all"),
+        pytest.param(
+            [{"active": 0, "current": True}, {"active": 4 * SECOND, "current": True}],
+            2,
+            True,
+            id="one silent",
+        ),
+        pytest.param(
+            [
+                {"active": 4 * SECOND, "current": True},
+                {"active": 9 * SECOND, "current": True},
+            ],
+            1,
+            False,
+            id="both silent though current",
+        ),
+        pytest.param(
+            [{"active": 1, "offline": True}, {"active": 1, "offline": True}],
+            1,
+            False,
+            id="both offline",
+        ),
+        pytest.param([{"active": 2_900_000_000}, {}], 3, True, id="just in time"),
+        pytest.param([{"active": 3 * SECOND}, {"active": 10}], 2, True, id="at limit"),
+        pytest.param([], 1, False, id="followers not named"),
+        pytest.param(None, 1, False, id="no followers"),
+    ],
+)
+def test_a_replica_counts_as_live_only_when_it_was_heard_lately(
+    followers: list[dict[str, Any]] | None, live: int, majority: bool
+) -> None:
+    cluster = {"leader": "n1", "replicas": followers}
+    info = parse_stream_info(document(cluster, replicas=3))
+    assert (info.replicas, info.live_replicas) == (3, live)
+    assert info.has_majority is majority
+
+
+def test_categories_are_counted_by_their_last_token() -> None:
+    info = parse_stream_info(
+        document(subjects={"hermes.base": 7, "hermes.initsync": 3})
+    )
+    assert info.categories == {"base": 7, "initsync": 3}
