@@ -31,11 +31,12 @@ from sidecar.answer import (
     Unavailable,
     WrongLast,
 )
-from sidecar.bus import Bus
+from sidecar.daemon import Daemon
 from sidecar.errors import Outcome, Problem
 from sidecar.event import LAST, Event, parse_event
 from sidecar.jetstream import Connection, NatsServer
-from sidecar.publish import Publisher, Stored
+from sidecar.publish import Stored
+from sidecar.settings import Settings
 from sidecar.stream import StreamPlan
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sidecar.errors import Cause
+    from sidecar.publish import Publisher
 
 _USERS = """
 authorization { users: [
@@ -76,12 +78,18 @@ async def connected(server: NatsServer, plan: StreamPlan) -> AsyncIterator[Conne
 async def publishing(
     server: NatsServer, plan: StreamPlan, seconds: float = 10
 ) -> AsyncIterator[Publisher]:
-    bus = Bus("tests", server, plan)
-    running = asyncio.create_task(bus.run())
+    settings = Settings(
+        stream=plan.name,
+        subject_prefix=plan.subject_prefix,
+        role="producer",
+        publish_timeout_seconds=seconds,
+    )
+    daemon = Daemon(settings, server)
+    running = asyncio.create_task(daemon.run())
     try:
         async with asyncio.timeout(20):
-            await bus.wait()
-        yield Publisher(bus, seconds)
+            await daemon.bus.wait()
+        yield daemon.publisher
     finally:
         running.cancel()
         with suppress(asyncio.CancelledError):
