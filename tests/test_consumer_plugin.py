@@ -275,15 +275,15 @@ def test_a_small_batch_gives_the_same_events(
 
 
 def test_a_reader_that_pauses_between_two_events_misses_nothing(
-    hermes_home: Path, nats: NatsProcess, tmp_path: Path
+    hermes_home: Path, sidecar: SidecarProcess
 ) -> None:
-    with sidecar_on(nats, tmp_path) as process, process.client() as http:
+    with sidecar.client() as http:
         first = post(http).json()["offset"]
         post(http)
-        plugin = consumer_of(hermes_home, process.url, batch_size=1)
+        plugin = consumer_of(hermes_home, sidecar.url, batch_size=1)
         plugin.setTimeout(500)
         with plugin:
-            plugin.seekToBeginning()
+            plugin.seek(first)
             events = iter(plugin)
             assert next(events).offset == first
             post(http)  # while the client thinks
@@ -291,15 +291,15 @@ def test_a_reader_that_pauses_between_two_events_misses_nothing(
 
 
 def test_bytes_and_times_in_an_event_are_decoded(
-    hermes_home: Path, nats: NatsProcess, tmp_path: Path
+    hermes_home: Path, sidecar: SidecarProcess
 ) -> None:
     made = new_event("base", "added")
     made.objattrs = {"photo": bytes(range(256)), "born": datetime(2000, 1, 2, 3)}  # noqa: DTZ001
-    with sidecar_on(nats, tmp_path) as process, process.client() as http:
-        post(http, made.to_json().encode())
-        plugin = consumer_of(hermes_home, process.url)
+    with sidecar.client() as http:
+        offset = post(http, made.to_json().encode()).json()["offset"]
+        plugin = consumer_of(hermes_home, sidecar.url)
         with plugin:
-            plugin.seekToBeginning()
+            plugin.seek(offset)
             read = next(iter(plugin))
     assert read.objattrs == made.objattrs
     assert read.to_json() == made.to_json()
@@ -369,26 +369,26 @@ def test_iteration_ends_within_the_timeout(consumer: Any, timeout_ms: int) -> No
 
 
 def test_an_event_that_comes_in_time_starts_the_timeout_again(
-    hermes_home: Path, nats: NatsProcess, tmp_path: Path
+    hermes_home: Path, sidecar: SidecarProcess
 ) -> None:
-    with sidecar_on(nats, tmp_path) as process, process.client() as http:
-        plugin = consumer_of(hermes_home, process.url)
-        plugin.setTimeout(1500)
+    with sidecar.client() as http:
+        plugin = consumer_of(hermes_home, sidecar.url)
+        plugin.setTimeout(1000)
         got: list[int] = []
         with plugin:
-            plugin.seekToBeginning()
+            plugin.seek(last_offset(http) + 1)
             reading = threading.Thread(
                 target=lambda: got.extend(one.offset for one in plugin)
             )
             started_at = time.monotonic()
             reading.start()
             for number in range(3):
-                reading.join(0.8)
+                reading.join(0.5)
                 assert reading.is_alive()
                 post(http)
                 wait_until(lambda n=number: len(got) == n + 1, 2, "at once")
             reading.join(10)
-            assert time.monotonic() - started_at > 2.4 + 1.4
+            assert time.monotonic() - started_at > 1.5 + 0.9
 
 
 def test_without_a_timeout_iteration_waits_for_ever(

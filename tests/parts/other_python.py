@@ -7,8 +7,10 @@ PyYAML, the sidecar's URL. Nothing of the running environment is imported.
 
 from __future__ import annotations
 
+import base64
 import builtins
 import importlib
+import json
 import logging
 import sys
 from datetime import datetime, timedelta
@@ -23,13 +25,21 @@ def main(home: Path, site_packages: str, url: str) -> None:
     logger = logging.getLogger("hermes")
     builtins.__hermes__ = SimpleNamespace(logger=logger)  # type: ignore[attr-defined]
     event_class = importlib.import_module("lib.datamodel.event").Event
+    attributes = {
+        "name": "Zoé Dœuff",
+        "photo": f"HermesBytes({base64.b64encode(bytes(range(256))).decode()})",
+    }
     events = [
-        event_class(
-            evcategory=category,
-            eventtype="added",
-            objtype="Users",
-            objpkey=number,
-            objattrs={"name": "Zoé Dœuff", "photo": bytes(range(256))},
+        event_class.from_json(
+            json.dumps(
+                {
+                    "evcategory": category,
+                    "eventtype": "added",
+                    "objtype": "Users",
+                    "objpkey": number,
+                    "objattrs": attributes,
+                }
+            )
         )
         for number, category in enumerate(["base", "initsync", "base"])
     ]
