@@ -668,3 +668,14 @@ def test_ctrl_c_ends_the_demo_cleanly(short: Path, line: str) -> None:
     assert demo.returncode in (130, 0)
     assert complaint == ""
     assert_nothing_left(short)
+
+
+def test_ctrl_c_while_python_still_imports_is_no_traceback() -> None:
+    with interruptible("--help", environ=environment()) as command:
+        maps = Path(f"/proc/{command.pid}/maps")
+        # Mapped by the import of pydantic, half a second before the command runs.
+        wait_until(lambda: "pydantic_core" in maps.read_text(), what="it imports")
+        command.send_signal(signal.SIGINT)
+        _, complaint = command.communicate(timeout=30)
+    assert complaint == ""
+    assert command.returncode in (0, -signal.SIGINT)
