@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real hermes-servers send initsyncs in turn, each over another bus."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nats
+import yaml
+from parts.process import Process, wait_until
+
+from .measure import turned
+from .variants import create_stream, sidecar_process
+from .world import nats_servers
+
+if TYPE_CHECKING:
+    from parts.nats import NatsProcess
+
+    from .scale import Scale
+
+NONE, IN_PROCESS, OURS, SQLITE = (
+    "none",
+    "nats-py in a thread",
+    "ours, Unix socket",
+    "Hermes' SQLite bus",
+)
+_HERE = Path(__file__).parent
+_SECONDS = 300
+_ATTRIBUTES = ("id", "login", "first_name", "last_name", "mail", "phone", "hired")
+
+
+class _Server(Process):
+    """One hermes-server that fetches once and then waits for commands."""
+
+    def __init__(self, home: Path, python: Path, directory: Path) -> None:
+        directory.mkdir()
+        self.directory = directory
+        self.marks = directory / "marks.txt"
+        self._hermes = [python, "-B", home / "hermes.py"]
+        super().__init__(
+            [*self._hermes, "server"],
+            directory / "hermes.log",
+            {"PATH": "/usr/bin:/bin", "TMPDIR": str(directory)},
+        )
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.popen = subprocess.Popen(
+                self.arguments,
+                stdout=log,
+                stderr=log,
+                env=self.environ,
+                cwd=self.directory,
+            )
+
+    def configure(self, campus: Path, bench: dict[str, Any]) -> None:
+        bench = bench | {"marks": str(self.marks)}
+        source = {"type": "sqlite", "settings": {"uri": str(campus)}}
+        document = {
+            "hermes": {
+                "cache": {
+                    "dirpath": "cache",
+                    "enable_compression": False,
+                    "backup_count": 0,
+                },
+                "cli_socket": {"path": "cli.sock"},
+                "logs": {"verbosity": "warning"},
+                "mail": {
+                    "server": "127.0.0.1:1",
+                    "from": "hermes@example.org",
+                    "to": "root@example.org",
+                },
+                "plugins": {
+                    "messagebus": {"bench": {"settings": bench}},
+                    "datasources": {"campus": source},
+                },
+            },
+            "hermes-server": {"updateInterval": 86_400, "datamodel": _datamodel()},
+        }
+        path = self.directory / "hermes-server-config.yml"
+        path.write_text(yaml.safe_dump(document), "utf-8")
+
+    def has_fetched(self) -> bool:
+        assert self.is_alive, self.output()[-3000:]
+        cache = self.directory / "cache" / "_hermes-server.json"
+        if not cache.exists():
+            return False
+        content = json.loads(cache.read_text("utf-8"))["content"]
+        return bool(content.get("lastUpdate"))
+
+    def initsync(self) -> float:
+        """Order one and give its events per second."""
+        before = self._marked()
+        subprocess.run(
+            [*self._hermes, "server-cli", "initsync"],
+            check=True,
+            capture_output=True,
+            env=self.environ,
+            cwd=self.directory,
+        )
+        wait_until(
+            lambda: len(self._marked()) > len(before), _SECONDS, "initsync has ended"
+        )
+        events, seconds = self._marked()[-1].split()
+        return int(events) / float(seconds)
+
+    def _marked(self) -> list[str]:
+        return self.marks.read_text("ascii").splitlines() if self.marks.exists() else []
+
+
+def measure_initsync(
+    home: Path, python: Path, directory: Path, scale: Scale
+) -> dict[str, list[float]]:
+    """Give the events per second of each initsync, by bus."""
+    _install_bench(home)
+    campus = directory / "campus.sqlite"
+    _fill_campus(campus, scale.users)
+    with nats_servers(directory / "nats") as node, ExitStack() as stack:
+        for stream in ("ours", "thread"):
+            create_stream(node, stream)
+        sidecar = stack.enter_context(
+            sidecar_process(directory / "sidecar", node, "ours")
+        )
+        servers = {}
+        for bus, bench in _benches(home, directory, node, sidecar.url).items():
+            server = _Server(home, python, directory / bench["kind"])
+            server.configure(campus, bench)
+            stack.callback(server.stop)
+            server.start()
+            servers[bus] = server
+        for server in servers.values():
+            wait_until(server.has_fetched, 60, "hermes-server has fetched")
+        rates: dict[str, list[float]] = {bus: [] for bus in servers}
+        for number in range(scale.initsyncs):
+            for bus in turned(list(servers), number):
+                rates[bus].append(servers[bus].initsync())
+        return rates
+
+
+def _benches(
+    home: Path, directory: Path, node: NatsProcess, url: str
+) -> dict[str, dict[str, Any]]:
+    """Give the settings of our clocking plugin for each bus."""
+    return {
+        NONE: {"kind": "none", "inner": {}},
+        IN_PROCESS: {
+            "kind": "in_process",
+            "inner": {"url": node.url, "stream": "thread"},
+        },
+        OURS: {
+            "kind": "nats_sidecar",
+            "inner": plugin_settings(home, "messagebus_producers", url),
+        },
+        SQLITE: {
+            "kind": "sqlite",
+            "inner": {"uri": str(directory / "bus.sqlite"), "retention_in_days": 1},
+        },
+    }
+
+
+def plugin_settings(home: Path, family: str, url: str) -> dict[str, Any]:
+    """Give the settings of our plugin with the defaults that its schema says."""
+    name = "config-schema-plugin-nats_sidecar.yml"
+    path = home / "plugins" / family / "nats_sidecar" / name
+    schema = yaml.safe_load(path.read_text("utf-8"))
+    defaults = {
+        name: rule["default"] for name, rule in schema.items() if "default" in rule
+    }
+    return defaults | {"url": url}
+
+
+def _install_bench(home: Path) -> None:
+    target = home / "plugins" / "messagebus_producers" / "bench"
+    shutil.copytree(_HERE / "plugin" / "bench", target)
+    shutil.copy(_HERE / "inprocess.py", target)
+    shutil.copytree(Path(str(nats.__file__)).parent, home / "nats")
+
+
+def _fill_campus(path: Path, users: int) -> None:
+    rows = (
+        (
+            number,
+            f"login{number}",
+            f"Jeanne-{number}",
+            f"Dupont-{number}",
+            f"jeanne.dupont{number}@example.org",
+            f"+33 3 {number:08}",
+            "2024-09-01 08:00:00",
+        )
+        for number in range(1, users + 1)
+    )
+    database = sqlite3.connect(path)
+    with database:
+        database.execute(f"CREATE TABLE users ({', '.join(_ATTRIBUTES)})")
+        database.executemany("INSERT INTO users VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    database.close()
+
+
+def _datamodel() -> dict[str, Any]:
+    source = {
+        "fetch": {
+            "type": "fetch",
+            "query": "SELECT {{ REMOTE_ATTRIBUTES | join(', ') }} FROM users",
+        },
+        "attrsmapping": {name: name for name in _ATTRIBUTES},
+    }
+    return {"Users": {"primarykeyattr": "id", "sources": {"campus": source}}}

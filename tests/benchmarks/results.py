@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one run found, and how far it is from what must be reached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING
+
+from . import initsync, replay, variants
+from .growth import ALONE
+from .scale import ONE, REPLAY_SIZES, SIZES
+
+if TYPE_CHECKING:
+    from .growth import Growth
+    from .latency import Latencies
+    from .measure import Spread
+    from .pyspy import Profile
+    from .replay import Reading
+
+
+_FEW, _MANY = 1_000, 1_000_000
+
+
+@dataclass
+class Results:
+    """Everything measured; None for what was left out, and `skipped` says why."""
+
+    scale: str
+    command: str
+    date: str
+    machine: dict[str, str]
+    latencies: dict[str, Latencies] = field(default_factory=dict)
+    profile: Profile | str = ""
+    peak_mb: float = 0.0
+    initsyncs: dict[str, list[float]] | None = None
+    reading: Reading | None = None
+    growth: Growth | None = None
+    publishes: list[tuple[int, float]] = field(default_factory=list)
+    start_seconds: Spread | None = None
+    skipped: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One figure that must be reached: at most, or with `is_least` at least.
+
+    Load from elsewhere on the disk slows only variants that wait for it, and so would
+    flatter us. `quiet` compares each variant's quietest round; both must hold.
+    """
+
+    name: str
+    found: float | None
+    must: float
+    aim: float
+    is_least: bool = False
+    unit: str = ""
+    quiet: float | None = None
+
+    @property
+    def holds(self) -> bool | None:
+        """Tell whether it was reached; None where it was not measured."""
+        return self._reaches(self.must)
+
+    @property
+    def is_aimed(self) -> bool | None:
+        """Tell whether the aim was reached too."""
+        return self._reaches(self.aim)
+
+    def _reaches(self, limit: float) -> bool | None:
+        figures = [each for each in (self.found, self.quiet) if each is not None]
+        if not figures:
+            return None
+        if self.is_least:
+            return min(figures) >= limit
+        return max(figures) <= limit
+
+
+def targets(results: Results) -> list[Target]:
+    """Compare with what must be reached: ratios of this run, default sync, one node."""
+    start = results.start_seconds
+    return [
+        *_send_targets(results.latencies[ONE][SIZES[0]]),
+        *_initsync_targets(results.initsyncs or {}),
+        *_reading_targets(results.reading),
+        *_memory_targets(results),
+        Target("start to ready, NATS up", start and start.p50, 1.5, 0.8, unit=" s"),
+        *_growth_targets(results.growth),
+    ]
+
+
+def _send_targets(found: dict[str, Spread]) -> list[Target]:
+    ours = found[variants.UNIX]
+    limits = {variants.IN_PROCESS: (1.35, 1.0), variants.SQLITE: (0.65, 0.5)}
+    return [
+        Target(
+            f"`_send` p50, {kilobytes(SIZES[0])} / {name}",
+            ours.p50 / found[name].p50,
+            must,
+            aim,
+            quiet=ours.quiet / found[name].quiet,
+        )
+        for name, (must, aim) in limits.items()
+    ]
+
+
+def _initsync_targets(rates: dict[str, list[float]]) -> list[Target]:
+    middle = {bus: median(each) for bus, each in rates.items()}
+    quiet = {bus: max(each) for bus, each in rates.items()}
+    limits = {initsync.SQLITE: (1.5, 1.75), initsync.IN_PROCESS: (0.85, 1.0)}
+    return [
+        Target(
+            f"initsync events/s / {bus}",
+            _rate(middle, initsync.OURS, bus),
+            must,
+            aim,
+            is_least=True,
+            quiet=_rate(quiet, initsync.OURS, bus),
+        )
+        for bus, (must, aim) in limits.items()
+    ]
+
+
+def _rate(rates: dict[str, float], ours: str, other: str) -> float | None:
+    return rates[ours] / rates[other] if other in rates else None
+
+
+def _reading_targets(reading: Reading | None) -> list[Target]:
+    found = []
+    for size in REPLAY_SIZES:
+        by_bus = reading.replays[size] if reading else {}
+        middle = {bus: each.rate for bus, each in by_bus.items()}
+        quiet = {bus: each.quiet_rate for bus, each in by_bus.items()}
+        found.append(
+            Target(
+                f"replay events/s, {kilobytes(size)} / Hermes' SQLite consumer",
+                _rate(middle, replay.OURS, replay.SQLITE),
+                *(1.0, 1.2, True),
+                quiet=_rate(quiet, replay.OURS, replay.SQLITE),
+            )
+        )
+    return found
+
+
+def _memory_targets(results: Results) -> list[Target]:
+    peaks = [results.peak_mb, *(mb for _, mb in results.publishes)]
+    if results.growth:
+        peaks += results.growth.memory_mb.values()
+    marks = results.publishes
+    grown = marks[-1][1] - marks[len(marks) // 2][1] if marks else None
+    return [
+        Target("sidecar memory, highest", max(peaks), 80, 60, unit=" MB"),
+        Target(
+            "sidecar memory, growth in the second half of the publishes (flat)",
+            grown,
+            *(2, 0.5),
+            unit=" MB",
+        ),
+    ]
+
+
+def _growth_targets(growth: Growth | None) -> list[Target]:
+    ratio = quiet = first_ms = None
+    if growth and max(growth.latencies) == _MANY and min(growth.latencies) == _FEW:
+        few, many = (growth.latencies[count][ALONE] for count in (_FEW, _MANY))
+        ratio, quiet = many.p50 / few.p50, many.quiet / few.quiet
+        first_ms = growth.first_event_ms.p50
+    return [
+        Target("`_send` p50 at 10^6 events / at 10^3", ratio, 1.1, 1.0, quiet=quiet),
+        Target("first event of 10^6", first_ms, 100, 100, unit=" ms"),
+    ]
+
+
+def kilobytes(size: int) -> str:
+    return f"{size / 1024:g} KB"
