@@ -12,45 +12,48 @@ from parts.nats import NatsProcess
 from parts.sidecar import COMMAND, SidecarProcess, environment
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 NEXT_OFFSET = 1201
 """What each drained client holds as its nextoffset, after 1,200 events elsewhere."""
 
 
-def test_drained_clients_go_on_at_their_small_offset_with_nothing_twice(
-    tmp_path: Path, hermes_home: Path
-) -> None:
+@pytest.fixture
+def moved(tmp_path: Path) -> Iterator[SidecarProcess]:
+    """Run a sidecar on a stream that was provisioned at the clients' next offset."""
     with NatsProcess(tmp_path / "nats") as nats:
-        provision = [*COMMAND, "provision", "--first-offset", str(NEXT_OFFSET)]
-        environ = environment(nats_url=nats.url)
-        subprocess.run(provision, env=environ, check=True)
+        subprocess.run(
+            [*COMMAND, "provision", "--first-offset", str(NEXT_OFFSET)],
+            env=environment(nats_url=nats.url),
+            check=True,
+        )
         with SidecarProcess(tmp_path / "sidecar", nats_url=nats.url) as sidecar:
-            settings = {"url": sidecar.url}
-            consumer = load_plugin(hermes_home, "messagebus_consumers", settings)
-            consumer.setTimeout(300)
-            with consumer:
-                consumer.seek(NEXT_OFFSET)
-                assert list(consumer) == []
-            with load_plugin(hermes_home, "messagebus_producers", settings) as producer:
-                for number in range(3):
-                    producer.send(new_event(objpkey=number))
-            with consumer:
-                consumer.seek(NEXT_OFFSET)
-                read = [(event.offset, event.objpkey) for event in consumer]
-            assert read == [(1201, 0), (1202, 1), (1203, 2)]
+            yield sidecar
+
+
+def test_drained_clients_go_on_at_their_small_offset_with_nothing_twice(
+    moved: SidecarProcess, hermes_home: Path
+) -> None:
+    settings = {"url": moved.url}
+    consumer = load_plugin(hermes_home, "messagebus_consumers", settings)
+    consumer.setTimeout(300)
+    with consumer:
+        consumer.seek(NEXT_OFFSET)
+        assert list(consumer) == []
+    with load_plugin(hermes_home, "messagebus_producers", settings) as producer:
+        for number in range(3):
+            producer.send(new_event(objpkey=number))
+    with consumer:
+        consumer.seek(NEXT_OFFSET)
+        read = [(event.offset, event.objpkey) for event in consumer]
+    assert read == [(1201, 0), (1202, 1), (1203, 2)]
 
 
 def test_a_client_that_was_not_drained_is_told_and_skips_nothing(
-    tmp_path: Path, hermes_home: Path
+    moved: SidecarProcess, hermes_home: Path
 ) -> None:
-    with NatsProcess(tmp_path / "nats") as nats:
-        provision = [*COMMAND, "provision", "--first-offset", str(NEXT_OFFSET)]
-        environ = environment(nats_url=nats.url)
-        subprocess.run(provision, env=environ, check=True)
-        with SidecarProcess(tmp_path / "sidecar", nats_url=nats.url) as sidecar:
-            settings = {"url": sidecar.url}
-            consumer = load_plugin(hermes_home, "messagebus_consumers", settings)
-            consumer._sleep = lambda _: None
-            with consumer, pytest.raises(IndexError, match="not in the stream"):
-                consumer.seek(NEXT_OFFSET - 1)
+    consumer = load_plugin(hermes_home, "messagebus_consumers", {"url": moved.url})
+    consumer._sleep = lambda _: None
+    with consumer, pytest.raises(IndexError, match="not in the stream"):
+        consumer.seek(NEXT_OFFSET - 1)
