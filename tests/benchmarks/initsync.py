@@ -47,17 +47,8 @@ class _Server(Process):
             [*self._hermes, "server"],
             directory / "hermes.log",
             {"PATH": "/usr/bin:/bin", "TMPDIR": str(directory)},
+            cwd=directory,
         )
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.popen = subprocess.Popen(
-                self.arguments,
-                stdout=log,
-                stderr=log,
-                env=self.environ,
-                cwd=self.directory,
-            )
 
     def configure(self, campus: Path, bench: dict[str, Any]) -> None:
         bench = bench | {"marks": str(self.marks)}

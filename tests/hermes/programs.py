@@ -30,17 +30,8 @@ class HermesProgram(Process):
             [*self._hermes, name],
             directory / "hermes.log",
             {"PATH": "/usr/bin:/bin", "TMPDIR": str(directory)},
+            cwd=directory,
         )
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.popen = subprocess.Popen(
-                self.arguments,
-                stdout=log,
-                stderr=log,
-                env=self.environ,
-                cwd=self.directory,
-            )
 
     def __enter__(self) -> Self:
         self.start()

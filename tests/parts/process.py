@@ -40,16 +40,18 @@ class Process:
         arguments: Sequence[str | Path],
         log: Path,
         environ: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
     ) -> None:
         self.arguments = arguments
         self.log = log
         self.environ = environ
+        self.cwd = cwd
         self.popen: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.popen = subprocess.Popen(
-                self.arguments, stdout=log, stderr=log, env=self.environ
+                self.arguments, stdout=log, stderr=log, env=self.environ, cwd=self.cwd
             )
 
     @property
