@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import nats.errors
 import nkeys
-from nats.aio.client import Client
 
 from sidecar import __version__, errors
 from sidecar.answer import (
@@ -38,12 +37,11 @@ from sidecar.answer import (
     parse_answer,
 )
 from sidecar.errors import Cause, Problem
+from sidecar.nats_client import NatsClient, header_block, header_fields, status
 from sidecar.stream import StreamInfo, StreamPlan, parse_stream_info
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from nats.aio.msg import Msg
 
     from sidecar.event import Event
 
@@ -113,9 +111,15 @@ class ApiError(Exception):
 
 
 @dataclass
+class _Reply:
+    status: str | None
+    data: bytes
+
+
+@dataclass
 class _Waiting:
     subject: str
-    reply: asyncio.Future[Msg]
+    reply: asyncio.Future[_Reply]
 
 
 @dataclass
@@ -128,7 +132,7 @@ class Connection:
     """One connection to NATS and one subscription for all its replies."""
 
     def __init__(self, plan: StreamPlan, purpose: str) -> None:
-        self._client = Client()
+        self._client = NatsClient(self._take)
         self._purpose = purpose
         self._plan = plan
         self._waiting: dict[str, _Waiting] = {}
@@ -150,14 +154,12 @@ class Connection:
     @property
     def server_version(self) -> str:
         """The server's version, as in 2.11.4."""
-        version: str = self._client._server_info.get("version", "")  # noqa: SLF001
-        return version
+        return self._client.server("version")
 
     @property
     def server_name(self) -> str:
         """The server's name, for logs and the status page."""
-        name: str = self._client._server_info.get("server_name", "")  # noqa: SLF001
-        return name
+        return self._client.server("server_name")
 
     # -- Its life ----------------------------------------------------------------------
 
@@ -184,34 +186,27 @@ class Connection:
                     **self._secrets(server),
                 )
         except TimeoutError:
-            self.abort()
+            self._client.abort()
             raise Problem(self.cause) from None
         except (OSError, ValueError, nats.errors.Error) as error:
-            self.abort()
+            self._client.abort()
             raise Problem(_connect_cause(error, self.cause)) from None
         except BaseException:
-            self.abort()
+            self._client.abort()
             raise
-        if server.tls is not None and not self._is_encrypted():
-            self.abort()
+        if server.tls is not None and not self._client.is_encrypted:
+            self._client.abort()
             raise Problem(errors.NATS_TLS)
         self._inbox = self._client.new_inbox()
-        await self._client.subscribe(f"{self._inbox}.*", cb=self._on_reply)
-        await self._client.subscribe(f"{self._inbox}.batch.*", cb=self._on_batch)
+        await self._client.subscribe(f"{self._inbox}.*")
 
     async def close(self) -> None:
         """End the connection; what waits for a reply learns that none will come."""
         self._lose(self.cause)
-        self.abort()
+        self._client.abort()
         with suppress(Exception):  # it is thrown away, whatever state it is in
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._client.close()
-
-    def abort(self) -> None:
-        """Cut the socket first: close() alone would flush what is still buffered."""
-        writer = getattr(self._client._transport, "_io_writer", None)  # noqa: SLF001
-        if writer is not None:
-            writer.transport.abort()
 
     def _secrets(self, server: NatsServer) -> dict[str, Any]:
         """Give nats-py functions that it calls while it writes its login.
@@ -221,7 +216,7 @@ class Connection:
         """
 
         def secret(file: Path) -> str:
-            if server.tls is not None and not self._is_encrypted():
+            if server.tls is not None and not self._client.is_encrypted:
                 raise Problem(errors.NATS_TLS)
             return _read(file)
 
@@ -233,39 +228,22 @@ class Connection:
             secrets["token"] = lambda: secret(token_file)
         return secrets
 
-    def _is_encrypted(self) -> bool:
-        transport = self._client._transport  # noqa: SLF001 - it has no public name
-        writer = getattr(transport, "_io_writer", None)
-        return writer is not None and writer.get_extra_info("ssl_object") is not None
-
     # -- What comes in -----------------------------------------------------------------
 
-    async def _on_reply(self, message: Msg) -> None:
-        waiting = self._waiting.pop(message.subject.rpartition(".")[2], None)
-        if waiting is not None and not waiting.reply.done():
-            waiting.reply.set_result(message)
-
-    async def _on_batch(self, message: Msg) -> None:
-        batch = self._batches.get(message.subject.rpartition(".")[2])
-        if batch is None or batch.end.done():
-            return
-        headers = message.headers or {}
-        status = headers.get("Status")
-        if status is None:
-            batch.messages.append(
-                StoredMessage(
-                    sequence=int(headers["Nats-Sequence"]),
-                    previous=int(headers["Nats-Last-Sequence"]),
-                    subject=headers["Nats-Subject"],
-                    key=headers.get(KEY_HEADER),
-                    time=headers["Nats-Time-Stamp"],
-                    body=message.data,
-                )
-            )
-        elif status in _BATCH_ENDS:
-            batch.end.set_result(None)
-        else:
-            batch.end.set_exception(NoReply())
+    def _take(self, subject: str, block: bytes, data: bytes) -> None:
+        """Give a message to whoever waits for it; nats-py calls this as it reads."""
+        token = subject.rpartition(".")[2]
+        if (waiting := self._waiting.pop(token, None)) is not None:
+            if not waiting.reply.done():
+                waiting.reply.set_result(_Reply(status(block), data))
+        elif (batch := self._batches.get(token)) is not None and not batch.end.done():
+            try:
+                is_last = _take_of_batch(batch.messages, block, data)
+            except (KeyError, ValueError):  # no server wrote this
+                batch.end.set_exception(NoReply())
+            else:
+                if is_last:
+                    batch.end.set_result(None)
 
     async def _on_lost(self) -> None:
         self._lose(self.cause)
@@ -317,7 +295,8 @@ class Connection:
             headers[TYPE_HEADER] = event.type
         if event.object_type is not None:
             headers[OBJECT_TYPE_HEADER] = event.object_type
-        size_bytes = _headers_size(headers) + len(event.body)
+        block = header_block(headers)
+        size_bytes = len(block) + len(event.body)
         if size_bytes > self.limit_bytes:
             # nats-py counts the body alone; the server would close the connection.
             return TooLarge(size_bytes, self.limit_bytes)
@@ -325,14 +304,14 @@ class Connection:
             return NotSent()
         subject = f"{self._plan.subject_prefix}.{event.category}"
         try:
-            reply = await self._exchange(subject, event.body, headers, timeout_seconds)
+            reply = await self._exchange(subject, event.body, block, timeout_seconds)
         except TimeoutError:
             return NoAnswer()
         except NoReply as absence:
             if absence.cause is errors.NATS_PERMISSION and not self.lost.is_set():
                 return Refused(errors.NATS_PERMISSION)
             return Disconnected()
-        return parse_answer(reply.data, _status(reply), self._plan.name)
+        return parse_answer(reply.data, reply.status, self._plan.name)
 
     async def stream_info(self) -> StreamInfo | None:
         """Ask the stream's leader for its state; None if there is no such stream."""
@@ -371,7 +350,7 @@ class Connection:
         return StoredMessage(
             sequence=message["seq"],
             subject=message["subject"],
-            key=_header(base64.b64decode(message.get("hdrs", "")), KEY_HEADER),
+            key=_key(header_fields(base64.b64decode(message.get("hdrs", "")))),
             time=message["time"],
             body=base64.b64decode(message.get("data", "")),
         )
@@ -392,10 +371,10 @@ class Connection:
         self._batches[token] = batch
         try:
             async with asyncio.timeout(BATCH_SECONDS):
-                await self._client.publish(
+                self._client.send(
                     f"$JS.API.DIRECT.GET.{self._plan.name}",
+                    f"{self._inbox}.{token}",
                     json.dumps(request).encode(),
-                    reply=f"{self._inbox}.batch.{token}",
                 )
                 await batch.end
         except (TimeoutError, nats.errors.Error):
@@ -409,11 +388,11 @@ class Connection:
         payload = b"" if request is None else json.dumps(request).encode()
         try:
             reply = await self._exchange(
-                f"$JS.API.{name}", payload, None, REQUEST_SECONDS
+                f"$JS.API.{name}", payload, b"", REQUEST_SECONDS
             )
         except TimeoutError:
             raise NoReply from None
-        if _status(reply) == "503":
+        if reply.status == "503":
             raise NoReply
         document = json.loads(reply.data)
         if "error" in document:
@@ -425,41 +404,57 @@ class Connection:
         self,
         subject: str,
         payload: bytes,
-        headers: dict[str, str] | None,
+        block: bytes,
         timeout_seconds: float,
-    ) -> Msg:
+    ) -> _Reply:
         """Publish and wait for the reply; raise TimeoutError or NoReply."""
+        loop = asyncio.get_running_loop()
         token = str(next(self._tokens))
-        reply: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[_Reply] = loop.create_future()
         self._waiting[token] = _Waiting(subject, reply)
+        timer = loop.call_later(timeout_seconds, _expire, reply)
         try:
-            async with asyncio.timeout(timeout_seconds):
-                await self._client.publish(
-                    subject, payload, reply=f"{self._inbox}.{token}", headers=headers
-                )
-                return await reply
+            self._client.send(subject, f"{self._inbox}.{token}", payload, block)
+            return await reply
         except nats.errors.Error:
             raise NoReply from None
         finally:
+            timer.cancel()
             self._waiting.pop(token, None)
 
 
-def _headers_size(headers: dict[str, str]) -> int:
-    """Count the bytes of a header block on the wire (NATS ADR-4)."""
-    lines = sum(len(name) + len(value) + 4 for name, value in headers.items())
-    return len("NATS/1.0\r\n") + lines + len("\r\n")
+def _expire(reply: asyncio.Future[_Reply]) -> None:
+    if not reply.done():
+        reply.set_exception(TimeoutError())
 
 
-def _status(message: Msg) -> str | None:
-    return message.headers.get("Status") if message.headers else None
+def _take_of_batch(messages: list[StoredMessage], block: bytes, data: bytes) -> bool:
+    """Add a message of a batched direct get (NATS ADR-31); tell whether it was its end.
+
+    Raises KeyError or ValueError for an error status and for what is no such message.
+    """
+    code = status(block)
+    if code in _BATCH_ENDS:
+        return True
+    if code is not None:
+        raise ValueError(code)
+    fields = header_fields(block)
+    messages.append(
+        StoredMessage(
+            sequence=int(fields[b"Nats-Sequence"]),
+            previous=int(fields[b"Nats-Last-Sequence"]),
+            subject=fields[b"Nats-Subject"].decode(),
+            key=_key(fields),
+            time=fields[b"Nats-Time-Stamp"].decode(),
+            body=data,
+        )
+    )
+    return False
 
 
-def _header(block: bytes, name: str) -> str | None:
-    prefix = f"{name}: ".encode()
-    for line in block.split(b"\r\n"):
-        if line.startswith(prefix):
-            return line[len(prefix) :].decode("utf-8", "replace")
-    return None
+def _key(fields: dict[bytes, bytes]) -> str | None:
+    key = fields.get(KEY_HEADER.encode())
+    return None if key is None else key.decode("utf-8", "replace")
 
 
 def _login(server: NatsServer) -> dict[str, Any]:

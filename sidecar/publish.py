@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from sidecar import errors
@@ -177,6 +177,7 @@ class Publisher:
         self._bus = bus
         self._metrics = metrics
         self._timeout_seconds = timeout_seconds
+        self._copy_seconds = min(COPY_TIMEOUT_SECONDS, timeout_seconds)
         self._doubts: dict[object, float] = {}
         self.in_flight = 0
         self.acknowledged_at: float | None = None
@@ -252,56 +253,65 @@ class Publisher:
     async def _publish(
         self, event: Event, key: str, last: int, *, anywhere: bool = False
     ) -> Stored:
+        ends_at = asyncio.get_running_loop().time() + self._timeout_seconds
+        expected = Expected(key, event.body, last, anywhere=anywhere)
         with self._doubt() as doubt:
+            step = await self._send(event, expected, doubt)
+            if isinstance(step, Stored):
+                return step  # before a clock is set up, which costs a twentieth
             try:
-                async with asyncio.timeout(self._timeout_seconds):
-                    return await self._resolve(event, key, last, anywhere, doubt)
+                async with asyncio.timeout_at(ends_at):
+                    return await self._resolve(event, expected, step, doubt)
             except TimeoutError:
                 if doubt.since is not None:
                     raise Problem(errors.UNKNOWN_OUTCOME, Outcome.UNKNOWN) from None
                 raise Problem(doubt.cause, Outcome.NOT_STORED) from None
 
     async def _resolve(
-        self, event: Event, key: str, last: int, anywhere: bool, doubt: Doubt
+        self,
+        event: Event,
+        expected: Expected,
+        step: Stored | Again | Look | Problem,
+        doubt: Doubt,
     ) -> Stored:
+        """Look and send again until the outcome is known."""
         while True:
-            expected = Expected(
-                key=key,
-                body=event.body,
-                last=last,
-                anywhere=anywhere,
-                in_doubt=doubt.since is not None,
-            )
-            step = await self._try(event, expected, doubt)
+            if isinstance(step, Look):
+                step = await self._look(expected, step, doubt)
             if isinstance(step, Stored):
                 return step
             if isinstance(step, Problem):
                 raise step
             doubt.set(step.in_doubt, step.cause)
             await asyncio.sleep(step.pause_seconds)
+            expected = replace(expected, in_doubt=doubt.since is not None)
+            step = await self._send(event, expected, doubt)
 
-    async def _try(
+    async def _send(
         self, event: Event, expected: Expected, doubt: Doubt
-    ) -> Stored | Again | Problem:
-        """Send one copy and, where its answer leaves the question open, look."""
+    ) -> Stored | Again | Look | Problem:
+        """Send one copy; its answer is awaited for some seconds at most."""
         if expected.in_doubt:
             connection = await self._bus.wait()
         else:
             connection = self._bus.connection()
         doubt.set(True, errors.JETSTREAM_UNAVAILABLE)
         answer = await connection.publish(
-            event, expected.key, expected.last, COPY_TIMEOUT_SECONDS
+            event, expected.key, expected.last, self._copy_seconds
         )
         if isinstance(answer, NoAnswer):
             self._bus.drop(connection)
-        step = decide(expected, answer)
-        if not isinstance(step, Look):
-            return step
-        doubt.set(step.in_doubt, errors.JETSTREAM_UNAVAILABLE)
-        sight = await self._bus.look(step.sequence)
+        return decide(expected, answer)
+
+    async def _look(
+        self, expected: Expected, look: Look, doubt: Doubt
+    ) -> Stored | Again | Problem:
+        """Ask the leader what the answer left open."""
+        doubt.set(look.in_doubt, errors.JETSTREAM_UNAVAILABLE)
+        sight = await self._bus.look(look.sequence)
         if sight is None:
-            return Again(step.in_doubt, 0.1, errors.JETSTREAM_UNAVAILABLE)
-        return judge(expected, step.sequence, sight)
+            return Again(look.in_doubt, 0.1, errors.JETSTREAM_UNAVAILABLE)
+        return judge(expected, look.sequence, sight)
 
     @contextmanager
     def _doubt(self) -> Iterator[Doubt]:

@@ -506,6 +506,7 @@ async def test_a_frozen_server_leaves_it_unknown_until_the_same_request_resolves
                 assert publisher.oldest_doubt_at is None
                 frozen.thaw()
                 wait_until(lambda: operator.state("cold")["messages"] == 2)
+                await publisher._bus.wait()  # the doubtful connection was dropped
                 assert (await publisher.publish(event(), "k", 1)).offset == 2
             assert operator.state("cold")["messages"] == 2
 
