@@ -250,6 +250,7 @@ class Bus:
             self._report(None, [])
 
     async def _note(self, info: StreamInfo) -> None:
+        has_moved = self.info is None or self.info.position != info.position
         self.info = info
         now = time.monotonic()
         self._forget_before_gap(now)
@@ -259,8 +260,9 @@ class Bus:
             self._lasts.clear()
         while len(self._lasts) > 1 and now - self._lasts[1][0] >= SETTLED_SECONDS:
             self._lasts.popleft()
-        async with self._moved:
-            self._moved.notify_all()
+        if has_moved:  # waking a hundred readers for nothing costs more than asking
+            async with self._moved:
+                self._moved.notify_all()
 
     async def _create_stream(self, connection: Connection) -> StreamInfo | None:
         last_seen = self.info.position.last if self.info else None

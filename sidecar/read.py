@@ -158,10 +158,10 @@ class Reader:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + query.wait_seconds
         while not page.events and (left_seconds := ends_at - loop.time()) > 0:
-            # What is in the stream and was not found is still on its way to a replica.
-            await self._wait(
-                page.position.last + 1, min(left_seconds, _REPLICA_SECONDS)
-            )
+            if start <= page.position.last:
+                # In the stream and not found: still on its way to a replica, perhaps.
+                left_seconds = min(left_seconds, _REPLICA_SECONDS)
+            await self._wait(page.position.last + 1, left_seconds)
             page = await self._page(start, query, await self._bus.position())
         return page
 

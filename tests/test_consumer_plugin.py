@@ -56,7 +56,10 @@ def page(*offsets: int, next_offset: int = 1) -> Reply:
     ]
     if offsets:
         next_offset = offsets[-1] + 1
-    return Reply(200, {"events": rows, "next_offset": next_offset})
+    return Reply(
+        200,
+        {"events": rows, "next_offset": next_offset, "last_offset": next_offset - 1},
+    )
 
 
 @contextmanager
@@ -100,6 +103,12 @@ def consumer(hermes_home: Path, filled: tuple[SidecarProcess, int]) -> Iterator[
     plugin.setTimeout(300)
     with plugin:
         yield plugin
+
+
+@pytest.fixture
+def one_by_one(consumer: Any) -> Any:
+    consumer._settings["batch_size"] = 1
+    return consumer
 
 
 @pytest.fixture
@@ -169,12 +178,14 @@ def test_the_time_of_an_event_is_read_in_local_time(
     time.tzset()
     try:
         with consumer_of(hermes_home, player.url, clock) as plugin:
-            player.then(page(7))
+            answer = page(7)
+            answer.document["events"][0]["timestamp"] = "2026-07-23T09:48:26.948035854Z"
+            player.then(answer)
             one = next(iter(plugin))
     finally:
         monkeypatch.undo()
         time.tzset()
-    assert one.timestamp == datetime(2026, 11, 23, 10, 48, 26, 948035)  # noqa: DTZ001
+    assert one.timestamp == datetime(2026, 7, 23, 11, 48, 26, 948035)  # noqa: DTZ001
 
 
 @pytest.mark.parametrize(
@@ -502,6 +513,49 @@ def test_an_offset_that_vanishes_in_an_iteration_is_an_index_error_after_a_pause
     assert sum(clock.slept) >= 3
 
 
+def more(*offsets: int, last: int) -> Reply:
+    """Give a page that is not the stream's last."""
+    answer = page(*offsets)
+    answer.document["last_offset"] = last
+    return answer
+
+
+def test_the_next_page_is_asked_for_while_this_one_is_handled(
+    hermes_home: Path, player: Player, clock: Clock
+) -> None:
+    with consumer_of(hermes_home, player.url, clock) as plugin:
+        player.then(more(1, 2, last=3), page(3))
+        events = iter(plugin)
+        next(events)
+        wait_until(lambda: len(player.requests) == 3, what="asked ahead")  # 1: open()
+        assert [next(events).offset, next(events).offset] == [2, 3]
+        assert "offset=3&" in player.requests[2].path
+
+
+def test_a_seek_forgets_what_was_asked_ahead(one_by_one: Any, first: int) -> None:
+    assert next(iter(one_by_one)).offset == first
+    one_by_one.seek(first + 10)
+    assert [one.offset for one in one_by_one] == list(range(first + 10, first + 20))
+
+
+def test_a_find_forgets_what_was_asked_ahead(one_by_one: Any, first: int) -> None:
+    assert next(iter(one_by_one)).offset == first
+    assert one_by_one.findNextEventOfCategory("nobody") is None
+    assert [one.offset for one in one_by_one] == list(range(first + 1, first + 20))
+
+
+def test_what_was_asked_ahead_in_vain_is_asked_again(
+    hermes_home: Path, player: Player, clock: Clock
+) -> None:
+    with consumer_of(hermes_home, player.url, clock) as plugin:
+        player.then(
+            more(1, last=2), problem(503, "nats_down", None, "1"), NO_ANSWER, page(2)
+        )
+        plugin.setTimeout(10_000)
+        events = iter(plugin)
+        assert [next(events).offset, next(events).offset] == [1, 2]
+
+
 def test_a_sidecar_killed_in_an_iteration_is_waited_for_and_nothing_is_missed(
     hermes_home: Path, nats: NatsProcess, tmp_path: Path
 ) -> None:
@@ -601,9 +655,10 @@ def test_retention_that_passes_a_sleeping_reader_is_an_index_error(
         with plugin:
             plugin.seekToBeginning()
             events = iter(plugin)
-            next(events)
+            next(events)  # the one after it has been asked for by now
             operator.update(name, max_age=100_000_000, duplicate_window=100_000_000)
             wait_until(lambda: operator.state(name)["messages"] == 0, what="aged out")
+            next(events)
             with pytest.raises(IndexError):
                 next(events)
 

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlencode
 
@@ -31,6 +32,9 @@ PATIENCE_SECONDS = 10.0
 
 INDEX_ERROR_PAUSE_SECONDS = 5.0
 """Hermes tries a failed seek again at once: without a pause it would do only that."""
+
+PAGE_BYTES = 1024 * 1024
+"""Of the one page in hand and the one asked ahead, whatever batch_size says."""
 
 NOT_IN_STREAM = (409, 410)
 PASSING = (0, 429, 503)
@@ -94,11 +98,14 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
                 self._offset = row["offset"] + 1
                 yield _event(row)
                 ends_at = self._ends_at()
-            left_seconds = ends_at - self._now()
-            wait_seconds = max(0.0, min(left_seconds, LONGEST_WAIT_SECONDS))
-            answer = self._ask(self._query(wait_seconds, category), wait_seconds)
+            answer = self._http.take_ahead(_path(self._query(category=category)))
+            if answer is None:
+                left_seconds = ends_at - self._now()
+                wait_seconds = max(0.0, min(left_seconds, LONGEST_WAIT_SECONDS))
+                answer = self._ask(self._query(wait_seconds, category), wait_seconds)
             if answer.status == 200:
                 self._take(answer)
+                self._ask_ahead(answer, category)
             elif answer.status in PASSING and answer.document.get("code") != "hole":
                 pause_seconds = answer.retry_after or 0.2
                 self._sleep(max(0.0, min(pause_seconds, ends_at - self._now())))
@@ -112,7 +119,11 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
         self._rows.clear()
 
     def _query(self, wait_seconds: float = 0, category: str | None = None) -> Any:
-        query = {"offset": self._offset, "limit": self._settings["batch_size"]}
+        query = {
+            "offset": self._offset,
+            "limit": self._settings["batch_size"],
+            "max_bytes": PAGE_BYTES,
+        }
         if wait_seconds:
             query["wait"] = f"{wait_seconds:.3f}"
         if category is not None:
@@ -136,8 +147,14 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
             self._sleep(pause_seconds)
 
     def _ask(self, query: dict[str, Any], wait_seconds: float = 0) -> Answer:
-        path = f"/v1/events?{urlencode(query)}"
-        return self._http.ask("GET", path, wait_seconds + ANSWER_SECONDS)
+        return self._http.ask("GET", _path(query), wait_seconds + ANSWER_SECONDS)
+
+    def _ask_ahead(self, answer: Answer, category: str | None) -> None:
+        """Let the sidecar read the next page while Hermes handles this one."""
+        page = answer.document
+        if page["events"] and page["next_offset"] <= page["last_offset"]:
+            query = self._query(category=category) | {"offset": page["next_offset"]}
+            self._http.ask_ahead(_path(query), ANSWER_SECONDS)
 
     def _error(self, answer: Answer) -> Exception:
         if answer.status in NOT_IN_STREAM:
@@ -161,6 +178,14 @@ def _event(row: dict[str, Any]) -> Event:
 def _local_time(text: str) -> datetime:
     """Read RFC 3339 with up to 9 decimals, which Python 3.10 cannot, as local time."""
     seconds, _, decimals = text.rstrip("Z").partition(".")
-    microsecond = int(decimals.ljust(6, "0")[:6])
-    utc = datetime.fromisoformat(seconds).replace(tzinfo=timezone.utc)
-    return utc.replace(microsecond=microsecond).astimezone().replace(tzinfo=None)
+    return _local_second(seconds).replace(microsecond=int(decimals.ljust(6, "0")[:6]))
+
+
+@lru_cache(maxsize=16)
+def _local_second(text: str) -> datetime:
+    utc = datetime.fromisoformat(text).replace(tzinfo=timezone.utc)
+    return utc.astimezone().replace(tzinfo=None)
+
+
+def _path(query: dict[str, Any]) -> str:
+    return f"/v1/events?{urlencode(query)}"

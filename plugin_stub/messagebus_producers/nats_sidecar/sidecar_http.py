@@ -48,7 +48,8 @@ class SidecarHttp:
         self._url = urlsplit(settings["url"])
         self._token_file: str | None = settings.get("token_file")
         self._cafile: str | None = settings.get("cafile")
-        self._connection: http.client.HTTPConnection | None = None
+        self._connection: _HttpConnection | None = None
+        self._asked_ahead = ""
 
     def ask(
         self,
@@ -59,6 +60,39 @@ class SidecarHttp:
         headers: dict[str, str] | None = None,
     ) -> Answer:
         """Send one request and give its answer; it never raises for a bad network."""
+        if self._asked_ahead:  # its answer is not wanted any more
+            self.close()
+        failure = self._request(method, path, timeout_seconds, body, headers)
+        return failure or self._response()
+
+    def ask_ahead(self, path: str, timeout_seconds: float) -> None:
+        """Send a GET whose answer is taken later, so that the sidecar works meanwhile.
+
+        Nobody needs this answer yet: a failure is left to whoever asks next.
+        """
+        if self._request("GET", path, timeout_seconds) is None:
+            try:
+                self._connection.flush()  # type: ignore[union-attr]
+                self._asked_ahead = path
+            except OSError:
+                self.close()
+
+    def take_ahead(self, path: str) -> Answer | None:
+        """Give the answer to what was asked ahead; None if that was something else."""
+        if self._asked_ahead != path:
+            return None
+        self._asked_ahead = ""
+        return self._response()
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        timeout_seconds: float,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Answer | None:
+        """Get a request ready to be written; give an answer only where that fails."""
         try:
             headers = {**self._authorization(), **(headers or {})}
         except (OSError, ValueError):
@@ -70,7 +104,19 @@ class SidecarHttp:
             return _nothing(NOT_STORED, "no sidecar can be reached at the plugin's url")
         try:
             connection.request(method, path, body, headers)
-            response = connection.getresponse()
+        except ValueError:  # its text would show the header's value
+            self.close()
+            return _nothing(NOT_STORED, "the plugin's token_file holds no token")
+        except BaseException:  # a signal: what is half ready must not be used again
+            self.close()
+            raise
+        return None
+
+    def _response(self) -> Answer:
+        """Write what is ready and read its answer."""
+        assert self._connection is not None  # noqa: S101 - _request made it
+        try:
+            response = self._connection.getresponse()
             text = response.read()
         except (OSError, http.client.HTTPException):
             self.close()
@@ -82,11 +128,12 @@ class SidecarHttp:
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""
+        self._asked_ahead = ""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
-    def _connect(self, timeout_seconds: float) -> http.client.HTTPConnection:
+    def _connect(self, timeout_seconds: float) -> _HttpConnection:
         if self._connection is None:
             self._connection = self._new_connection(timeout_seconds)
         if self._connection.sock is None:
@@ -94,7 +141,7 @@ class SidecarHttp:
         self._connection.sock.settimeout(timeout_seconds)
         return self._connection
 
-    def _new_connection(self, timeout_seconds: float) -> http.client.HTTPConnection:
+    def _new_connection(self, timeout_seconds: float) -> _HttpConnection:
         if self._url.scheme == "unix":
             return _UnixConnection(unquote(self._url.path), timeout_seconds)
         host, port = self._url.hostname or "", self._url.port
@@ -120,9 +167,13 @@ class _HttpConnection(http.client.HTTPConnection):
     def send(self, data: Any) -> None:
         self._unsent += data
 
-    def getresponse(self) -> http.client.HTTPResponse:
+    def flush(self) -> None:
         data, self._unsent = self._unsent, b""
         super().send(data)
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        if self._unsent:
+            self.flush()
         return super().getresponse()
 
 
