@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from sidecar import errors
 from sidecar.errors import Problem
+from sidecar.host import is_ours
 from sidecar.log import log
 from sidecar.problem import answer
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 Access = Literal["off", "token", "open"]
+
+_FOR_PROBES = ("/health", "/metrics")
+"""Asked for under whatever name a monitor has; nothing secret is there."""
 
 
 class TokenFile:
@@ -52,14 +56,20 @@ class TokenFile:
 
 
 class Guard:
-    """Lets requests for /v1/ pass or answers them; no error passes it."""
+    """Lets requests pass or answers them; no error passes it."""
 
     def __init__(
-        self, app: ASGIApp, access: Access, token: TokenFile | None = None
+        self,
+        app: ASGIApp,
+        access: Access,
+        token: TokenFile | None = None,
+        own_names: frozenset[str] | None = None,
     ) -> None:
+        """Guard an application; with own_names the Host header is checked too."""
         self._app = app
         self._access = access
         self._token = token
+        self._own_names = own_names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -83,7 +93,12 @@ class Guard:
             )
 
     def _check(self, scope: Scope) -> None:
-        if not scope["path"].startswith("/v1/") or self._access == "open":
+        path = scope["path"]
+        if self._own_names is not None and not path.startswith(_FOR_PROBES):
+            hosts = Headers(scope=scope).getlist("host")
+            if len(hosts) != 1 or not is_ours(hosts[0], self._own_names):
+                raise Problem(errors.WRONG_HOST)
+        if not path.startswith("/v1/") or self._access == "open":
             return
         if self._token is None:
             raise Problem(errors.API_OFF)

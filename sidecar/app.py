@@ -21,7 +21,7 @@ from sidecar.errors import Outcome, Problem
 from sidecar.event import parse_event, parse_key, parse_precondition
 from sidecar.log import log
 from sidecar.openapi import GET_EVENTS, GET_STREAM, HEALTH, METRICS, POST_EVENT
-from sidecar.problem import answer
+from sidecar.problem import PRIVATE, answer
 from sidecar.read import parse_query
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from sidecar.daemon import Daemon
+    from sidecar.room import Body
 
 _T = TypeVar("_T")
 
@@ -132,12 +133,14 @@ async def _post_event(daemon: Daemon, request: Request) -> Response:
     key = parse_key(headers.get("idempotency-key"))
     precondition = parse_precondition(headers.get("if-match"))
     limit_bytes = daemon.settings.max_event_bytes or daemon.bus.connection().limit_bytes
-    event = parse_event(await _read_body(request, limit_bytes))
-    try:
-        stored = await daemon.publisher.publish(event, key, precondition)
-    except Problem as problem:
-        _log_refusal(problem, key)
-        raise
+    with daemon.room.body() as body:
+        await _read_body(request, body, limit_bytes)
+        event = parse_event(bytes(body.data))
+        try:
+            stored = await daemon.publisher.publish(event, key, precondition)
+        except Problem as problem:
+            _log_refusal(problem, key)
+            raise
     return _json(
         {
             "offset": stored.offset,
@@ -150,21 +153,19 @@ async def _post_event(daemon: Daemon, request: Request) -> Response:
     )
 
 
-async def _read_body(request: Request, limit_bytes: int) -> bytes:
+async def _read_body(request: Request, body: Body, limit_bytes: int) -> None:
     """Read the body, never more of it than the limit."""
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > limit_bytes:
         raise _too_large(int(declared), limit_bytes)
-    body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit_bytes:
-                    raise _too_large(len(body), limit_bytes)
+                body.add(chunk)
+                if len(body.data) > limit_bytes:
+                    raise _too_large(len(body.data), limit_bytes)
     except TimeoutError:
         raise Problem(errors.SLOW_BODY, Outcome.NOT_STORED) from None
-    return bytes(body)
 
 
 def _too_large(size_bytes: int, limit_bytes: int) -> Problem:
@@ -241,7 +242,7 @@ async def _get_stream(daemon: Daemon) -> Response:
             "created": info.created,
             "categories": await daemon.bus.categories(),
         },
-        headers={"ETag": f'"{last}"'},
+        headers={"ETag": f'"{last}"', **PRIVATE},
     )
 
 
@@ -262,7 +263,8 @@ def _json(
         json.dumps(document),
         status_code=status,
         media_type="application/json",
-        headers=headers,
+        # The answer to an event shows nothing, and each header costs its time.
+        headers=PRIVATE if headers is None else headers,
     )
 
 

@@ -12,6 +12,7 @@ from sidecar.health import Facts
 from sidecar.metrics import Metrics
 from sidecar.publish import Publisher
 from sidecar.read import Reader
+from sidecar.room import Room
 
 if TYPE_CHECKING:
     from sidecar.jetstream import NatsServer
@@ -35,6 +36,7 @@ class Daemon:
             writing_bus, self.metrics, settings.publish_timeout_seconds
         )
         self.reader = Reader(reading_bus, self.metrics)
+        self.room = Room()
         self.buses = [writing_bus] * self.writes + [reading_bus] * self.reads
 
     @property

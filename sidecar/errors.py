@@ -93,6 +93,20 @@ SLOW_BODY = Cause(
     "The body did not arrive in time.",
     "Send the whole body at once.",
 )
+WRONG_HOST = Cause(
+    "wrong_host",
+    HTTPStatus.MISDIRECTED_REQUEST,
+    "The Host header names another server.",
+    "Use the sidecar's IP address, its machine's name or a name without a dot; "
+    "any name does over HTTPS.",
+)
+BUSY = Cause(
+    "busy",
+    HTTPStatus.TOO_MANY_REQUESTS,
+    "Too many events wait in this sidecar at once.",
+    "Send the same request again later; look at /health for what holds them up.",
+    retry_after_seconds=1,
+)
 UNAUTHORIZED = Cause(
     "unauthorized",
     HTTPStatus.UNAUTHORIZED,

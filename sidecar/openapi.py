@@ -93,7 +93,9 @@ POST_EVENT: dict[str, Any] = {
         "413": _problem("Larger than the limit, headers counted."),
         "415": _problem("Not application/json."),
         "422": _problem("Illegal category, or a key that belongs to another event."),
+        "421": _problem("The Host header names another server."),
         "428": _problem("No If-Match."),
+        "429": _problem("Too many events wait; try again after Retry-After."),
         "503": _problem("Not stored; try again after Retry-After."),
         "504": _problem("Not known yet; send the same request again."),
     },
@@ -130,6 +132,7 @@ GET_EVENTS: dict[str, Any] = {
         "403": _problem("The API is off on this listener, or this is no consumer."),
         "409": _problem("The stream ends before this offset."),
         "410": _problem("The stream no longer holds this offset."),
+        "421": _problem("The Host header names another server."),
         "503": _problem("The stream cannot be read now, or has a hole."),
     },
 }
@@ -150,6 +153,7 @@ GET_STREAM: dict[str, Any] = {
         ),
         "401": _problem("Token missing or wrong."),
         "403": _problem("The API is off on this listener."),
+        "421": _problem("The Host header names another server."),
         "503": _problem("The stream cannot be asked."),
     },
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from starlette.responses import Response
 
@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE = "application/problem+json"
 
+PRIVATE: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+"""Headers of what may show events or what is known of them."""
+
 
 def answer(problem: Problem) -> Response:
     """Give the answer to a request that met this problem."""
-    headers = {}
+    headers = dict(PRIVATE)
     if problem.cause.retry_after_seconds is not None:
         headers["Retry-After"] = str(problem.cause.retry_after_seconds)
     if problem.cause.status is HTTPStatus.UNAUTHORIZED:

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 COPY_TIMEOUT_SECONDS: Final = 2.0
 """How long one copy may stay unanswered before its connection is thrown away."""
 
+MAX_IN_FLIGHT: Final = 256
+"""Of events that wait for their outcome. One hermes-server has one."""
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -194,6 +197,8 @@ class Publisher:
 
         Raises Problem with the outcome not_stored or unknown.
         """
+        if self.in_flight >= MAX_IN_FLIGHT:
+            raise Problem(errors.BUSY, Outcome.NOT_STORED)
         started_at = time.monotonic()
         self.in_flight += 1
         try:

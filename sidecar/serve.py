@@ -18,6 +18,7 @@ from sidecar.access import Access, Guard, TokenFile
 from sidecar.app import create_api
 from sidecar.daemon import Daemon
 from sidecar.embedded import embedded_nats
+from sidecar.host import own_names
 from sidecar.listen import ListenError, bind_tcp, unix_socket
 from sidecar.log import log
 from sidecar.protocol import BoundedProtocol
@@ -61,6 +62,12 @@ async def serve(settings: Settings) -> None:
             (_server(api, settings, listener, access), listener)
             for listener, access in listeners
         ]
+        for file in settings.readable_secrets():
+            log.warning(
+                "secret_readable",
+                file=str(file),
+                remedy="Let only the sidecar's user read it: chmod o-r.",
+            )
         log.info(
             "started",
             version=__version__,
@@ -106,7 +113,14 @@ def _server(
     token = TokenFile(settings.token_file) if settings.token_file else None
     has_tls = is_tcp and settings.tls_cert_file is not None
     config = uvicorn.Config(
-        Guard(api, access, token if access == "token" else None),
+        Guard(
+            api,
+            access,
+            token if access == "token" else None,
+            # A browser cannot reach a Unix socket, nor believe our certificate under
+            # an attacker's name.
+            own_names(settings.http_host) if is_tcp and not has_tls else None,
+        ),
         http=BoundedProtocol,
         ws="none",
         lifespan="off",

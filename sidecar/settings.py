@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 from urllib.parse import SplitResult, urlsplit
@@ -230,6 +231,19 @@ class Settings(BaseSettings):
             else None,
         )
 
+    def readable_secrets(self) -> list[Path]:
+        """Give the files with secrets that every user of this machine may read."""
+        files = (
+            self.nats_password_file,
+            self.nats_token_file,
+            self.nats_creds_file,
+            self.nats_nkey_seed_file,
+            self.nats_tls_key_file,
+            self.token_file,
+            self.tls_key_file,
+        )
+        return [file for file in files if file is not None and _is_for_all(file)]
+
     def require_listener(self) -> None:
         """Refuse a daemon that nobody could send an event to."""
         if self.unix_socket is None and self.tcp_access == "off":
@@ -265,6 +279,13 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
         sentences.append(f"{name} is no setting; did you mean {nearest}?")
     if sentences:
         raise SettingsError("\n".join(sentences))
+
+
+def _is_for_all(file: Path) -> bool:
+    try:
+        return bool(file.stat().st_mode & stat.S_IROTH)
+    except OSError:  # whoever needs the file will say so
+        return False
 
 
 def _has_address(parts: SplitResult) -> bool:

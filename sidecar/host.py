@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a Host header may be ours: the defence against DNS rebinding. Pure.
+
+A browser on this machine can be led here under a name that an attacker owns, past its
+same-origin policy. Such a name has a dot and a public ending; the names under which
+sidecars are reached have not, or are the machine's own.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from typing import Final
+
+_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?", re.ASCII)
+_PORT = re.compile(r":[0-9]{1,5}\Z", re.ASCII)
+
+# Nobody can register a name below these (RFC 6761, RFC 6762, RFC 8375, ICANN on
+# "internal"), nor below the cluster domain of Kubernetes.
+_RESERVED: Final = (
+    *(".localhost", ".local", ".internal", ".home.arpa", ".test", ".svc"),
+    ".cluster.local",
+)
+
+
+def own_names(http_host: str) -> frozenset[str]:
+    """Give the names of this machine, and the one that it was told to listen on."""
+    names = {http_host, socket.gethostname(), socket.getfqdn()}
+    return frozenset(name.lower().rstrip(".") for name in names)
+
+
+def is_ours(host: str, own: frozenset[str]) -> bool:
+    """Tell whether a Host header cannot be an attacker's name."""
+    name = _PORT.sub("", host.strip().lower())
+    if _is_address(name.removeprefix("[").removesuffix("]")):
+        return True
+    if not _NAME.fullmatch(name):
+        return False
+    name = name.rstrip(".")
+    return "." not in name or name in own or name.endswith(_RESERVED)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

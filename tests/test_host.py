@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+from sidecar.host import is_ours, own_names
+
+OWN = frozenset({"bus.example.org", "127.0.0.1"})
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "localhost:8480", "LOCALHOST", "sidecar", "sidecar:8480"),
+        *("127.0.0.1", "127.0.0.1:8480", "10.1.2.3", "[::1]", "[::1]:8480"),
+        *("bus.example.org", "bus.example.org:8480", "Bus.Example.ORG."),
+        *("hermes-bus.idm.svc", "hermes-bus.idm.svc.cluster.local", "bus.internal"),
+        *("printer.local", "api.localhost"),
+    ],
+)
+def test_a_name_that_no_attacker_can_own_is_ours(host: str) -> None:
+    assert is_ours(host, OWN)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.example", "evil.example:8480", "localhost.evil.example", "example.org"),
+        *("127.0.0.1.evil.example", "x.bus.example.org", "bus.example.org.evil.com"),
+        *(
+            "",
+            " ",
+            ".",
+            "a..b",
+            "evil.example/",
+            "user@localhost",
+            "localhost,evil.com",
+        ),
+        *("[::1", "[::1]evil.com", "evil.example:", "localhost:80:80", "\xe9vil.com"),
+        *("local.evil.com", "evilsvc.com"),
+    ],
+)
+def test_any_other_name_is_not_ours(host: str) -> None:
+    assert not is_ours(host, OWN)
+
+
+def test_the_machine_knows_its_own_names() -> None:
+    assert "bus.example.org" in own_names("Bus.example.org.")
