@@ -27,10 +27,10 @@ from sidecar.read import parse_query
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from sidecar.daemon import Daemon
-    from sidecar.room import Body
+    from sidecar.room import Held, Room
 
 _T = TypeVar("_T")
 
@@ -133,9 +133,8 @@ async def _post_event(daemon: Daemon, request: Request) -> Response:
     key = parse_key(headers.get("idempotency-key"))
     precondition = parse_precondition(headers.get("if-match"))
     limit_bytes = daemon.settings.max_event_bytes or daemon.bus.connection().limit_bytes
-    with daemon.room.body() as body:
-        await _read_body(request, body, limit_bytes)
-        event = parse_event(bytes(body.data))
+    with daemon.bodies.hold() as held:
+        event = parse_event(await _read_body(request, held, limit_bytes))
         try:
             stored = await daemon.publisher.publish(event, key, precondition)
         except Problem as problem:
@@ -153,19 +152,22 @@ async def _post_event(daemon: Daemon, request: Request) -> Response:
     )
 
 
-async def _read_body(request: Request, body: Body, limit_bytes: int) -> None:
+async def _read_body(request: Request, held: Held, limit_bytes: int) -> bytes:
     """Read the body, never more of it than the limit."""
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > limit_bytes:
         raise _too_large(int(declared), limit_bytes)
+    body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
-                body.add(chunk)
-                if len(body.data) > limit_bytes:
-                    raise _too_large(len(body.data), limit_bytes)
+                held.add(len(chunk))
+                body += chunk
+                if len(body) > limit_bytes:
+                    raise _too_large(len(body), limit_bytes)
     except TimeoutError:
         raise Problem(errors.SLOW_BODY, Outcome.NOT_STORED) from None
+    return bytes(body)
 
 
 def _too_large(size_bytes: int, limit_bytes: int) -> Problem:
@@ -182,7 +184,8 @@ async def _get_events(daemon: Daemon, request: Request) -> Response:
         raise Problem(errors.WRONG_ROLE)
     query = parse_query(request.query_params.multi_items())
     page = await _while_wanted(daemon, request, daemon.reader.read(query))
-    return _json(
+    return _PageResponse(
+        daemon.pages,
         {
             "events": [
                 {
@@ -196,8 +199,30 @@ async def _get_events(daemon: Daemon, request: Request) -> Response:
             "next_offset": page.next_offset,
             "first_offset": page.position.first,
             "last_offset": page.position.last,
-        }
+        },
     )
+
+
+class _PageResponse(Response):
+    """A page of events; it counts as held until the reader has taken it."""
+
+    def __init__(self, room: Room, document: dict[str, Any]) -> None:
+        super().__init__(
+            json.dumps(document), headers=PRIVATE, media_type="application/json"
+        )
+        self._room = room
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_and_wait(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                # uvicorn waits before a piece, not after it: so let one more follow.
+                await send({**message, "more_body": True})
+                message = {"type": "http.response.body"}
+            await send(message)
+
+        with self._room.hold() as held:
+            held.add(len(self.body))
+            await super().__call__(scope, receive, send_and_wait)
 
 
 async def _while_wanted(

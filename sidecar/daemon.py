@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from sidecar.bus import Bus
+from sidecar.errors import Outcome
 from sidecar.health import Facts
 from sidecar.metrics import Metrics
 from sidecar.publish import Publisher
@@ -36,7 +37,8 @@ class Daemon:
             writing_bus, self.metrics, settings.publish_timeout_seconds
         )
         self.reader = Reader(reading_bus, self.metrics)
-        self.room = Room()
+        # Apart, so that readers who stall leave room for events.
+        self.bodies, self.pages = Room(Outcome.NOT_STORED), Room()
         self.buses = [writing_bus] * self.writes + [reading_bus] * self.reads
 
     @property

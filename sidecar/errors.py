@@ -103,7 +103,7 @@ WRONG_HOST = Cause(
 BUSY = Cause(
     "busy",
     HTTPStatus.TOO_MANY_REQUESTS,
-    "Too many events wait in this sidecar at once.",
+    "Too much waits in this sidecar at once.",
     "Send the same request again later; look at /health for what holds them up.",
     retry_after_seconds=1,
 )

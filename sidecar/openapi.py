@@ -133,6 +133,7 @@ GET_EVENTS: dict[str, Any] = {
         "409": _problem("The stream ends before this offset."),
         "410": _problem("The stream no longer holds this offset."),
         "421": _problem("The Host header names another server."),
+        "429": _problem("Too many pages wait for their readers."),
         "503": _problem("The stream cannot be read now, or has a hole."),
     },
 }

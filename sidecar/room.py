@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bounds the bodies that the requests of the moment hold in memory together."""
+"""Bounds what the requests of the moment hold in memory together."""
 
 from __future__ import annotations
 
@@ -7,42 +7,45 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from sidecar import errors
-from sidecar.errors import Outcome, Problem
+from sidecar.errors import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sidecar.errors import Outcome
+
 MAX_BYTES: Final = 64 * 1024 * 1024
-"""One body may be as large as NATS allows; a larger one than this is then alone."""
+"""One event may be as large as NATS allows; a larger one than this is then alone."""
 
 
 class Room:
-    """Counts what is held; one for a daemon."""
+    """Counts the bytes that are held; `outcome` is told where there is no room."""
 
-    def __init__(self) -> None:
+    def __init__(self, outcome: Outcome | None = None) -> None:
         self.bytes = 0
+        self.outcome = outcome
 
     @contextmanager
-    def body(self) -> Iterator[Body]:
-        """Hold a body that grows, until the request has ended."""
-        body = Body(self)
+    def hold(self) -> Iterator[Held]:
+        """Count what one request holds, until its end."""
+        held = Held(self)
         try:
-            yield body
+            yield held
         finally:
-            self.bytes -= len(body.data)
+            self.bytes -= held.bytes
 
 
-class Body:
-    """The bytes of one request so far."""
+class Held:
+    """What one request holds so far."""
 
     def __init__(self, room: Room) -> None:
         self._room = room
-        self.data = bytearray()
+        self.bytes = 0
 
-    def add(self, chunk: bytes) -> None:
-        """Take more bytes; raise Problem if all bodies together are too many."""
-        others = self._room.bytes - len(self.data)
-        if others and self._room.bytes + len(chunk) > MAX_BYTES:
-            raise Problem(errors.BUSY, Outcome.NOT_STORED)
-        self.data += chunk
-        self._room.bytes += len(chunk)
+    def add(self, size_bytes: int) -> None:
+        """Count more bytes; raise Problem if all requests together hold too many."""
+        has_others = self._room.bytes > self.bytes
+        if has_others and self._room.bytes + size_bytes > MAX_BYTES:
+            raise Problem(errors.BUSY, self._room.outcome)
+        self.bytes += size_bytes
+        self._room.bytes += size_bytes

@@ -1,12 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import socket
+import uuid
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import pytest
+from parts.process import wait_until
+from parts.sidecar import SidecarProcess, event, post
 
 from sidecar import errors
 from sidecar.answer import Position, StoredMessage
 from sidecar.errors import Cause, Problem
 from sidecar.read import MAX_BYTES, NEXT, Query, contiguous, locate, parse_query
+
+if TYPE_CHECKING:
+    from parts.nats import NatsProcess
 
 
 @pytest.mark.parametrize(
@@ -174,3 +185,44 @@ def test_with_a_filter_each_message_must_name_the_one_before(
 ) -> None:
     found = contiguous(start, batch(*pairs), filtered=True)
     assert [message.sequence for message in found] == kept
+
+
+# -- Readers that stall ----------------------------------------------------------------
+
+
+def test_readers_that_stall_cost_bounded_memory_and_no_publish(
+    nats: NatsProcess, tmp_path: Path
+) -> None:
+    name = f"s{uuid.uuid4().hex[:12]}"
+    request = b"GET /v1/events?offset=first&limit=5000 HTTP/1.1\r\nHost: x\r\n\r\n"
+    with (
+        SidecarProcess(
+            tmp_path / "stalled",
+            nats_url=nats.url,
+            stream=name,
+            subject_prefix=name,
+            stream_create=True,
+        ) as sidecar,
+        sidecar.client() as http,
+        ExitStack() as stack,
+    ):
+        for _ in range(6):
+            post(http, event(objattrs={"photo": "x" * 1_000_000}))
+        answers = []
+        for _ in range(40):
+            reader = stack.enter_context(socket.socket(socket.AF_UNIX))
+            reader.settimeout(30)
+            reader.connect(str(sidecar.socket))
+            reader.sendall(request)
+            answers.append(reader.recv(12, socket.MSG_WAITALL))
+        assert {b"HTTP/1.1 200", b"HTTP/1.1 429"} == set(answers)
+        assert post(http).status_code == 201
+        assert resident_mb(sidecar.running.pid) < 400
+        stack.close()  # what they held is free again
+        wait_until(lambda: http.get("/v1/events").status_code == 200, what="room")
+
+
+def resident_mb(pid: int) -> float:
+    """Give the memory of a process, resident, in MB."""
+    status = Path(f"/proc/{pid}/status").read_text("ascii")
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1000

@@ -33,8 +33,9 @@ PATIENCE_SECONDS = 10.0
 INDEX_ERROR_PAUSE_SECONDS = 5.0
 """Hermes tries a failed seek again at once: without a pause it would do only that."""
 
-PAGE_BYTES = 1024 * 1024
-"""Of the one page in hand and the one asked ahead, whatever batch_size says."""
+PAGE_BYTES = 256 * 1024
+"""Whatever batch_size says: the page asked ahead waits in the socket's buffer, and not
+in the sidecar's memory, while Hermes takes its time."""
 
 NOT_IN_STREAM = (409, 410)
 PASSING = (0, 429, 503)
