@@ -1,37 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: PLC0415 - a command imports what it alone needs: probes run often
 """The command hermes-nats-sidecar."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import uvloop
-
-from sidecar import __version__, errors, install, log
-from sidecar.demo import DemoError, demo
-from sidecar.embedded import EmbeddedError
+from sidecar import __version__, errors
+from sidecar.complaint import NO_FIT_STREAM, NO_NATS, OK, Complaint
 from sidecar.errors import Problem
-from sidecar.listen import ListenError
-from sidecar.probe import DaemonError, ask, client
-from sidecar.provision import ProvisionError, find_faults, provision
-from sidecar.serve import serve
-from sidecar.settings import SettingsError, load
-from sidecar.tail import View, tail
-
-OK: Final = 0
-NOT_READY: Final = 1
-BAD_SETTINGS: Final = 2
-CANNOT_LISTEN: Final = 3
-NO_NATS: Final = 4
-NO_FIT_STREAM: Final = 5
-NO_EMBEDDED_NATS: Final = 6
-NOT_INSTALLED: Final = 7
+from sidecar.settings import load
 
 _EPILOG = """\
 Settings are environment variables, SIDECAR_*; see docs/settings.md.
@@ -45,18 +30,8 @@ def main() -> None:
     arguments = _parser().parse_args()
     try:
         status = arguments.run(arguments)
-    except SettingsError as error:
-        status = _complain(BAD_SETTINGS, error)
-    except ListenError as error:
-        status = _complain(CANNOT_LISTEN, error)
-    except EmbeddedError as error:
-        status = _complain(NO_EMBEDDED_NATS, error)
-    except DaemonError as error:
-        status = _complain(NOT_READY, error)
-    except ProvisionError as error:
-        status = _complain(NO_FIT_STREAM, error)
-    except (install.InstallError, DemoError) as error:
-        status = _complain(NOT_INSTALLED, error)
+    except Complaint as complaint:
+        status = _complain(complaint.exit_status, complaint)
     except Problem as problem:
         cause = problem.cause
         in_stream = cause in (errors.STREAM_MISSING, errors.STREAM_UNFIT)
@@ -147,6 +122,15 @@ def _offset(text: str) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    gc.disable()  # a collection while modules load finds nothing, and takes a tenth
+    import uvloop
+
+    from sidecar import log
+    from sidecar.serve import serve
+
+    gc.freeze()  # what was loaded stays, and need not be looked through again
+    gc.enable()
+
     settings = load(os.environ, **({"embedded": True} if arguments.embedded else {}))
     settings.require_listener()
     log.configure(settings.log_level, settings.log_format)
@@ -156,6 +140,8 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _provision(arguments: argparse.Namespace) -> int:
+    from sidecar.provision import provision
+
     settings = load(os.environ)
     created, differences = asyncio.run(provision(settings, arguments.first_offset))
     if created is not None:
@@ -168,6 +154,8 @@ def _provision(arguments: argparse.Namespace) -> int:
 
 
 def _check(_: argparse.Namespace) -> int:
+    from sidecar.provision import find_faults
+
     settings = load(os.environ)
     faults = asyncio.run(find_faults(settings))
     for sentence in faults:
@@ -178,6 +166,8 @@ def _check(_: argparse.Namespace) -> int:
 
 
 def _tail(arguments: argparse.Namespace) -> int:
+    from sidecar.tail import View, tail
+
     view = View(
         start=arguments.start,
         category=arguments.category,
@@ -190,6 +180,8 @@ def _tail(arguments: argparse.Namespace) -> int:
 
 
 def _healthcheck(_: argparse.Namespace) -> int:
+    from sidecar.probe import ask, client
+
     settings = load(os.environ)
     with client(settings) as http:
         ask(http, "/health/live")
@@ -197,10 +189,14 @@ def _healthcheck(_: argparse.Namespace) -> int:
 
 
 def _install_plugins(arguments: argparse.Namespace) -> int:
-    for target in install.install_plugins(arguments.directory):
+    from sidecar.install import install_plugins
+
+    for target in install_plugins(arguments.directory):
         print(f"Installed {target}")
     return OK
 
 
 def _demo(_: argparse.Namespace) -> int:
+    from sidecar.demo import demo
+
     return demo()

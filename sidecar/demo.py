@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from sidecar.complaint import NOT_INSTALLED, Complaint
 from sidecar.install import install_plugins
 
 if TYPE_CHECKING:
@@ -38,8 +39,10 @@ _GROUPS = ["étudiants", "enseignants"]
 _PHOTO_BYTES = 5 * 1024 * 1024
 
 
-class DemoError(Exception):
+class DemoError(Complaint):
     """The demo could not be shown; the text says why."""
+
+    exit_status = NOT_INSTALLED
 
 
 def demo() -> int:

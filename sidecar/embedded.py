@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sidecar.complaint import NO_EMBEDDED_NATS, Complaint
 from sidecar.jetstream import NatsServer
 from sidecar.log import log
 
@@ -44,8 +45,10 @@ _STOP_SECONDS = 10.0
 _LONGEST_PAUSE_SECONDS = 5.0
 
 
-class EmbeddedError(Exception):
+class EmbeddedError(Complaint):
     """The embedded server cannot be started; the text says why and what to do."""
+
+    exit_status = NO_EMBEDDED_NATS
 
 
 @asynccontextmanager

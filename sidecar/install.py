@@ -7,12 +7,16 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from sidecar.complaint import NOT_INSTALLED, Complaint
+
 PLUGIN_STUB: Final = Path(__file__).resolve().parent.parent / "plugin_stub"
 NAME: Final = "nats_sidecar"
 
 
-class InstallError(Exception):
+class InstallError(Complaint):
     """The plugins cannot be copied; the text says why and what to do."""
+
+    exit_status = NOT_INSTALLED
 
 
 def install_plugins(plugins: Path) -> list[Path]:

@@ -10,6 +10,8 @@ import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from sidecar.complaint import CANNOT_LISTEN, Complaint
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -18,8 +20,10 @@ _SOCKET_UMASK = 0o117  # leaves 0660: the owner and its group
 _BACKLOG = 512
 
 
-class ListenError(Exception):
+class ListenError(Complaint):
     """A socket cannot be opened; the text says which and what to do."""
+
+    exit_status = CANNOT_LISTEN
 
 
 def bind_tcp(host: str, port: int) -> socket.socket:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from sidecar.complaint import NOT_READY, Complaint
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -17,8 +19,10 @@ _SECONDS = 3.0
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-class DaemonError(Exception):
+class DaemonError(Complaint):
     """The daemon did not do what it was asked; the text says why."""
+
+    exit_status = NOT_READY
 
 
 def client(settings: Settings, timeout_seconds: float = _SECONDS) -> httpx.Client:

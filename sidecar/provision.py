@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from sidecar import errors, stream
+from sidecar.complaint import NO_FIT_STREAM, Complaint
 from sidecar.errors import Problem
 from sidecar.jetstream import ApiError, Connection, NoReply
 
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from sidecar.settings import Settings
 
 
-class ProvisionError(Exception):
+class ProvisionError(Complaint):
     """The server refused what was asked; the text says what it answered."""
+
+    exit_status = NO_FIT_STREAM
 
 
 async def provision(

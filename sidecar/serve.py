@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import resource
 import signal
@@ -76,7 +75,6 @@ async def serve(settings: Settings) -> None:
             tcp_api=settings.tcp_access,
             role=settings.role,
         )
-        gc.freeze()  # what lives from here on is small: a full collection takes no time
         running = asyncio.create_task(daemon.run())
         stack.push_async_callback(_cancel, running)
         serving = [

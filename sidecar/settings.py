@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from sidecar.complaint import BAD_SETTINGS, Complaint
 from sidecar.jetstream import NatsServer, Tls
 from sidecar.stream import StreamPlan
 
@@ -35,8 +36,10 @@ _NATS_SCHEMES = ("nats", "tls")
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
 
 
-class SettingsError(Exception):
+class SettingsError(Complaint):
     """The settings cannot work; the text has a sentence for each reason."""
+
+    exit_status = BAD_SETTINGS
 
 
 def default_embedded_dir() -> Path:

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a command says when it cannot do what it was asked, and its exit status."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+OK: Final = 0
+NOT_READY: Final = 1
+BAD_SETTINGS: Final = 2
+CANNOT_LISTEN: Final = 3
+NO_NATS: Final = 4
+NO_FIT_STREAM: Final = 5
+NO_EMBEDDED_NATS: Final = 6
+NOT_INSTALLED: Final = 7
+
+
+class Complaint(Exception):  # noqa: N818 - most are nobody's error but the caller's
+    """A sentence for the caller: what is wrong and what to do; never a traceback."""
+
+    exit_status: ClassVar[int]
