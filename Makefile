@@ -10,7 +10,7 @@ HERMES_VENV := .venv-hermes
 CONTRACT := tests/test_producer_plugin.py tests/test_consumer_plugin.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-hermes chaos bench check format docs lock clean
+.PHONY: help demo run test test-hermes chaos bench fuzz check format docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ chaos: $(VENV)/developed ## prove exactly once under faults (40 minutes), ARGS="
 
 bench: $(VENV)/benched ## measure beside the alternatives, ARGS=--quick
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
+
+fuzz: $(VENV)/developed ## throw 100,000 bad requests, ARGS="--inputs 20000"
+	PYTHONPATH=tests $(BIN)/python -m fuzz.campaign $(ARGS)
 
 check: $(VENV)/developed ## check format, lint and types
 	$(BIN)/ruff format --check .
