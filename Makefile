@@ -7,10 +7,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 WORKERS ?= 2
 HERMES_VENV := .venv-hermes
+CLUSTER ?= run/cluster
 CONTRACT := tests/test_producer_plugin.py tests/test_consumer_plugin.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-hermes chaos bench fuzz check format docs lock clean
+.PHONY: help demo run test test-hermes chaos bench fuzz check format docs lock clean cluster
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +31,9 @@ test-hermes: $(VENV)/developed $(HERMES_VENV)/installed ## test on a real Hermes
 	HERMES_HOME="$(abspath $(HERMES_HOME))" \
 	HERMES_PYTHON="$(abspath $(HERMES_VENV))/bin/python" \
 	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/hermes $(CONTRACT)
+
+cluster: $(VENV)/installed ## start three NATS nodes on this machine, in run/cluster
+	PATH="$(CURDIR)/$(BIN):$$PATH" exec deploy/nats/start-cluster $(CLUSTER)
 
 chaos: $(VENV)/developed ## prove exactly once under faults (40 minutes), ARGS="--minutes 10"
 	PYTHONPATH=tests $(BIN)/python -m chaos.campaign --report .cache/chaos.json $(ARGS)

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""deploy/nats: nats-server reads it, runs it, and keeps what it promises."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from parts.nats import free_port
+from parts.process import Process, wait_until
+from parts.sidecar import (
+    COMMAND,
+    SidecarProcess,
+    environment,
+    event,
+    last_offset,
+    post,
+)
+from secrets_made import NATS, ROLES, ROOT, Secrets, make_secrets
+
+from sidecar.embedded import find_nats_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CONFIGS = ("one-node.conf", "three-nodes.conf")
+CLUSTER_PORTS = (4222, 4223, 4224)
+_PID = re.compile(r"\[(\d+)\]")
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Secrets:
+    directory = tmp_path_factory.mktemp("secrets") / "made"
+    return make_secrets(directory, "localhost", "127.0.0.1")
+
+
+@contextmanager
+def one_node(secrets: Secrets, config: Path, directory: Path) -> Iterator[int]:
+    """Run nats-server with a configuration of one node, and give its port."""
+    port = free_port()
+    server = Process(
+        [
+            *(find_nats_server(), "--config", config),
+            *("--addr", "127.0.0.1", "--port", str(port)),
+            *("--http_port", str(free_port())),
+        ],
+        directory / "nats.log",
+        secrets.server_environ(directory / "store"),
+        cwd=secrets.directory,
+    )
+    server.start()
+    try:
+        wait_until(lambda: "Server is ready" in server.output(), what=server.output())
+        yield port
+    finally:
+        server.stop()
+
+
+def provision(secrets: Secrets, port: int, **settings: object) -> None:
+    login = secrets.login("provision", port) | settings
+    subprocess.run([*COMMAND, "provision"], env=environment(**login), check=True)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_nats_server_accepts_the_configuration(
+    config: str, secrets: Secrets, tmp_path: Path
+) -> None:
+    answer = _test_config(NATS / config, secrets, secrets.server_environ(tmp_path))
+    assert answer.returncode == 0, answer.stderr
+    assert "is valid" in answer.stderr
+
+
+def test_a_missing_password_keeps_nats_server_from_starting(
+    secrets: Secrets, tmp_path: Path
+) -> None:
+    environ = secrets.server_environ(tmp_path)
+    del environ["HERMES_PRODUCER_PASSWORD"]
+    answer = _test_config(NATS / "one-node.conf", secrets, environ)
+    assert answer.returncode != 0
+    assert "HERMES_PRODUCER_PASSWORD" in answer.stderr
+
+
+def test_secrets_lie_in_a_directory_for_their_owner_and_are_never_replaced(
+    secrets: Secrets,
+) -> None:
+    assert stat.S_IMODE(secrets.directory.stat().st_mode) == 0o700
+    files = [f"passwords/{role}" for role in ROLES]
+    passwords = {(secrets.directory / file).read_text() for file in files}
+    assert len(passwords) == len(ROLES)
+    again = subprocess.run(
+        [NATS / "make-secrets", secrets.directory, "localhost"], check=False
+    )
+    assert again.returncode != 0
+    assert passwords == {(secrets.directory / file).read_text() for file in files}
+
+
+def test_events_go_from_producer_to_consumer_over_tls(
+    secrets: Secrets, tmp_path: Path
+) -> None:
+    with one_node(secrets, NATS / "one-node.conf", tmp_path) as port:
+        provision(secrets, port)
+        producer = SidecarProcess(
+            tmp_path / "producer", role="producer", **secrets.login("producer", port)
+        )
+        consumer = SidecarProcess(
+            tmp_path / "consumer", role="consumer", **secrets.login("consumer", port)
+        )
+        with producer, consumer, producer.client() as out, consumer.client() as into:
+            body = event(objattrs={"photo": "x" * 3_000_000})
+            offset = post(out, body, last_offset(out)).json()["offset"]
+            page = into.get("/v1/events", params={"offset": offset}).json()
+            assert [row["data"].encode() for row in page["events"]] == [body]
+
+
+def test_nats_speaks_only_after_the_tls_handshake(
+    secrets: Secrets, tmp_path: Path
+) -> None:
+    with (
+        one_node(secrets, NATS / "one-node.conf", tmp_path) as port,
+        socket.create_connection(("127.0.0.1", port), 5) as plain,
+    ):
+        plain.settimeout(1)
+        with pytest.raises(TimeoutError):
+            plain.recv(1)
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_the_commented_encryption_at_rest_works(
+    encrypted: bool, secrets: Secrets, tmp_path: Path
+) -> None:
+    configs = tmp_path / "nats"
+    shutil.copytree(NATS, configs)
+    if encrypted:
+        text = (configs / "server.conf").read_text()
+        for option in ("cipher: aes", "key: $HERMES_JETSTREAM_KEY"):
+            assert f"#{option}" in text
+            text = text.replace(f"#{option}", option)
+        text = text.replace("$HERMES_JETSTREAM_KEY", "kept-somewhere-else")
+        (configs / "server.conf").write_text(text)
+    with one_node(secrets, configs / "one-node.conf", tmp_path) as port:
+        provision(secrets, port)
+        sidecar = SidecarProcess(tmp_path / "both", **secrets.login("both", port))
+        with sidecar, sidecar.client() as http:
+            post(http, event(objpkey="marker-of-this-test")).raise_for_status()
+    stored = b"".join(
+        file.read_bytes() for file in (tmp_path / "store").rglob("*") if file.is_file()
+    )
+    assert (b"marker-of-this-test" in stored) is not encrypted
+
+
+def test_make_cluster_gives_a_stream_that_outlives_a_node(tmp_path: Path) -> None:
+    cluster = Process(
+        ["make", "--no-print-directory", "-C", ROOT, "cluster", f"CLUSTER={tmp_path}"],
+        tmp_path / "cluster.log",
+    )
+    cluster.start()
+    try:
+        wait_until(lambda: "Ctrl-C ends them" in cluster.output(), 60)
+        logs = [tmp_path / f"nats-{n}" / "nats-server.log" for n in range(3)]
+        wait_until(
+            lambda: any(
+                log.exists() and "new metadata leader" in log.read_text()
+                for log in logs
+            ),
+            60,
+            cluster.output(),
+        )
+        secrets = Secrets(tmp_path / "secrets")
+        url = ",".join(f"tls://127.0.0.1:{port}" for port in CLUSTER_PORTS)
+        provision(secrets, 0, nats_url=url, stream_replicas=3)
+        login = secrets.login("both", 0) | {"nats_url": url}
+        with (
+            SidecarProcess(tmp_path / "both", **login) as sidecar,
+            sidecar.client() as http,
+        ):
+            last = last_offset(http)
+            assert post(http, event(), last).json()["offset"] == last + 1
+            os.kill(int(_PID.match(logs[0].read_text())[1]), signal.SIGKILL)
+            wait_until(lambda: post(http, event(), last + 1).is_success, 60)
+            assert last_offset(http) == last + 2
+    finally:
+        cluster.stop()
+    wait_until(lambda: "Server Exiting" in logs[1].read_text(), what="nodes end")
+
+
+def _test_config(
+    config: Path, secrets: Secrets, environ: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [find_nats_server(), "-t", "--config", config],
+        env=environ,
+        cwd=secrets.directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
