@@ -84,6 +84,9 @@ class Guard:
         except ClientDisconnect:
             log.debug("client_left", path=scope["path"])
         except Exception as error:  # noqa: BLE001 - the last line of defence
+            if _is_lost_answer(error):
+                log.debug("client_left", path=scope["path"])
+                return
             # It was answered by the application; uvicorn would log all of its text.
             # The place, not the text: an exception's text may hold what it tripped on.
             log.error(
@@ -104,3 +107,12 @@ class Guard:
             raise Problem(errors.API_OFF)
         if not self._token.matches(Headers(scope=scope).get("authorization")):
             raise Problem(errors.UNAUTHORIZED)
+
+
+def _is_lost_answer(error: Exception) -> bool:
+    """Tell whether uvicorn found the connection closed when it wrote an answer."""
+    frames = traceback.walk_tb(error.__traceback__)
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in frames]
+    return isinstance(error, RuntimeError) and any(
+        module.startswith("uvicorn.") for module in modules
+    )
