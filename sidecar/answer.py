@@ -148,6 +148,8 @@ class StoredMessage:
     """One message as the stream holds it; `time` is RFC 3339, the server's clock.
 
     `previous` is the sequence of the message before it in the same batch, 0 for none.
+    The types of event and object are those of the headers, which whoever wrote the
+    message chose; pages of events are read without them.
     """
 
     sequence: int
@@ -156,6 +158,8 @@ class StoredMessage:
     time: str
     body: bytes
     previous: int = 0
+    type: str | None = None
+    object_type: str | None = None
 
     @property
     def category(self) -> str:

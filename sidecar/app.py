@@ -19,6 +19,7 @@ from starlette.responses import Response
 from sidecar import __version__, errors, health, metrics
 from sidecar.errors import Outcome, Problem
 from sidecar.event import parse_event, parse_key, parse_precondition
+from sidecar.initsync import max_age_seconds
 from sidecar.log import log
 from sidecar.openapi import GET_EVENTS, GET_STREAM, HEALTH, METRICS, POST_EVENT
 from sidecar.problem import PRIVATE, answer
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from sidecar.daemon import Daemon
+    from sidecar.event import Event
     from sidecar.room import Held, Room
 
 _T = TypeVar("_T")
@@ -122,19 +124,13 @@ def _is_hot(scope: Scope) -> bool:
 
 
 async def _post_event(daemon: Daemon, request: Request) -> Response:
-    if not daemon.writes:
-        raise Problem(errors.WRONG_ROLE, Outcome.NOT_STORED)
-    if daemon.stopping.is_set():
-        raise Problem(errors.STOPPING, Outcome.NOT_STORED)
-    headers = request.headers
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise Problem(errors.UNSUPPORTED_MEDIA_TYPE, Outcome.NOT_STORED)
-    key = parse_key(headers.get("idempotency-key"))
-    precondition = parse_precondition(headers.get("if-match"))
-    limit_bytes = daemon.settings.max_event_bytes or daemon.bus.connection().limit_bytes
     with daemon.bodies.hold() as held:
-        event = parse_event(await _read_body(request, held, limit_bytes))
+        try:
+            event, key, precondition = await _receive(daemon, request, held)
+        except Problem as problem:
+            daemon.publisher.refused(problem)
+            _log_refusal(problem)
+            raise
         try:
             stored = await daemon.publisher.publish(event, key, precondition)
         except Problem as problem:
@@ -150,6 +146,25 @@ async def _post_event(daemon: Daemon, request: Request) -> Response:
         HTTPStatus.OK if stored.duplicate else HTTPStatus.CREATED,
         {"ETag": f'"{stored.offset}"'},
     )
+
+
+async def _receive(
+    daemon: Daemon, request: Request, held: Held
+) -> tuple[Event, str, int | str]:
+    """Read what is to be stored; raise Problem for what never can be."""
+    if not daemon.writes:
+        raise Problem(errors.WRONG_ROLE, Outcome.NOT_STORED)
+    if daemon.stopping.is_set():
+        raise Problem(errors.STOPPING, Outcome.NOT_STORED)
+    headers = request.headers
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise Problem(errors.UNSUPPORTED_MEDIA_TYPE, Outcome.NOT_STORED)
+    key = parse_key(headers.get("idempotency-key"))
+    precondition = parse_precondition(headers.get("if-match"))
+    limit_bytes = daemon.settings.max_event_bytes or daemon.bus.connection().limit_bytes
+    event = parse_event(await _read_body(request, held, limit_bytes))
+    return event, key, precondition
 
 
 async def _read_body(request: Request, held: Held, limit_bytes: int) -> bytes:
@@ -255,6 +270,7 @@ async def _get_stream(daemon: Daemon) -> Response:
     info = await daemon.bus.stream_info()
     last = info.position.last
     message = await daemon.bus.message(last) if info.messages else None
+    initsync = await daemon.guard.look(info.position)
     return _json(
         {
             "stream": daemon.settings.stream,
@@ -266,12 +282,14 @@ async def _get_stream(daemon: Daemon) -> Response:
             "bytes": info.size_bytes,
             "created": info.created,
             "categories": await daemon.bus.categories(),
+            "last_complete_initsync": initsync
+            and initsync.document(max_age_seconds(info.config)),
         },
         headers={"ETag": f'"{last}"', **PRIVATE},
     )
 
 
-def _log_refusal(problem: Problem, key: str) -> None:
+def _log_refusal(problem: Problem, key: str | None = None) -> None:
     """Log what was not stored, without anything of the event."""
     members = {name: value for name, value in problem.members.items() if name != "key"}
     if problem.cause is errors.PRECONDITION_FAILED:

@@ -118,6 +118,21 @@ class Bus:
         with _as_problem():
             return await self.connection().message(sequence)
 
+    async def last_of(self, category: str) -> StoredMessage | None:
+        """Read the newest message of a category from the leader; raise Problem."""
+        with _as_problem():
+            return await self.connection().last_of(category)
+
+    async def next_of(self, category: str, sequence: int) -> StoredMessage | None:
+        """Read a category's first message at or after a sequence; raise Problem."""
+        with _as_problem():
+            return await self.connection().next_of(category, sequence)
+
+    async def first_since(self, time: str) -> StoredMessage | None:
+        """Read the first message stored at or after a time; raise Problem."""
+        with _as_problem():
+            return await self.connection().first_since(time)
+
     async def categories(self) -> dict[str, int]:
         """Count the events of each category; raise Problem."""
         with _as_problem():

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from sidecar.bus import Bus
 from sidecar.errors import Outcome
 from sidecar.health import Facts
+from sidecar.initsync import max_age_seconds
 from sidecar.metrics import Metrics
 from sidecar.publish import Publisher
 from sidecar.read import Reader
+from sidecar.retention import RetentionGuard
 from sidecar.room import Room
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class Daemon:
         # Apart, so that readers who stall leave room for events.
         self.bodies, self.pages = Room(Outcome.NOT_STORED), Room()
         self.buses = [writing_bus] * self.writes + [reading_bus] * self.reads
+        self.guard = RetentionGuard(self.buses[-1])
 
     @property
     def bus(self) -> Bus:
@@ -51,27 +54,36 @@ class Daemon:
         async with asyncio.TaskGroup() as group:
             for bus in self.buses:
                 group.create_task(bus.run())
+            group.create_task(self.guard.run())
 
     def facts(self) -> Facts:
         """Say what is known at this moment."""
         publisher = self.publisher
-        refusal, refused_at = publisher.refusal or (None, None)
+        refusal = publisher.refusal
+        info, initsync = self.bus.info, self.guard.initsync
+        age_seconds = max_age_seconds(info.config) if info else 0
         worst = next((bus for bus in self.buses if bus.cause is not None), self.bus)
         return Facts(
             stopping=self.stopping.is_set(),
             writes=self.writes,
             cause=worst.cause,
             faults=worst.faults,
-            info=self.bus.info,
+            info=info,
             round_trip_age=_age(worst.round_trip_at),
             acknowledgement_age=_age(publisher.acknowledged_at),
             doubt_age=_age(publisher.oldest_doubt_at),
-            refusal=refusal,
-            refusal_age=_age(refused_at),
+            refusal=refusal.cause if refusal else None,
+            refusal_age=_age(refusal.at if refusal else None),
+            refusals=refusal.times if refusal else 0,
             second_writer_age=_age(publisher.second_writer_at),
             in_flight=publisher.in_flight,
             readers_waiting=self.reader.waiting,
             connections=sum(bus.connections_made for bus in self.buses),
+            searched=self.guard.has_looked,
+            initsync=initsync,
+            initsync_stays=(
+                initsync.stays_seconds(age_seconds, time.time()) if initsync else None
+            ),
         )
 
 

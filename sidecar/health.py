@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar import errors
+from sidecar.initsync import max_age_seconds, warning_seconds
 
 if TYPE_CHECKING:
     from sidecar.errors import Cause
+    from sidecar.initsync import Initsync
     from sidecar.stream import StreamInfo
 
 ROUND_TRIP_LIMIT_SECONDS: Final = 5.0
@@ -19,12 +21,20 @@ REFUSAL_SECONDS: Final = 180.0
 """How long a refusal stands without a repetition. Hermes tries again every 60 s plus
 the plugin's send_timeout; after three minutes of silence it has given up that event."""
 
+_AT_ONCE = (errors.NATS_PERMISSION, errors.STREAM_FULL, errors.STORAGE_FULL)
+"""Refusals that meet any event; another may be the fault of one request."""
+
 SECOND_WRITER_SECONDS: Final = 600.0
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the daemon knows at one moment; ages in seconds, None for never."""
+    """What the daemon knows at one moment; ages in seconds, None for never.
+
+    `refusals`: how often `refusal` came without an event stored between.
+    `searched`: whether the stream was searched for an initsync. `initsync_stays`: for
+    how many seconds it stays in the stream, None for ever.
+    """
 
     stopping: bool
     writes: bool
@@ -37,9 +47,13 @@ class Facts:
     refusal: Cause | None
     refusal_age: float | None
     second_writer_age: float | None
+    refusals: int = 1
     in_flight: int = 0
     readers_waiting: int = 0
     connections: int = 0
+    searched: bool = False
+    initsync: Initsync | None = None
+    initsync_stays: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,7 @@ def is_ready(checks: list[Check]) -> bool:
 
 def assess(facts: Facts) -> list[Check]:
     """Check everything that readiness and warnings rest on."""
-    checks = [_sidecar(facts), _stream(facts), _leader(facts)]
+    checks = [_sidecar(facts), _stream(facts), _leader(facts), _initsync(facts)]
     if facts.writes:
         checks += [_outcomes(facts), _refusals(facts), _second_writer(facts)]
     return checks
@@ -119,6 +133,29 @@ def _leader(facts: Facts) -> Check:
     )
 
 
+def _initsync(facts: Facts) -> Check:
+    if facts.cause is not None or facts.info is None or not facts.searched:
+        return Check("initsync", None)
+    remedy = "Run hermes-server-cli initsync."
+    if facts.initsync is None:
+        return Check(
+            "initsync",
+            "The stream holds no complete initsync: no new client can start.",
+            remedy,
+            blocks=False,
+        )
+    stays, age = facts.initsync_stays, max_age_seconds(facts.info.config)
+    if stays is None or stays > warning_seconds(age):
+        return Check("initsync", None)
+    return Check(
+        "initsync",
+        "The last complete initsync leaves the stream soon: then no new client can "
+        "start.",
+        remedy,
+        blocks=False,
+    )
+
+
 def _outcomes(facts: Facts) -> Check:
     if facts.doubt_age is None or facts.doubt_age <= DOUBT_LIMIT_SECONDS:
         return Check("outcomes", None)
@@ -133,7 +170,12 @@ def _refusals(facts: Facts) -> Check:
     standing = facts.refusal_age is not None and facts.refusal_age <= REFUSAL_SECONDS
     if facts.refusal is None or not standing:
         return Check("refusals", None)
-    return _failed("refusals", facts.refusal)
+    if facts.refusals > 1:
+        reason = f"Hermes is blocked: {facts.refusal.title}"
+        return Check("refusals", reason, facts.refusal.remedy)
+    if facts.refusal in _AT_ONCE:
+        return _failed("refusals", facts.refusal)
+    return Check("refusals", None)
 
 
 def _second_writer(facts: Facts) -> Check:

@@ -302,7 +302,7 @@ class Connection:
             return TooLarge(size_bytes, self.limit_bytes)
         if self.lost.is_set():
             return NotSent()
-        subject = f"{self._plan.subject_prefix}.{event.category}"
+        subject = self._subject(event.category)
         try:
             reply = await self._exchange(subject, event.body, block, timeout_seconds)
         except TimeoutError:
@@ -338,21 +338,42 @@ class Connection:
 
     async def message(self, sequence: int) -> StoredMessage | None:
         """Read one message from the stream's leader; None if it holds none there."""
+        return await self._get({"seq": sequence})
+
+    async def last_of(self, category: str) -> StoredMessage | None:
+        """Read the newest message of a category from the leader."""
+        return await self._get({"last_by_subj": self._subject(category)})
+
+    async def next_of(self, category: str, sequence: int) -> StoredMessage | None:
+        """Read the first message of a category at or after a sequence."""
+        return await self._get(
+            {"seq": sequence, "next_by_subj": self._subject(category)}
+        )
+
+    async def first_since(self, time: str) -> StoredMessage | None:
+        """Read the first message stored at or after a time (RFC 3339)."""
+        return await self._get({"start_time": time})
+
+    def _subject(self, category: str) -> str:
+        return f"{self._plan.subject_prefix}.{category}"
+
+    async def _get(self, request: dict[str, Any]) -> StoredMessage | None:
         try:
-            document = await self._api(
-                f"STREAM.MSG.GET.{self._plan.name}", {"seq": sequence}
-            )
+            document = await self._api(f"STREAM.MSG.GET.{self._plan.name}", request)
         except ApiError as error:
             if error.code == _NO_MESSAGE:
                 return None
             raise
         message = document["message"]
+        fields = header_fields(base64.b64decode(message.get("hdrs", "")))
         return StoredMessage(
             sequence=message["seq"],
             subject=message["subject"],
-            key=_key(header_fields(base64.b64decode(message.get("hdrs", "")))),
+            key=_text(fields, KEY_HEADER),
             time=message["time"],
             body=base64.b64decode(message.get("data", "")),
+            type=_text(fields, TYPE_HEADER),
+            object_type=_text(fields, OBJECT_TYPE_HEADER),
         )
 
     async def batch(
@@ -365,7 +386,7 @@ class Connection:
         """
         request: dict[str, Any] = {"seq": start, "batch": limit, "max_bytes": max_bytes}
         if category is not None:
-            request["next_by_subj"] = f"{self._plan.subject_prefix}.{category}"
+            request["next_by_subj"] = self._subject(category)
         token = str(next(self._tokens))
         batch = _Batch([], asyncio.get_running_loop().create_future())
         self._batches[token] = batch
@@ -444,7 +465,7 @@ def _take_of_batch(messages: list[StoredMessage], block: bytes, data: bytes) -> 
             sequence=int(fields[b"Nats-Sequence"]),
             previous=int(fields[b"Nats-Last-Sequence"]),
             subject=fields[b"Nats-Subject"].decode(),
-            key=_key(fields),
+            key=_text(fields, KEY_HEADER),
             time=fields[b"Nats-Time-Stamp"].decode(),
             body=data,
         )
@@ -452,9 +473,9 @@ def _take_of_batch(messages: list[StoredMessage], block: bytes, data: bytes) -> 
     return False
 
 
-def _key(fields: dict[bytes, bytes]) -> str | None:
-    key = fields.get(KEY_HEADER.encode())
-    return None if key is None else key.decode("utf-8", "replace")
+def _text(fields: dict[bytes, bytes], name: str) -> str | None:
+    value = fields.get(name.encode())
+    return None if value is None else value.decode("utf-8", "replace")
 
 
 def _login(server: NatsServer) -> dict[str, Any]:

@@ -87,13 +87,14 @@ class Metrics:
         self._bytes.inc(0 if duplicate else size_bytes)
         self._seconds.observe(seconds)
 
-    def not_stored(
-        self, category: str, outcome: str, code: str, seconds: float
-    ) -> None:
+    def not_stored(self, category: str, outcome: str, seconds: float) -> None:
         """Count an event that was refused, or of which nobody knows."""
         self._published.labels(_bounded(category), outcome).inc()
-        self._refused.labels(code).inc()
         self._seconds.observe(seconds)
+
+    def refused(self, code: str) -> None:
+        """Count a request to store an event that was refused, at any stage."""
+        self._refused.labels(code).inc()
         if code == "precondition_failed":
             self._preconditions_failed.inc()
 

@@ -151,6 +151,7 @@ GET_STREAM: dict[str, Any] = {
             bytes="integer",
             created="string",
             categories="object",
+            last_complete_initsync="object?",
         ),
         "401": _problem("Token missing or wrong."),
         "403": _problem("The API is off on this listener."),

@@ -167,7 +167,25 @@ def _outcome(in_doubt: bool) -> Outcome:
     return Outcome.UNKNOWN if in_doubt else Outcome.NOT_STORED
 
 
-_STANDING = frozenset({errors.NATS_PERMISSION, errors.STREAM_FULL, errors.STORAGE_FULL})
+_STANDING = frozenset(
+    {
+        errors.NATS_PERMISSION,
+        errors.STREAM_FULL,
+        errors.STORAGE_FULL,
+        errors.EVENT_TOO_LARGE,
+        errors.PUBLISH_REFUSED,
+    }
+)
+"""What does not pass by itself: Hermes comes with the same event again and again."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What keeps events out: since no event was stored, so many times, last when."""
+
+    cause: Cause
+    times: int
+    at: float
 
 
 class Publisher:
@@ -184,7 +202,7 @@ class Publisher:
         self._doubts: dict[object, float] = {}
         self.in_flight = 0
         self.acknowledged_at: float | None = None
-        self.refusal: tuple[Cause, float] | None = None
+        self.refusal: Refusal | None = None
         self.second_writer_at: float | None = None
 
     @property
@@ -207,7 +225,12 @@ class Publisher:
             else:
                 stored = await self._publish(event, key, int(precondition))
         except Problem as problem:
-            self._note(event, problem, time.monotonic() - started_at)
+            self._metrics.not_stored(
+                event.category,
+                (problem.outcome or Outcome.UNKNOWN).value,
+                time.monotonic() - started_at,
+            )
+            self.refused(problem)
             raise
         finally:
             self.in_flight -= 1
@@ -229,15 +252,16 @@ class Publisher:
         )
         return stored
 
-    def _note(self, event: Event, problem: Problem, seconds: float) -> None:
-        outcome = problem.outcome or Outcome.UNKNOWN
-        self._metrics.not_stored(
-            event.category, outcome.value, problem.cause.code, seconds
-        )
-        if problem.cause in _STANDING:
-            self.refusal = (problem.cause, time.monotonic())
-        if problem.cause is errors.PRECONDITION_FAILED:
-            self.second_writer_at = time.monotonic()
+    def refused(self, problem: Problem) -> None:
+        """Remember why a request to store an event was refused, at any stage."""
+        cause, now = problem.cause, time.monotonic()
+        self._metrics.refused(cause.code)
+        if cause in _STANDING:
+            last = self.refusal
+            times = last.times if last is not None and last.cause is cause else 0
+            self.refusal = Refusal(cause, times + 1, now)
+        if cause is errors.PRECONDITION_FAILED:
+            self.second_writer_at = now
 
     async def _append(self, event: Event, key: str) -> Stored:
         """Publish after whatever is last: the precondition is ours, not the caller's.

@@ -9,10 +9,15 @@ import pytest
 from sidecar import errors
 from sidecar.answer import Position
 from sidecar.health import Facts, assess, document, is_ready
+from sidecar.initsync import Initsync, Mark
 from sidecar.stream import StreamInfo
 
+DAY = 86_400.0
+INITSYNC = Initsync(
+    Mark(1, "initsync", "init-start", 0), Mark(2, "initsync", "init-stop", 1), 0
+)
 INFO = StreamInfo(
-    config={},
+    config={"max_age": 90 * 86_400 * 10**9},
     position=Position(1, 41),
     messages=41,
     size_bytes=1,
@@ -72,6 +77,16 @@ def test_a_well_writer_is_ready_and_every_check_passes() -> None:
         ),
         ({"refusal": errors.STREAM_FULL, "refusal_age": 179.0}, "refusals", "full"),
         ({"refusal": errors.STORAGE_FULL, "refusal_age": 0.0}, "refusals", "no room"),
+        (
+            {"refusal": errors.STREAM_FULL, "refusal_age": 0.0, "refusals": 2},
+            "refusals",
+            "Hermes is blocked: The stream is full.",
+        ),
+        (
+            {"refusal": errors.EVENT_TOO_LARGE, "refusal_age": 9.0, "refusals": 2},
+            "refusals",
+            "Hermes is blocked: The event is larger than the limit.",
+        ),
     ],
 )
 def test_each_reason_not_to_be_ready_is_a_sentence_with_a_remedy(
@@ -92,7 +107,12 @@ def test_each_reason_not_to_be_ready_is_a_sentence_with_a_remedy(
         {"info": replace(INFO, live_replicas=2)},
         {"doubt_age": 1.9},
         {"refusal": errors.STREAM_FULL, "refusal_age": 181.0},
+        {"refusal": errors.EVENT_TOO_LARGE, "refusal_age": 0.0, "refusals": 1},
+        {"refusal": errors.EVENT_TOO_LARGE, "refusal_age": 181.0, "refusals": 9},
         {"second_writer_age": 601.0},
+        {"searched": True, "initsync": INITSYNC, "initsync_stays": None},
+        {"searched": True, "initsync": INITSYNC, "initsync_stays": 7.1 * DAY},
+        {"searched": True, "cause": None, "info": None},
         {"acknowledgement_age": 999_999.0},
     ],
 )
@@ -102,6 +122,28 @@ def test_what_has_passed_or_is_bearable_leaves_it_ready_without_a_word(
     facts = replace(WELL, **changes)
     assert is_ready(assess(facts))
     assert not failed(facts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"searched": True}, "no complete initsync"),
+        (
+            {"searched": True, "initsync": INITSYNC, "initsync_stays": 6.9 * DAY},
+            "leaves the stream soon",
+        ),
+    ],
+)
+@pytest.mark.parametrize("writes", [True, False])
+def test_an_initsync_that_goes_or_is_gone_is_a_warning_in_each_role(
+    changes: dict[str, Any], words: str, writes: bool
+) -> None:
+    answer = document(replace(WELL, writes=writes, **changes))
+    assert answer["status"] == "ready"
+    (warned,) = [each for each in answer["checks"] if each["status"] == "warn"]
+    assert warned["name"] == "initsync"
+    assert words in warned["reason"]
+    assert "hermes-server-cli initsync" in warned["remedy"]
 
 
 def test_a_second_writer_is_a_warning_and_leaves_it_ready() -> None:
