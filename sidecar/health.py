@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sidecar import errors
 from sidecar.initsync import max_age_seconds, warning_seconds
@@ -65,6 +65,13 @@ class Check:
     remedy: str | None = None
     blocks: bool = True
 
+    @property
+    def status(self) -> Literal["pass", "warn", "fail"]:
+        """Say whether it holds, and how bad it is if not."""
+        if self.reason is None:
+            return "pass"
+        return "fail" if self.blocks else "warn"
+
 
 def is_ready(checks: list[Check]) -> bool:
     """Tell whether events can flow."""
@@ -88,7 +95,7 @@ def document(facts: Facts) -> dict[str, Any]:
         "checks": [
             {
                 "name": check.name,
-                "status": _status(check),
+                "status": check.status,
                 "reason": check.reason,
                 "remedy": check.remedy,
             }
@@ -192,12 +199,6 @@ def _second_writer(facts: Facts) -> Check:
 
 def _failed(name: str, cause: Cause) -> Check:
     return Check(name, cause.title, cause.remedy)
-
-
-def _status(check: Check) -> str:
-    if check.reason is None:
-        return "pass"
-    return "fail" if check.blocks else "warn"
 
 
 def _rounded(age: float | None) -> float | None:

@@ -16,10 +16,16 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+)
 from prometheus_client.registry import Collector
 
 from sidecar import __version__, health
+from sidecar.errors import Outcome
+from sidecar.initsync import max_age_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,6 +38,8 @@ MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _PREFIX = "hermes_sidecar_"
 _CATEGORIES = ("base", "initsync", "other")
+_RESULTS = ("stored", "duplicate", "not_stored", "unknown")
+_STATUSES = ("pass", "warn", "fail")
 _SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
@@ -54,6 +62,17 @@ class Metrics:
         self._bytes = self._counter(
             "published_bytes_total", "Bytes of the events stored.", ()
         )
+        self._duplicates = self._counter(
+            "duplicates_answered_total",
+            "Requests answered with an event that stood in the stream already.",
+            (),
+        )
+        self._resolutions = self._counter(
+            "resolutions_total",
+            "Publishes whose first copy left open what became of it, by the outcome "
+            "that looking and sending again had: stored, not_stored, unknown.",
+            ("outcome",),
+        )
         self._preconditions_failed = self._counter(
             "preconditions_failed_total",
             "Requests that found another event at the next offset: a second producer.",
@@ -71,26 +90,41 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
+        # All from the first scrape on: a rate needs the 0 before the first 1.
+        children = {
+            (category, result): self._published.labels(category, result)
+            for category in _CATEGORIES
+            for result in _RESULTS
+        }
         self._stored = {
-            (category, duplicate): self._published.labels(
+            (category, duplicate): children[
                 category, "duplicate" if duplicate else "stored"
-            )
+            ]
             for category in _CATEGORIES
             for duplicate in (False, True)
         }
+        for outcome in Outcome:
+            self._resolutions.labels(outcome.value)
 
     def stored(
         self, category: str, duplicate: bool, size_bytes: int, seconds: float
     ) -> None:
         """Count an event that stands in the stream."""
         self._stored[_bounded(category), duplicate].inc()
-        self._bytes.inc(0 if duplicate else size_bytes)
+        if duplicate:
+            self._duplicates.inc()
+        else:
+            self._bytes.inc(size_bytes)
         self._seconds.observe(seconds)
 
-    def not_stored(self, category: str, outcome: str, seconds: float) -> None:
+    def not_stored(self, category: str, outcome: Outcome, seconds: float) -> None:
         """Count an event that was refused, or of which nobody knows."""
-        self._published.labels(_bounded(category), outcome).inc()
+        self._published.labels(_bounded(category), outcome.value).inc()
         self._seconds.observe(seconds)
+
+    def resolved(self, outcome: Outcome | None) -> None:
+        """Count a publish that one copy did not settle."""
+        self._resolutions.labels((outcome or Outcome.UNKNOWN).value).inc()
 
     def refused(self, code: str) -> None:
         """Count a request to store an event that was refused, at any stage."""
@@ -121,6 +155,19 @@ class _Now(Collector):
         yield InfoMetricFamily(
             f"{_PREFIX}build", "Version of the sidecar.", {"version": __version__}
         )
+        yield CounterMetricFamily(
+            f"{_PREFIX}nats_connections_total",
+            "Connections to NATS that were made.",
+            facts.connections,
+        )
+        checks = GaugeMetricFamily(
+            f"{_PREFIX}check_status",
+            "Each check of /health: 0 passed, 1 a warning, 2 failed.",
+            labels=("check",),
+        )
+        for check in health.assess(facts):
+            checks.add_metric((check.name,), _STATUSES.index(check.status))
+        yield checks
         for name, text, value in _gauges(facts):
             if value is not None:
                 yield GaugeMetricFamily(_PREFIX + name, text, value)
@@ -132,7 +179,6 @@ def _gauges(facts: Facts) -> list[tuple[str, str, Any]]:
     gauges: list[tuple[str, str, Any]] = [
         ("ready", "1 while events can flow.", int(ready)),
         ("nats_connected", "1 while a fit stream is reached.", int(not facts.cause)),
-        ("nats_connections_made", "Connections to NATS so far.", facts.connections),
         (
             "round_trip_age_seconds",
             "Since the stream's leader last answered.",
@@ -153,6 +199,11 @@ def _gauges(facts: Facts) -> list[tuple[str, str, Any]]:
     ]
     if info is not None:
         gauges += [
+            (
+                "first_offset",
+                "First offset that the stream still holds.",
+                info.position.first,
+            ),
             ("last_offset", "Last offset of the stream.", info.position.last),
             ("stream_messages", "Events in the stream.", info.messages),
             ("stream_bytes", "Size of the stream.", info.size_bytes),
@@ -169,10 +220,58 @@ def _gauges(facts: Facts) -> list[tuple[str, str, Any]]:
             (
                 "stream_max_age_seconds",
                 "Retention of the stream; 0 for ever.",
-                info.config.get("max_age", 0) / 1e9,
+                max_age_seconds(info.config),
+            ),
+            (
+                "stream_max_event_bytes",
+                "Limit of one event with its headers; -1 for none but the server's.",
+                info.config.get("max_msg_size", -1),
             ),
         ]
-    return gauges
+    return gauges + _initsync_gauges(facts)
+
+
+def _initsync_gauges(facts: Facts) -> list[tuple[str, str, Any]]:
+    if not facts.searched:
+        return []
+    initsync = facts.initsync
+    gauges = [
+        (
+            "initsync_complete",
+            "1 while the stream holds a complete initsync.",
+            int(initsync is not None),
+        )
+    ]
+    if initsync is None:
+        return gauges
+    return [
+        *gauges,
+        (
+            "initsync_start_offset",
+            "Offset of the init-start of the last complete initsync.",
+            initsync.start.offset,
+        ),
+        (
+            "initsync_stop_offset",
+            "Offset of the init-stop of the last complete initsync.",
+            initsync.stop.offset,
+        ),
+        (
+            "initsync_objects",
+            "Objects of the last complete initsync.",
+            initsync.objects,
+        ),
+        (
+            "initsync_stop_timestamp_seconds",
+            "When the last complete initsync ended, since 1970.",
+            initsync.stop.time,
+        ),
+        (
+            "initsync_stays_seconds",
+            "How long the last complete initsync stays in the stream; none for ever.",
+            facts.initsync_stays,
+        ),
+    ]
 
 
 def _bounded(category: str) -> str:

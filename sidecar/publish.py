@@ -227,7 +227,7 @@ class Publisher:
         except Problem as problem:
             self._metrics.not_stored(
                 event.category,
-                (problem.outcome or Outcome.UNKNOWN).value,
+                problem.outcome or Outcome.UNKNOWN,
                 time.monotonic() - started_at,
             )
             self.refused(problem)
@@ -288,13 +288,22 @@ class Publisher:
             step = await self._send(event, expected, doubt)
             if isinstance(step, Stored):
                 return step  # before a clock is set up, which costs a twentieth
+            if isinstance(step, Problem):
+                raise step
             try:
                 async with asyncio.timeout_at(ends_at):
-                    return await self._resolve(event, expected, step, doubt)
+                    stored = await self._resolve(event, expected, step, doubt)
             except TimeoutError:
+                problem = Problem(doubt.cause, Outcome.NOT_STORED)
                 if doubt.since is not None:
-                    raise Problem(errors.UNKNOWN_OUTCOME, Outcome.UNKNOWN) from None
-                raise Problem(doubt.cause, Outcome.NOT_STORED) from None
+                    problem = Problem(errors.UNKNOWN_OUTCOME, Outcome.UNKNOWN)
+                self._metrics.resolved(problem.outcome)
+                raise problem from None
+            except Problem as problem:
+                self._metrics.resolved(problem.outcome)
+                raise
+            self._metrics.resolved(Outcome.STORED)
+            return stored
 
     async def _resolve(
         self,

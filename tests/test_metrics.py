@@ -7,11 +7,13 @@ import uuid
 from typing import TYPE_CHECKING
 
 import httpx
+from parts.process import wait_until
 from parts.sidecar import event, last_offset, post
 from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
     from parts.sidecar import SidecarProcess
+    from prometheus_client import Metric
 
 
 def scrape(sidecar: SidecarProcess) -> dict[tuple[str, str], float]:
@@ -59,9 +61,110 @@ def test_each_outcome_of_a_publish_is_counted(
     assert after["process_resident_memory_bytes", ""] > 10**6
 
 
-def test_every_metric_has_a_help_text(sidecar: SidecarProcess) -> None:
+NAMES = {
+    "hermes_sidecar_build": "info",
+    "hermes_sidecar_events_published": "counter",
+    "hermes_sidecar_published_bytes": "counter",
+    "hermes_sidecar_publish_duration_seconds": "histogram",
+    "hermes_sidecar_duplicates_answered": "counter",
+    "hermes_sidecar_resolutions": "counter",
+    "hermes_sidecar_preconditions_failed": "counter",
+    "hermes_sidecar_requests_refused": "counter",
+    "hermes_sidecar_events_read": "counter",
+    "hermes_sidecar_nats_connections": "counter",
+    "hermes_sidecar_nats_connected": "gauge",
+    "hermes_sidecar_ready": "gauge",
+    "hermes_sidecar_check_status": "gauge",
+    "hermes_sidecar_round_trip_age_seconds": "gauge",
+    "hermes_sidecar_acknowledgement_age_seconds": "gauge",
+    "hermes_sidecar_publishes_in_flight": "gauge",
+    "hermes_sidecar_oldest_unresolved_publish_seconds": "gauge",
+    "hermes_sidecar_readers_waiting": "gauge",
+    "hermes_sidecar_first_offset": "gauge",
+    "hermes_sidecar_last_offset": "gauge",
+    "hermes_sidecar_stream_messages": "gauge",
+    "hermes_sidecar_stream_bytes": "gauge",
+    "hermes_sidecar_stream_max_bytes": "gauge",
+    "hermes_sidecar_stream_max_messages": "gauge",
+    "hermes_sidecar_stream_max_age_seconds": "gauge",
+    "hermes_sidecar_stream_max_event_bytes": "gauge",
+    "hermes_sidecar_initsync_complete": "gauge",
+    "hermes_sidecar_initsync_start_offset": "gauge",
+    "hermes_sidecar_initsync_stop_offset": "gauge",
+    "hermes_sidecar_initsync_objects": "gauge",
+    "hermes_sidecar_initsync_stop_timestamp_seconds": "gauge",
+    "hermes_sidecar_initsync_stays_seconds": "gauge",
+    "process_cpu_seconds": "counter",
+    "process_max_fds": "gauge",
+    "process_open_fds": "gauge",
+    "process_resident_memory_bytes": "gauge",
+    "process_start_time_seconds": "gauge",
+    "process_virtual_memory_bytes": "gauge",
+}
+
+
+def families(sidecar: SidecarProcess) -> dict[str, Metric]:
     url = f"http://127.0.0.1:{sidecar.tcp_port}/metrics"
     text = httpx.get(url, trust_env=False).text
-    families = list(text_string_to_metric_families(text))
-    assert families
-    assert [family.name for family in families if not family.documentation] == []
+    # Prometheus' text format knows no info: it is a gauge that is always 1. When a
+    # counter was made, the client library says in a gauge of its own.
+    return {
+        family.name.removesuffix("_info"): family
+        for family in text_string_to_metric_families(text)
+        if not family.name.endswith("_created")
+    }
+
+
+def test_each_metric_is_there_with_its_type_and_a_help_text(
+    sidecar: SidecarProcess, http: httpx.Client
+) -> None:
+    for kind in ("init-start", "added", "init-stop"):
+        assert post(http, event("initsync", eventtype=kind)).status_code == 201
+    stays = "hermes_sidecar_initsync_stays_seconds"
+    wait_until(lambda: stays in families(sidecar), what="the initsync was noticed")
+    found = families(sidecar)
+    types = {name: family.type for name, family in found.items()}
+    assert types == NAMES | {"hermes_sidecar_build": "gauge"}
+    assert [name for name, family in found.items() if not family.documentation] == []
+    values = {name: family.samples[0].value for name, family in found.items()}
+    assert values["hermes_sidecar_initsync_objects"] == 1
+    assert 89 * 86_400 < values[stays] <= 90 * 86_400
+
+
+def test_labels_are_bounded_and_there_from_the_first_scrape_on(
+    sidecar: SidecarProcess, http: httpx.Client
+) -> None:
+    assert post(http, event("strange")).status_code == 201
+    found = families(sidecar)
+
+    def labels(name: str) -> set[tuple[str, ...]]:
+        samples = found[f"hermes_sidecar_{name}"].samples
+        return {
+            tuple(each.labels.values())
+            for each in samples
+            if not each.name.endswith("_created")
+        }
+
+    assert labels("events_published") == {
+        (category, result)
+        for category in ("base", "initsync", "other")
+        for result in ("stored", "duplicate", "not_stored", "unknown")
+    }
+    assert labels("resolutions") == {("stored",), ("not_stored",), ("unknown",)}
+    checks = ("sidecar", "stream", "replicas", "initsync", "outcomes", "refusals")
+    assert labels("check_status") == {(name,) for name in (*checks, "writers")}
+
+
+def test_a_publish_that_one_copy_did_not_settle_is_a_resolution(
+    sidecar: SidecarProcess, http: httpx.Client
+) -> None:
+    before = scrape(sidecar)
+    last, key = last_offset(http), str(uuid.uuid4())
+    assert post(http, event(), last, key).status_code == 201
+    assert post(http, event(), last, key).status_code == 200
+    assert post(http, event(), last).status_code == 412
+    after = scrape(sidecar)
+    names = [("resolutions_total", "stored"), ("resolutions_total", "not_stored")]
+    assert [after[name] - before[name] for name in names] == [1, 1]
+    duplicates = ("duplicates_answered_total", "")
+    assert after[duplicates] - before[duplicates] == 1
