@@ -5,14 +5,55 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any, Literal
+import time
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import structlog
+
+from sidecar.repeats import Repeats
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["json", "console"]
+
+_SERIES: Final[dict[str, tuple[str, ...]]] = {
+    "token_unreadable": ("file",),
+    "internal_error": ("error", "where"),
+    "jetstream_error": ("jetstream_code",),
+    "embedded_nats_ended": ("exit_status",),
+    "embedded_nats": ("level", "text"),
+}
+"""Errors that may come again and again, and what makes two of them the same."""
+
+_repeats = Repeats()
+
+
+def tell_repeats(repeats: Repeats = _repeats, now: float | None = None) -> None:
+    """Log how often something came again, for each series that has ended, or all."""
+    for each in repeats.end(now):
+        log.warning(
+            "repeated",
+            of=each.key[0],
+            what=" ".join(each.key[1:]),
+            times=each.times,
+            seconds=round(each.seconds, 1),
+        )
+
+
+def _drop_repeats(
+    _: Any, __: str, line: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    names = _SERIES.get(line["event"])
+    if names is None or line["level"] not in ("warning", "error"):
+        return line
+    key = (line["event"], *(str(line.get(name)) for name in names))
+    if not _repeats.is_new(key, time.monotonic()):
+        raise structlog.DropEvent
+    return line
 
 
 def configure(level: Level, log_format: Format | None = None) -> None:
@@ -26,7 +67,11 @@ def configure(level: Level, log_format: Format | None = None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[
+            *shared,
+            _drop_repeats,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(numeric_level),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,

@@ -96,3 +96,23 @@ def test_without_a_format_a_terminal_gets_lines_for_people() -> None:
         os.close(parent)
     assert "started" in text
     assert not text.startswith("{")
+
+
+def test_an_error_that_comes_again_is_one_line_and_a_count_at_the_end() -> None:
+    code = """
+from sidecar.log import tell_repeats
+for number in range(5): log.error('internal_error', error='KeyError', where='here')
+log.error('internal_error', error='OSError', where='here')
+tell_repeats()
+"""
+    told = [(row["event"], row.get("error"), row.get("times")) for row in rows(code)]
+    assert told == [
+        ("internal_error", "KeyError", None),
+        ("internal_error", "OSError", None),
+        ("repeated", None, 4),
+    ]
+
+
+def test_a_line_of_daily_life_is_never_dropped() -> None:
+    assert len(rows("for number in range(5): log.info('nats_connected')")) == 5
+    assert len(rows("for number in range(5): log.info('embedded_nats', text='x')")) == 5

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from sidecar.repeats import LINES_PER_MINUTE, SERIES_SECONDS, Repeats
+
+FULL = ("refused", "stream_full")
+LARGE = ("refused", "event_too_large")
+
+
+def test_only_the_first_of_a_series_is_worth_a_line() -> None:
+    repeats = Repeats()
+    assert [repeats.is_new(FULL, now) for now in (0, 1, 90, 260)] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+def test_another_cause_is_a_series_of_its_own() -> None:
+    repeats = Repeats()
+    assert repeats.is_new(FULL, 0)
+    assert repeats.is_new(LARGE, 1)
+    assert not repeats.is_new(FULL, 2)
+
+
+def test_a_series_ends_after_silence_with_its_count() -> None:
+    repeats = Repeats()
+    for now in (0, 10, 20):
+        repeats.is_new(FULL, now)
+    assert repeats.end(20 + SERIES_SECONDS) == []
+    (ended,) = repeats.end(21 + SERIES_SECONDS)
+    assert (ended.key, ended.times, ended.seconds) == (FULL, 2, 20)
+    assert not repeats
+    assert repeats.is_new(FULL, 22 + SERIES_SECONDS)
+
+
+def test_what_came_once_has_no_count_at_its_end() -> None:
+    repeats = Repeats()
+    repeats.is_new(FULL, 0)
+    assert repeats
+    assert repeats.end() == []
+    assert not repeats
+
+
+def test_series_that_end_all_the_time_are_bounded_too() -> None:
+    repeats = Repeats()
+    lines = 0
+    for now in range(600):
+        lines += repeats.is_new(FULL, now / 10)
+        repeats.end()
+    assert lines == LINES_PER_MINUTE
+    assert repeats.is_new(FULL, 61)
+
+
+def test_it_remembers_a_bounded_number_of_series() -> None:
+    repeats = Repeats()
+    for number in range(1000):
+        repeats.is_new((str(number),), 0)
+    assert len(repeats._series) <= 100
