@@ -93,7 +93,8 @@ class Attack:
         body = event(objpkey=f"good-{uuid.uuid4()}")
         last = self._first + len(self.good) - 1
         answer = post(self._http, body, last)
-        assert (answer.status_code, answer.json().get("offset")) == (201, last + 1)
+        stored = answer.status_code, answer.json().get("offset")
+        assert stored == (201, last + 1), answer.text
         self.good.append(body.decode())
 
     def check(self) -> None:

@@ -11,13 +11,18 @@ import asyncio
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 from parts.nats import NatsProcess
 from parts.sidecar import SidecarProcess
 
 from .attack import Attack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 GROWTH_KIB = 8 * 1024
 """What may be added after the first fifth, in which caches and heaps fill."""
@@ -33,6 +38,22 @@ def main() -> None:
         sys.exit(run(Path(directory), arguments.inputs, arguments.seed))
 
 
+@contextmanager
+def _sidecar(directory: Path, nats_url: str) -> Iterator[SidecarProcess]:
+    process = SidecarProcess(
+        directory,
+        nats_url=nats_url,
+        stream_create=True,
+        tcp_api="open",
+        log_level="info",
+    )
+    process.start()
+    try:
+        yield process.wait_ready(120)
+    finally:
+        process.stop()
+
+
 def say(text: str) -> None:
     """Print at once, into a log too."""
     print(text, flush=True)  # noqa: T201 - a program
@@ -44,13 +65,7 @@ def run(directory: Path, inputs: int, seed: int) -> int:
     started_at = time.monotonic()
     with (
         NatsProcess(directory / "nats") as nats,
-        SidecarProcess(
-            directory / "sidecar",
-            nats_url=nats.url,
-            stream_create=True,
-            tcp_api="open",
-            log_level="info",
-        ) as sidecar,
+        _sidecar(directory / "sidecar", nats.url) as sidecar,
         sidecar.client() as http,
     ):
         attack = Attack(sidecar, http)
