@@ -51,7 +51,6 @@ def one_node(secrets: Secrets, config: Path, directory: Path) -> Iterator[int]:
         [
             *(find_nats_server(), "--config", config),
             *("--addr", "127.0.0.1", "--port", str(port)),
-            *("--http_port", str(free_port())),
         ],
         directory / "nats.log",
         secrets.server_environ(directory / "store"),
