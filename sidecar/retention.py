@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 LOOK_SECONDS: Final = 1.0
 """How often it is looked whether the stream moved."""
 
+SHOWN_SECONDS: Final = 0.5
+"""How long an answer waits for a look."""
+
 SCANNED_EVENTS: Final = 256
 """How many events are read one by one before their order is guessed and tested."""
 
@@ -69,11 +72,25 @@ class RetentionGuard:
         while True:
             info = self._bus.info
             if self._bus.cause is None and info is not None:
-                with suppress(Problem):  # the bus tells of those; here: later
+                try:
                     if info.position != self._seen:
                         await self.look(await self._bus.position())
                     self._tell(max_age_seconds(info.config))
+                except Problem:
+                    pass  # the bus tells of it; the next round looks again
+                except Exception as error:  # noqa: BLE001 - events flow without a guard
+                    log.error("internal_error", error=type(error).__name__, where="")
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def shown(self, position: Position) -> Initsync | None:
+        """Give what is known there, or before it where looking takes long or fails.
+
+        Each pass of Hermes asks for /v1/stream, and must not fail for this.
+        """
+        with suppress(Problem, TimeoutError):
+            async with asyncio.timeout(SHOWN_SECONDS):
+                return await self.look(position)
+        return self.initsync
 
     async def look(self, position: Position) -> Initsync | None:
         """Find the last complete initsync of a stream that stands there."""
