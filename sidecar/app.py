@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from contextlib import suppress
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -20,8 +23,10 @@ from sidecar import __version__, errors, health, metrics
 from sidecar.errors import Outcome, Problem
 from sidecar.event import parse_event, parse_key, parse_precondition
 from sidecar.initsync import max_age_seconds
-from sidecar.log import log
-from sidecar.openapi import GET_EVENTS, GET_STREAM, HEALTH, METRICS, POST_EVENT
+from sidecar.log import log, tell_repeats
+from sidecar.openapi import GET_EVENTS, GET_STREAM, HEALTH, METRICS, PAGE, POST_EVENT
+from sidecar.page import HEADERS as PAGE_HEADERS
+from sidecar.page import View, render
 from sidecar.problem import PRIVATE, answer
 from sidecar.read import parse_query
 
@@ -38,6 +43,9 @@ _T = TypeVar("_T")
 
 BODY_SECONDS: Final = 30.0
 """How long a body may take to arrive."""
+
+PAGE_SECONDS: Final = 3.0
+"""How long the status page waits for the stream before it does without."""
 
 
 def create_app(daemon: Daemon) -> FastAPI:
@@ -74,6 +82,11 @@ def create_app(daemon: Daemon) -> FastAPI:
     async def get_metrics() -> Response:
         """Give figures for Prometheus."""
         return Response(daemon.metrics.text(), media_type=metrics.MEDIA_TYPE)
+
+    @app.get("/", openapi_extra=PAGE, response_class=Response)
+    async def get_page() -> Response:
+        """Show the state of sidecar and stream to people."""
+        return await _get_page(daemon)
 
     @app.get("/health/live", openapi_extra=HEALTH, response_class=Response)
     async def get_live() -> Response:
@@ -129,13 +142,15 @@ async def _post_event(daemon: Daemon, request: Request) -> Response:
             event, key, precondition = await _receive(daemon, request, held)
         except Problem as problem:
             daemon.publisher.refused(problem)
-            _log_refusal(problem)
+            _log_refusal(daemon, problem)
             raise
         try:
             stored = await daemon.publisher.publish(event, key, precondition)
         except Problem as problem:
-            _log_refusal(problem, key)
+            _log_refusal(daemon, problem, key)
             raise
+    if daemon.refusals:
+        tell_repeats(daemon.refusals)
     return _json(
         {
             "offset": stored.offset,
@@ -289,8 +304,35 @@ async def _get_stream(daemon: Daemon) -> Response:
     )
 
 
-def _log_refusal(problem: Problem, key: str | None = None) -> None:
-    """Log what was not stored, without anything of the event."""
+async def _get_page(daemon: Daemon) -> Response:
+    facts, now = daemon.facts(), time.time()
+    view = View(
+        version=__version__,
+        now=now,
+        checks=health.assess(facts),
+        stream=daemon.settings.stream,
+        server="" if facts.cause else daemon.bus.server,
+        info=facts.info,
+        searched=facts.searched,
+        initsync=facts.initsync,
+        initsync_stays=facts.initsync_stays,
+    )
+    with suppress(Problem, TimeoutError):  # then the page does without
+        async with asyncio.timeout(PAGE_SECONDS):
+            info = await daemon.bus.stream_info()
+            view = replace(
+                view,
+                info=info,
+                minutes=await daemon.recent.per_minute(info, now),
+                rows=await daemon.recent.rows(info),
+            )
+    return Response(render(view), media_type="text/html", headers=PAGE_HEADERS)
+
+
+def _log_refusal(daemon: Daemon, problem: Problem, key: str | None = None) -> None:
+    """Log what was not stored, without anything of the event; once for a series."""
+    if not daemon.refusals.is_new(("refused", problem.cause.code), time.monotonic()):
+        return
     members = {name: value for name, value in problem.members.items() if name != "key"}
     if problem.cause is errors.PRECONDITION_FAILED:
         members |= {"key": key, "stored_key": problem.members.get("key")}

@@ -83,6 +83,11 @@ class Bus:
         self.server_name = ""
         self.server_version = ""
 
+    @property
+    def server(self) -> str:
+        """Name the server and its version, for people."""
+        return f"{self.server_name} {self.server_version}".strip()
+
     # -- For those who need the stream -------------------------------------------------
 
     def connection(self) -> Connection:

@@ -11,15 +11,20 @@ from sidecar.bus import Bus
 from sidecar.errors import Outcome
 from sidecar.health import Facts
 from sidecar.initsync import max_age_seconds
+from sidecar.log import tell_repeats
 from sidecar.metrics import Metrics
 from sidecar.publish import Publisher
 from sidecar.read import Reader
+from sidecar.recent import Recent
+from sidecar.repeats import Repeats
 from sidecar.retention import RetentionGuard
 from sidecar.room import Room
 
 if TYPE_CHECKING:
     from sidecar.jetstream import NatsServer
     from sidecar.settings import Settings
+
+_REPEATS_SECONDS = 10.0
 
 
 class Daemon:
@@ -28,6 +33,7 @@ class Daemon:
     def __init__(self, settings: Settings, server: NatsServer) -> None:
         self.settings = settings
         self.stopping = asyncio.Event()
+        self.refusals = Repeats()
         self.writes = settings.role != "consumer"
         self.reads = settings.role != "producer"
         plan, create = settings.plan, settings.stream_create or settings.embedded
@@ -43,6 +49,7 @@ class Daemon:
         self.bodies, self.pages = Room(Outcome.NOT_STORED), Room()
         self.buses = [writing_bus] * self.writes + [reading_bus] * self.reads
         self.guard = RetentionGuard(self.buses[-1])
+        self.recent = Recent(self.buses[-1])
 
     @property
     def bus(self) -> Bus:
@@ -55,6 +62,13 @@ class Daemon:
             for bus in self.buses:
                 group.create_task(bus.run())
             group.create_task(self.guard.run())
+            group.create_task(self._tell_repeats())
+
+    async def _tell_repeats(self) -> None:
+        while True:
+            await asyncio.sleep(_REPEATS_SECONDS)
+            tell_repeats(now=time.monotonic())
+            tell_repeats(self.refusals, time.monotonic())
 
     def facts(self) -> Facts:
         """Say what is known at this moment."""

@@ -169,6 +169,15 @@ METRICS: dict[str, Any] = {
     }
 }
 
+PAGE: dict[str, Any] = {
+    "responses": {
+        "200": {
+            "description": "The status page.",
+            "content": {"text/html": {"schema": {"type": "string"}}},
+        }
+    }
+}
+
 HEALTH: dict[str, Any] = {
     "responses": {
         "200": _object("Well.", status="string"),

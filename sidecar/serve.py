@@ -19,7 +19,7 @@ from sidecar.daemon import Daemon
 from sidecar.embedded import embedded_nats
 from sidecar.host import own_names
 from sidecar.listen import ListenError, bind_tcp, unix_socket
-from sidecar.log import log
+from sidecar.log import log, tell_repeats
 from sidecar.protocol import BoundedProtocol
 
 if TYPE_CHECKING:
@@ -91,8 +91,10 @@ async def serve(settings: Settings) -> None:
         for each, _ in servers:
             each.should_exit = True
         await asyncio.gather(*serving)
+        tell_repeats(daemon.refusals)
         if running.done():
             running.result()
+    tell_repeats()
     log.info("stopped")
 
 

@@ -763,3 +763,23 @@ def test_a_producer_serves_no_events_and_a_consumer_takes_none(
         assert reader.get("/v1/events").status_code == 200
         assert_problem(post(reader), 403, "wrong_role", "not_stored")
         assert last_offset(writer) == last_offset(reader)
+
+
+# -- Repeated refusals -----------------------------------------------------------------
+
+
+def test_a_refusal_that_comes_again_is_logged_once_until_an_event_is_stored(
+    sidecar: SidecarProcess, http: httpx.Client
+) -> None:
+    def lines(name: str) -> list[dict[str, Any]]:
+        rows = [row for row in sidecar.rows() if row["event"] == name]
+        return [row for row in rows if "illegal_category" in json.dumps(row)]
+
+    assert post(http).status_code == 201
+    before, told = len(lines("refused")), len(lines("repeated"))
+    for _ in range(4):
+        assert post(http, category("no name")).status_code == 422
+    assert len(lines("refused")) == before + 1
+    assert post(http).status_code == 201
+    assert len(lines("repeated")) == told + 1
+    assert lines("repeated")[-1]["times"] == 3

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The status page: what it says, and what it never does."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from parts.jetstream import Operator
+from parts.sidecar import event, last_offset, post
+
+from sidecar import errors
+from sidecar.health import Check
+from sidecar.page import HEADERS, STYLE, View, duration, render, size
+from sidecar.recent import Row
+
+if TYPE_CHECKING:
+    from parts.nats import NatsProcess
+    from parts.sidecar import SidecarProcess
+
+EVIL = "<script>alert(1)</script>\"'&"
+SECRET = "c0rrect-horse"
+WELL = View(
+    version="1",
+    now=0.0,
+    checks=[Check("stream", None)],
+    stream="hermes",
+    server="n1 2.12.0",
+    minutes=[0] * 59 + [7],
+    rows=[Row(5, "1970-01-01T00:00:00.5Z", "base", "added", "Users", 2048)],
+)
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would act upon."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.names: set[str] = set()
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.names |= {name for name, _ in attrs}
+        if tag not in ("meta", "link", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize(
+    ("check", "words"),
+    [
+        (Check("stream", None), "Ready"),
+        (Check("writers", "Two.", "Stop one.", blocks=False), "Ready, with a warning"),
+        (Check("stream", "Down.", "Start it."), "Not ready"),
+    ],
+)
+def test_the_state_is_said_in_words_with_reason_and_remedy(
+    check: Check, words: str
+) -> None:
+    text = render(replace(WELL, checks=[check]))
+    assert f"<strong>{words}</strong>" in text
+    assert f'class="state {check.status}"' in text
+    assert (check.reason or "") in text
+    assert (check.remedy or "") in text
+
+
+def test_the_page_is_whole_and_asks_for_nothing_else() -> None:
+    reader = Reader(render(WELL))
+    assert reader.open == []
+    assert not {"script", "link", "img", "iframe", "form", "a"} & set(reader.tags)
+    assert not {"src", "href", "style", "onclick", "onload"} & reader.names
+    assert "url(" not in STYLE
+    assert "@import" not in STYLE
+
+
+def test_whatever_a_stored_event_says_is_escaped() -> None:
+    row = Row(1, EVIL, EVIL, EVIL, EVIL, 1)
+    check = Check("stream", EVIL, EVIL)
+    text = render(
+        replace(
+            WELL, rows=[row], checks=[check], stream=EVIL, server=EVIL, version=EVIL
+        )
+    )
+    assert "<script" not in text
+    assert Reader(text).open == []
+
+
+def test_what_cannot_be_known_now_is_said() -> None:
+    text = render(replace(WELL, server="", minutes=None, rows=None))
+    assert "not connected" in text
+    assert text.count("cannot be read now") == 2
+    assert "None yet." in render(replace(WELL, rows=[]))
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1_572_864, "1.5 MiB"),
+        (2**30, "1.0 GiB"),
+        (2**50, "1024.0 TiB"),
+    ],
+)
+def test_sizes_are_for_people(count: int, expected: str) -> None:
+    assert size(count) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (-5, "0 s"),
+        (0.5, "0 s"),
+        (61, "1 min 1 s"),
+        (86_400, "1 d"),
+        (7_776_000, "90 d"),
+        (90_061, "1 d 1 h"),
+    ],
+)
+def test_durations_are_for_people(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected
+
+
+def get(sidecar: SidecarProcess) -> httpx.Response:
+    """Get the page over TCP, as a browser does."""
+    url = f"http://127.0.0.1:{sidecar.tcp_port}/"
+    return httpx.get(url, trust_env=False).raise_for_status()
+
+
+def test_it_shows_stream_and_events_and_nothing_of_a_payload(
+    sidecar: SidecarProcess, http: httpx.Client, nats: NatsProcess
+) -> None:
+    body = event(objattrs={"password": SECRET}, objpkey=SECRET, objtype="Secrets")
+    offset = post(http, body).json()["offset"]
+    answer = get(sidecar)
+    assert answer.headers["content-type"].startswith("text/html")
+    assert {name: answer.headers[name] for name in HEADERS} == HEADERS
+    assert f'<td class="right">{offset}</td>' in answer.text
+    assert "<td>Secrets</td>" in answer.text
+    assert SECRET not in answer.text
+    assert nats.name in answer.text
+    assert Reader(answer.text).open == []
+
+
+def test_it_shows_the_last_fifty_events_and_counts_those_of_the_hour(
+    sidecar: SidecarProcess, http: httpx.Client
+) -> None:
+    def counted() -> int:
+        found = re.search(r"(\d+) events in the last hour", get(sidecar).text)
+        assert found is not None
+        return int(found[1])
+
+    before = counted()
+    for _ in range(55):
+        assert post(http).status_code == 201
+    text = get(sidecar).text
+    assert text.count("<tr><td") == 50
+    assert counted() == before + 55
+    assert f'<td class="right">{last_offset(http)}</td>' in text
+
+
+def test_a_header_that_somebody_else_wrote_is_escaped_there_too(
+    sidecar: SidecarProcess, nats: NatsProcess
+) -> None:
+    with Operator(nats.port) as operator:
+        operator.publish("hermes.base", b"{}", {"Hermes-Event-Type": EVIL})
+    text = get(sidecar).text
+    assert "alert(1)" in text
+    assert "<script" not in text
+
+
+def test_every_reason_fits_on_the_page() -> None:
+    for cause in vars(errors).values():
+        if isinstance(cause, errors.Cause):
+            check = Check("stream", cause.title, cause.remedy)
+            assert Reader(render(replace(WELL, checks=[check]))).open == []
