@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from sidecar import errors, health
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,3 +37,92 @@ def test_readme_is_at_most_150_lines() -> None:
 
 def test_architecture_is_at_most_150_lines() -> None:
     assert len((ROOT / "ARCHITECTURE.md").read_text("utf-8").splitlines()) <= 150
+
+
+# -- docs/operations.md ----------------------------------------------------------------
+
+SOURCES = sorted((ROOT / "sidecar").glob("*.py"))
+LEVELS = {"debug", "info", "warning", "error"}
+
+
+def operations(heading: str) -> str:
+    """Give one section of docs/operations.md."""
+    text = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    (section,) = re.findall(
+        rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL
+    )
+    return str(section)
+
+
+def names(heading: str) -> list[str]:
+    """Give what the rows of a section's table begin with."""
+    rows = re.findall(r"^\| (.*?) \|", operations(heading), re.MULTILINE)
+    return [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+
+
+def calls(path: Path) -> list[ast.Call]:
+    tree = ast.parse(path.read_text("utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def is_log(call: ast.Call) -> bool:
+    """Tell whether it is log.info(...) or getattr(log, level)(...)."""
+    match call.func:
+        case ast.Attribute(value=ast.Name(id="log"), attr=attr):
+            return attr in LEVELS
+        case ast.Call(func=ast.Name(id="getattr"), args=[ast.Name(id="log"), *_]):
+            return True
+    return False
+
+
+def logged() -> set[str]:
+    """Give every event name that the code logs; those of causes are their codes."""
+    first = [call.args[0] for path in SOURCES for call in calls(path) if is_log(call)]
+    return {
+        node.value
+        for argument in first
+        for node in ast.walk(argument)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+
+
+def test_every_log_event_has_a_row_and_every_row_an_event() -> None:
+    assert "initsync_missing" in logged()
+    assert sorted(names("Log lines")) == sorted(logged())
+
+
+def test_every_code_has_a_row_and_every_row_a_code() -> None:
+    causes = [each for each in vars(errors).values() if isinstance(each, errors.Cause)]
+    assert sorted(names("Codes")) == sorted(cause.code for cause in causes)
+
+
+def test_every_check_and_every_reason_of_health_has_a_row() -> None:
+    section = operations("Reasons of /health")
+    checks = [
+        call
+        for call in calls(Path(health.__file__))
+        if isinstance(call.func, ast.Name) and call.func.id in ("Check", "_failed")
+    ]
+    constants = [
+        [
+            node.value
+            for argument in call.args[:2]
+            for node in ast.walk(argument)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
+        for call in checks
+    ]
+    named = {words[0] for words in constants if words}
+    assert set(names("Reasons of /health")) == named
+    for words in constants:
+        for sentence in words[1:]:
+            assert sentence.strip() in section, sentence
+    assert "Hermes is blocked:" in section
+
+
+def test_every_link_to_a_place_on_a_page_leads_somewhere() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    for target in re.findall(r"\]\(#([^)]+)\)", text):
+        assert f'<a id="{target}">' in text
+    for path in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (ROOT / "docs" / path).exists(), path
