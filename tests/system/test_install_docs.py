@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/install.md: its commands are run as far as a machine can."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from secrets_made import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+INSTALL = ROOT / "docs" / "install.md"
+NOBODY = 65534
+
+# What is not run, and why. Anything else is, and a new command fails until it runs.
+NOT_RUN = {
+    "pipx install": "pip installs the same above it",
+    "make image": "tests/system/test_image.py does, with bases of its own",
+    "podman run": "tests/system/test_image.py does",
+    "podman build --tag hermes": "needs a registry for its base",
+    "kubectl apply": "needs a cluster",
+    "export HTTPS_PROXY": "needs a proxy",
+    "sudo restorecon": "needs SELinux",
+    "sudo systemctl": "needs systemd as the init of this machine",
+    "/opt/hermes-nats-sidecar/bin/hermes-nats-sidecar provision": "needs that NATS",
+    "sudo python3 -m venv": "an ordinary user does the same in the first section",
+    "sudo /opt/hermes-nats-sidecar/bin/pip": "same",
+}
+
+
+def _commands(heading: str) -> list[str]:
+    """Give the indented lines below a heading."""
+    section = INSTALL.read_text("utf-8").split(f"\n## {heading}\n")[1]
+    section = section.split("\n## ")[0]
+    return re.findall(r"^    (\S.*)$", section, re.MULTILINE)
+
+
+def _runnable(heading: str) -> list[str]:
+    return [
+        command
+        for command in _commands(heading)
+        if not any(command.startswith(start) for start in NOT_RUN)
+    ]
+
+
+@pytest.fixture
+def checkout() -> Iterator[Path]:
+    """Give a home with a checkout, in a place that any user can reach."""
+    home = Path(tempfile.mkdtemp())
+    try:
+        files = subprocess.run(
+            ["git", "-C", ROOT, "ls-files", "-z"], check=True, stdout=subprocess.PIPE
+        )
+        for name in files.stdout.decode().split("\0"):
+            if name and (ROOT / name).exists():
+                target = home / "checkout" / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, target)
+        (home / "hermes" / "plugins").mkdir(parents=True)
+        for path in [home, *home.rglob("*")]:
+            os.chown(path, NOBODY, NOBODY)
+        yield home / "checkout"
+    finally:
+        shutil.rmtree(home)
+
+
+def test_what_is_not_run_still_stands_on_the_page() -> None:
+    text = INSTALL.read_text("utf-8")
+    gone = [start for start in NOT_RUN if f"    {start}" not in text]
+    assert gone == []
+
+
+def test_each_file_of_ours_that_the_page_names_exists() -> None:
+    text = INSTALL.read_text("utf-8")
+    named = set(re.findall(r"(?:deploy|docs)/[\w./-]*\w", text))
+    made = {name for name in named if name.startswith("deploy/kubernetes/secrets")}
+    assert len(named) > 10
+    assert [name for name in named - made if not (ROOT / name).exists()] == []
+
+
+def test_an_ordinary_user_installs_and_runs_it(checkout: Path) -> None:
+    commands = _runnable("On a host, as an ordinary user")
+    assert len(commands) == 8
+    home = checkout.parent
+    _run([*commands, "kill %1", "wait %1"], checkout, home, user=NOBODY)
+    installed = home / "hermes/plugins/messagebus_producers/nats_sidecar"
+    assert (installed / "nats_sidecar.py").exists()
+    assert (home / ".local/state/hermes-nats-sidecar/nats/data").is_dir()
+
+
+def test_everything_for_systemd_arrives_where_the_units_look_for_it(
+    checkout: Path, tmp_path: Path
+) -> None:
+    """Run it with another root; sudo is this test's own user."""
+    commands = [
+        re.sub(r" /etc/", f" {tmp_path}/etc/", command.removeprefix("sudo "))
+        .replace("systemd-sysusers ", f"systemd-sysusers --root={tmp_path} ")
+        .replace("-g hermes-nats-server ", "")  # a group of that root alone
+        for command in _runnable("On a host, with systemd")
+    ]
+    assert len(commands) == 15
+    _run(commands, checkout, checkout.parent, user=0)
+    for unit in ("hermes-nats-sidecar", "hermes-nats-server"):
+        text = (tmp_path / f"etc/systemd/system/{unit}.service").read_text()
+        needed = re.findall(
+            r"^(?:LoadCredential=[^:]+:|EnvironmentFile=)(/\S+)", text, re.MULTILINE
+        )
+        assert needed
+        for path in needed:
+            assert (tmp_path / path.removeprefix("/")).is_file()
+    assert "hermes-nats-sidecar" in (tmp_path / "etc/passwd").read_text()
+    tls = tmp_path / "etc/hermes-nats-server/tls"
+    assert {path.name for path in tls.iterdir()} == {"tls.crt", "tls.key"}
+
+
+def test_kubernetes_manifests_are_built(checkout: Path) -> None:
+    commands = _runnable("On Kubernetes")
+    assert len(commands) == 2
+    assert "kind: StatefulSet" in _run(commands, checkout, checkout.parent, user=0)
+
+
+def _run(commands: list[str], checkout: Path, home: Path, user: int) -> str:
+    # What the system has, not what is only in the PATH of whoever tests.
+    path = "/usr/local/bin:/usr/bin:/bin"
+    environ = dict(os.environ) | {"HOME": str(home), "PATH": path}
+    environ.pop("XDG_STATE_HOME", None)
+    answer = subprocess.run(
+        ["bash", "-eu"],
+        input="\n".join(commands),
+        cwd=checkout,
+        env=environ,
+        user=user,
+        group=user,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    return answer.stdout
