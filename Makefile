@@ -11,7 +11,7 @@ CLUSTER ?= run/cluster
 CONTRACT := tests/test_producer_plugin.py tests/test_consumer_plugin.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-hermes chaos bench fuzz check format docs lock clean cluster
+.PHONY: help demo run test test-hermes chaos bench fuzz check format docs lock clean cluster audit
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,15 @@ check: $(VENV)/developed ## check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+audit: .venv-audit/installed ## compare the locked dependencies with known advisories
+	@mkdir -p .cache; rm -f .cache/audit.json
+	@.venv-audit/bin/pip-audit --requirement requirements.lock --require-hashes \
+	  --disable-pip --strict --timeout 10 --progress-spinner off \
+	  --format json --output .cache/audit.json 2>.cache/audit.log; status=$$?; \
+	tail -n 1 .cache/audit.log; test -s .cache/audit.json || echo \
+	  "The advisories cannot be had from this network: not all was compared."; \
+	exit $$status
 
 format: $(VENV)/developed ## format the code
 	$(BIN)/ruff format .
@@ -87,6 +96,11 @@ $(VENV)/developed: $(VENV)/installed requirements-dev.lock
 
 $(VENV)/benched: $(VENV)/developed
 	$(PIP) matplotlib py-spy
+	@touch $@
+
+.venv-audit/installed:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip --disable-pip-version-check install --quiet pip-audit
 	@touch $@
 
 $(HERMES_VENV)/installed:
