@@ -285,7 +285,7 @@ async def _get_stream(daemon: Daemon) -> Response:
     info = await daemon.bus.stream_info()
     last = info.position.last
     message = await daemon.bus.message(last) if info.messages else None
-    initsync = await daemon.guard.shown(info.position)
+    initsync = await daemon.guard.known(info.position)
     return _json(
         {
             "stream": daemon.settings.stream,

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 LOOK_SECONDS: Final = 1.0
 """How often it is looked whether the stream moved."""
 
-SHOWN_SECONDS: Final = 0.5
-"""How long an answer waits for a look."""
+KNOWN_SECONDS: Final = 1.0
+"""How long an answer about the stream waits for a search that is still under way."""
 
 SCANNED_EVENTS: Final = 256
 """How many events are read one by one before their order is guessed and tested."""
@@ -82,16 +82,6 @@ class RetentionGuard:
                     log.error("internal_error", error=type(error).__name__, where="")
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def shown(self, position: Position) -> Initsync | None:
-        """Give what is known there, or before it where looking takes long or fails.
-
-        Each pass of Hermes asks for /v1/stream, and must not fail for this.
-        """
-        with suppress(Problem, TimeoutError):
-            async with asyncio.timeout(SHOWN_SECONDS):
-                return await self.look(position)
-        return self.initsync
-
     async def look(self, position: Position) -> Initsync | None:
         """Find the last complete initsync of a stream that stands there."""
         async with self._looking:
@@ -102,6 +92,14 @@ class RetentionGuard:
                 self.initsync = await self._search.run(position, known)
                 self._seen = position
             return self.initsync
+
+    async def known(self, position: Position) -> Initsync | None:
+        """Look, but not for long: who asks where the stream stands must not wait."""
+        with suppress(Problem, TimeoutError):
+            async with asyncio.timeout(KNOWN_SECONDS):
+                await self.look(position)
+        initsync = self.initsync
+        return initsync if initsync and is_held(initsync, position) else None
 
     def _tell(self, age_seconds: float) -> None:
         """Log a line when there is another one, and one before it goes."""

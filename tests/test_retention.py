@@ -168,6 +168,12 @@ def check(http: httpx.Client) -> dict[str, Any]:
     return dict(found)
 
 
+def known(http: httpx.Client) -> dict[str, Any] | None:
+    answer = http.get("/v1/stream").raise_for_status().json()
+    found: dict[str, Any] | None = answer["last_complete_initsync"]
+    return found
+
+
 def rows(sidecar: SidecarProcess, name: str) -> list[dict[str, Any]]:
     return [row for row in sidecar.rows() if row["event"] == name]
 
@@ -223,7 +229,8 @@ def test_a_restarted_sidecar_and_one_of_each_role_know_it(
             SidecarProcess(tmp_path / role, role=role, **settings) as sidecar,
             sidecar.client() as http,
         ):
-            shown = http.get("/v1/stream").json()["last_complete_initsync"]
+            wait_until(lambda http=http: known(http) is not None)  # type: ignore[misc]
+            shown = known(http) or {}
             assert (shown["start_offset"], shown["objects"]) == (1001, 3)
 
 
