@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 LOOK_SECONDS: Final = 1.0
 """How often it is looked whether the stream moved."""
 
-KNOWN_SECONDS: Final = 1.0
+KNOWN_SECONDS: Final = 3.0
 """How long an answer about the stream waits for a search that is still under way."""
 
 SCANNED_EVENTS: Final = 256
