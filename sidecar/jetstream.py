@@ -57,6 +57,7 @@ _CLOSE_SECONDS = 1.0
 KEY_HEADER: Final = "Nats-Msg-Id"
 TYPE_HEADER: Final = "Hermes-Event-Type"
 OBJECT_TYPE_HEADER: Final = "Hermes-Object-Type"
+PRECONDITION_HEADER: Final = "Nats-Expected-Last-Sequence"
 
 _BATCH_ENDS = ("204", "404")  # the end mark; nothing at or after start
 _NO_MESSAGE = 10037
@@ -289,7 +290,7 @@ class Connection:
         headers = {
             KEY_HEADER: key,
             "Nats-Expected-Stream": self._plan.name,
-            "Nats-Expected-Last-Sequence": str(last),
+            PRECONDITION_HEADER: str(last),
         }
         if event.type is not None:
             headers[TYPE_HEADER] = event.type
@@ -374,6 +375,7 @@ class Connection:
             body=base64.b64decode(message.get("data", "")),
             type=_text(fields, TYPE_HEADER),
             object_type=_text(fields, OBJECT_TYPE_HEADER),
+            after=_number(fields, PRECONDITION_HEADER),
         )
 
     async def batch(
@@ -468,6 +470,7 @@ def _take_of_batch(messages: list[StoredMessage], block: bytes, data: bytes) -> 
             key=_text(fields, KEY_HEADER),
             time=fields[b"Nats-Time-Stamp"].decode(),
             body=data,
+            after=_number(fields, PRECONDITION_HEADER),
         )
     )
     return False
@@ -476,6 +479,11 @@ def _take_of_batch(messages: list[StoredMessage], block: bytes, data: bytes) -> 
 def _text(fields: dict[bytes, bytes], name: str) -> str | None:
     value = fields.get(name.encode())
     return None if value is None else value.decode("utf-8", "replace")
+
+
+def _number(fields: dict[bytes, bytes], name: str) -> int | None:
+    value = fields.get(name.encode(), b"")
+    return int(value) if value.isdigit() else None
 
 
 def _login(server: NatsServer) -> dict[str, Any]:

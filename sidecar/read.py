@@ -113,7 +113,7 @@ def locate(
 def contiguous(
     start: int, batch: list[StoredMessage], *, filtered: bool
 ) -> list[StoredMessage]:
-    """Keep what is known to have no hole before it.
+    """Keep what is known to have no hole before it and to stand in its place.
 
     Without a filter each sequence follows the one before. With one, each message
     names the message before it in the batch.
@@ -126,7 +126,7 @@ def contiguous(
             if filtered
             else message.sequence == (before + 1 if kept else start)
         )
-        if not follows:
+        if not follows or message.is_displaced:
             break
         kept.append(message)
     return kept
@@ -183,15 +183,19 @@ class Reader:
         except NoReply as absence:
             raise Problem(absence.cause) from None
         events = contiguous(start, batch, filtered=query.category is not None)
-        if not events and query.category is None:
-            await self._explain_absence(start)
+        if not events and (query.category is None or batch):
+            await self._explain_absence(batch[0].sequence if batch else start)
         next_offset = events[-1].sequence + 1 if events else start
         return Page(events, next_offset, position)
 
     async def _explain_absence(self, sequence: int) -> None:
-        """Tell a lagging replica from a hole, by what the leader says."""
+        """Tell a lagging or false replica from a hole, by what the leader says."""
         sight = await self._bus.look(sequence)
-        if sight is None or sight.message is not None:
+        if sight is None:
+            return
+        if sight.message is not None:
+            if sight.message.is_displaced:
+                raise Problem(errors.DISPLACED, offset=sequence)
             return
         position = sight.position
         if sequence < position.first:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from parts.jetstream import Operator
 from parts.process import wait_until
 from parts.sidecar import SidecarProcess, event, post
 
@@ -142,6 +143,17 @@ def test_an_offset_outside_is_an_error_and_never_a_silent_skip(
         assert problem.members == {"first_offset": first, "last_offset": last}
 
 
+def test_what_its_own_precondition_did_not_allow_there_is_never_given() -> None:
+    """A replica that replays its log after a crash may hold events a second time."""
+    messages = [
+        StoredMessage(sequence, "hermes.base", None, "t", b"", after=after)
+        for sequence, after in ((5, 4), (6, None), (7, 6), (8, 5), (9, 8))
+    ]
+    found = contiguous(5, messages, filtered=False)
+    assert [message.sequence for message in found] == [5, 6, 7]
+    assert [message.is_displaced for message in messages] == [False] * 3 + [True, False]
+
+
 def batch(*pairs: tuple[int, int]) -> list[StoredMessage]:
     return [
         StoredMessage(sequence, "hermes.base", None, "t", b"", previous)
@@ -185,6 +197,38 @@ def test_with_a_filter_each_message_must_name_the_one_before(
 ) -> None:
     found = contiguous(start, batch(*pairs), filtered=True)
     assert [message.sequence for message in found] == kept
+
+
+# -- A stream that a server damaged ----------------------------------------------------
+
+
+def test_a_displaced_event_is_an_error_that_names_its_offset(
+    nats: NatsProcess, tmp_path: Path
+) -> None:
+    """Of a header said twice the server heeds the first, and we read the last."""
+    name = f"d{uuid.uuid4().hex[:12]}"
+    with (
+        SidecarProcess(
+            tmp_path / "displaced",
+            nats_url=nats.url,
+            stream=name,
+            subject_prefix=name,
+            stream_create=True,
+        ) as sidecar,
+        sidecar.client() as http,
+        Operator(nats.port) as operator,
+    ):
+        good = post(http).json()["offset"]
+        twice = {
+            "Nats-Expected-Last-Sequence": f"{good}\r\nNats-Expected-Last-Sequence: 7"
+        }
+        wrong = operator.publish(f"{name}.base", event(), twice)
+        page = http.get("/v1/events").json()
+        assert [row["offset"] for row in page["events"]] == [good]
+        for query in (f"offset={wrong}", f"offset={wrong}&category=base"):
+            answer = http.get(f"/v1/events?{query}")
+            assert (answer.status_code, answer.json()["code"]) == (503, "displaced")
+            assert answer.json()["offset"] == wrong
 
 
 # -- Readers that stall ----------------------------------------------------------------

@@ -39,6 +39,8 @@ in the sidecar's memory, while Hermes takes its time."""
 
 NOT_IN_STREAM = (409, 410)
 PASSING = (0, 429, 503)
+DAMAGED = ("hole", "displaced")
+"""Codes of a 503 that waiting does not mend."""
 
 
 class NatsSidecarError(Exception):
@@ -107,7 +109,9 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
             if answer.status == 200:
                 self._take(answer)
                 self._ask_ahead(answer, category)
-            elif answer.status in PASSING and answer.document.get("code") != "hole":
+            elif (
+                answer.status in PASSING and answer.document.get("code") not in DAMAGED
+            ):
                 pause_seconds = answer.retry_after or 0.2
                 self._sleep(max(0.0, min(pause_seconds, ends_at - self._now())))
             else:
