@@ -8,10 +8,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 WORKERS ?= 2
 HERMES_VENV := .venv-hermes
 CLUSTER ?= run/cluster
+IMAGE ?= hermes-nats-sidecar
+# HEALTHCHECK is lost in podman's own format of images.
+BUILD ?= $(shell if docker info >/dev/null 2>&1; then echo docker build; \
+  elif command -v podman >/dev/null; then echo podman build --format docker; \
+  else echo buildah bud --format docker; fi)
 CONTRACT := tests/test_producer_plugin.py tests/test_consumer_plugin.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-hermes chaos bench fuzz check format docs lock clean cluster audit
+.PHONY: help demo run test test-hermes chaos bench fuzz check format docs lock clean cluster audit image test-image test-system
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +39,17 @@ test-hermes: $(VENV)/developed $(HERMES_VENV)/installed ## test on a real Hermes
 
 cluster: $(VENV)/installed ## start three NATS nodes on this machine, in run/cluster
 	PATH="$(CURDIR)/$(BIN):$$PATH" exec deploy/nats/start-cluster $(CLUSTER)
+
+image: ## build the image: IMAGE=NAME, BUILD_ARGS="--build-arg BASE=..."
+	$(BUILD) --tag $(IMAGE) --build-arg REVISION=$$(git rev-parse HEAD) \
+	  --build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+	  $(BUILD_ARGS) .
+
+test-image: $(VENV)/system ## build the image here and run it, as root: tests/system
+	$(BIN)/python -m pytest tests/system/test_image*.py
+
+test-system: $(VENV)/system ## load all of deploy/ by the real tools, as root
+	$(BIN)/python -m pytest tests/system
 
 chaos: $(VENV)/developed ## prove exactly once under faults (40 minutes), ARGS="--minutes 10"
 	PYTHONPATH=tests $(BIN)/python -m chaos.campaign --report .cache/chaos.json $(ARGS)
@@ -65,13 +81,15 @@ format: $(VENV)/developed ## format the code
 docs: $(VENV)/developed ## write the docs that are generated from the code
 	$(BIN)/python docs/generate.py
 
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	--generate-hashes --no-header --no-annotate
+
 lock: $(VENV)/developed ## resolve the dependencies anew
 	$(PIP) uv
-	for extras in "embedded:requirements" "embedded,dev:requirements-dev"; do \
-	  $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal \
-	    --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	    $$(printf ' --extra %s' $$(echo $${extras%%:*} | tr , ' ')) \
-	    -o $${extras##*:}.lock || exit 1; \
+	$(LOCK) --extra embedded -o requirements.lock pyproject.toml
+	$(LOCK) --extra embedded --extra dev -o requirements-dev.lock pyproject.toml
+	for what in build system; do \
+	  $(LOCK) -o requirements-$$what.lock requirements-$$what.in || exit 1; \
 	done
 
 clean: ## remove what the targets above made
@@ -92,6 +110,10 @@ $(VENV)/installed: $(VENV)/bin/python requirements.lock pyproject.toml
 
 $(VENV)/developed: $(VENV)/installed requirements-dev.lock
 	$(PIP) --require-hashes --requirement requirements-dev.lock
+	@touch $@
+
+$(VENV)/system: $(VENV)/developed requirements-system.lock
+	$(PIP) --require-hashes --requirement requirements-system.lock
 	@touch $@
 
 $(VENV)/benched: $(VENV)/developed

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds and runs the image as root without a daemon: buildah, podman and runc.
+
+All of it lives in one directory and touches nothing else of the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Self
+
+from parts.process import Process
+from secrets_made import ROOT
+
+IMAGE = "hermes-nats-sidecar"
+BASES = ROOT / ".cache" / "bases"
+USER = 10001
+_MEGABYTE = 1_000_000
+
+
+class Containers:
+    """A storage of images and containers below a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        # vfs and chroot ask nothing of the kernel; runc, since crun wants more rights.
+        self._storage = [
+            *("--root", str(directory / "storage")),
+            *("--runroot", str(directory / "run")),
+            *("--storage-driver", "vfs"),
+        ]
+        self._podman = ["podman", *self._storage, "--runtime", "runc"]
+
+    def podman(self, *arguments: str | Path, check: bool = True) -> str:
+        """Run one podman command and give what it prints."""
+        answer = subprocess.run(
+            [*self._podman, *arguments], capture_output=True, text=True, check=False
+        )
+        assert answer.returncode == 0 or not check, answer.stderr
+        return answer.stdout
+
+    def make_image(self) -> None:
+        """Make the bases, unless they are there, and run `make image` on them."""
+        if not (BASES / "build-base.tar").exists():
+            subprocess.run([ROOT / "tests/system/make-bases", BASES], check=True)
+        for base in ("base", "build-base"):
+            self.podman("import", "--quiet", BASES / f"{base}.tar", base)
+        mounts = [f"--volume={path}:{path}:ro" for path in _needed_by_pip()]
+        self.build(
+            *("make", "--no-print-directory", "-C", str(ROOT), "image"),
+            f"IMAGE={IMAGE}",
+            "BUILD=" + " ".join(self.build_command),
+            "BUILD_ARGS="
+            + " ".join(
+                [
+                    "--build-arg BASE=localhost/base",
+                    "--build-arg BUILD_BASE=localhost/build-base",
+                    *mounts,
+                ]
+            ),
+        )
+
+    @property
+    def build_command(self) -> list[str]:
+        return [
+            *("buildah", *self._storage, "bud"),
+            *("--isolation", "chroot", "--format", "docker"),
+        ]
+
+    def build(self, *command: str) -> None:
+        """Run a command that builds; show its words only if it fails."""
+        answer = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        )
+        assert answer.returncode == 0, answer.stdout.decode()[-5000:]
+
+    def size(self, image: str) -> float:
+        """Give an image's size in MB."""
+        size = self.podman("image", "inspect", "--format", "{{.Size}}", image)
+        return int(size) / _MEGABYTE
+
+    def run_arguments(
+        self, *options: str, environ: dict[str, object] | None = None
+    ) -> list[str]:
+        """Give the command of a container that may do nothing it need not."""
+        return [
+            *(*self._podman, "run", "--rm", "--network=host"),
+            # A build machine's own limits may be lower than podman's defaults.
+            *("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"),
+            *("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges"),
+            "--health-interval=disable",  # a timer of systemd; we ask it ourselves
+            *(f"--env={name}={value}" for name, value in (environ or {}).items()),
+            *options,
+        ]
+
+
+class Container(Process):
+    """One running container of the image; signals go through to it."""
+
+    def __init__(
+        self,
+        containers: Containers,
+        name: str,
+        directory: Path,
+        *options: str,
+        environ: dict[str, object],
+    ) -> None:
+        self.name = name
+        self._containers = containers
+        super().__init__(
+            [
+                *containers.run_arguments(f"--name={name}", *options, environ=environ),
+                IMAGE,
+            ],
+            directory / f"{name}.log",
+        )
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._containers.podman("rm", "--force", self.name, check=False)
+
+
+def shared_directory(path: Path) -> Path:
+    """Make a directory that the image's user owns."""
+    path.mkdir(mode=0o750)
+    os.chown(path, USER, USER)
+    return path
+
+
+def _needed_by_pip() -> list[Path]:
+    """Give what pip is told on this machine: its configuration, and whom to trust."""
+    paths = [
+        Path("/etc/pip.conf"),
+        Path.home() / ".config" / "pip" / "pip.conf",
+        Path("/etc/ssl/certs"),
+    ]
+    return [path for path in paths if path.exists()]
