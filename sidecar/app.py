@@ -48,6 +48,10 @@ PAGE_SECONDS: Final = 3.0
 """How long the status page waits for the stream before it does without."""
 
 
+_REACHED = (None, errors.STREAM_MISSING, errors.STREAM_UNFIT, errors.SERVER_TOO_OLD)
+"""What is said of a stream by a NATS server that answers."""
+
+
 def create_app(daemon: Daemon) -> FastAPI:
     """Build the application; who may use it is the listener's business."""
     app = FastAPI(
@@ -311,7 +315,7 @@ async def _get_page(daemon: Daemon) -> Response:
         now=now,
         checks=health.assess(facts),
         stream=daemon.settings.stream,
-        server="" if facts.cause else daemon.bus.server,
+        server=daemon.bus.server if facts.cause in _REACHED else "",
         info=facts.info,
         searched=facts.searched,
         initsync=facts.initsync,

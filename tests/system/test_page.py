@@ -213,6 +213,7 @@ def test_a_browser_shows_each_state_in_words_and_colour(
     wait_until(lambda: state(sidecar) == status, 400, what=status)
     shown = chromium(tmp_path / "profile", "--dump-dom", url(sidecar))
     assert words in shown
+    assert ("not connected" in shown) is (name == "nats-down")
     for scheme, window, suffix in (
         ("light", DESKTOP, ""),
         ("dark", DESKTOP, "-dark"),
