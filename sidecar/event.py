@@ -49,13 +49,13 @@ def parse_event(body: bytes) -> Event:
         raise Problem(errors.MALFORMED_JSON, Outcome.NOT_STORED) from None
     if not isinstance(document, dict):
         raise Problem(errors.MALFORMED_JSON, Outcome.NOT_STORED)
-    category = _name(document.get("evcategory"))
+    category = plain_name(document.get("evcategory"))
     if category is None:
         raise Problem(errors.ILLEGAL_CATEGORY, Outcome.NOT_STORED)
     return Event(
         category=category,
-        type=_name(document.get("eventtype")),
-        object_type=_name(document.get("objtype")),
+        type=plain_name(document.get("eventtype")),
+        object_type=plain_name(document.get("objtype")),
         body=body,
     )
 
@@ -82,5 +82,6 @@ def parse_precondition(header: str | None) -> int | str:
     return offset
 
 
-def _name(value: object) -> str | None:
+def plain_name(value: object) -> str | None:
+    """Give a value that may be shown as metadata; None for any other."""
     return value if isinstance(value, str) and _CATEGORY.fullmatch(value) else None

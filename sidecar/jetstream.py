@@ -166,6 +166,7 @@ class Connection:
 
     async def open(self, server: NatsServer) -> None:
         """Log in; raise Problem with the cause of a failure."""
+        self._client.needs_tls = server.tls is not None
         try:
             login = _login(server)
             async with asyncio.timeout(CONNECT_SECONDS):
@@ -184,7 +185,6 @@ class Connection:
                     disconnected_cb=self._on_lost,
                     lame_duck_mode_cb=self._on_lost,
                     **login,
-                    **self._secrets(server),
                 )
         except TimeoutError:
             self._client.abort()
@@ -195,9 +195,6 @@ class Connection:
         except BaseException:
             self._client.abort()
             raise
-        if server.tls is not None and not self._client.is_encrypted:
-            self._client.abort()
-            raise Problem(errors.NATS_TLS)
         self._inbox = self._client.new_inbox()
         await self._client.subscribe(f"{self._inbox}.*")
 
@@ -208,26 +205,6 @@ class Connection:
         with suppress(Exception):  # it is thrown away, whatever state it is in
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._client.close()
-
-    def _secrets(self, server: NatsServer) -> dict[str, Any]:
-        """Give nats-py functions that it calls while it writes its login.
-
-        At that moment TLS is up, if it ever will be: nats-py itself goes on in clear
-        when the server does not ask for TLS, so the secret is withheld then.
-        """
-
-        def secret(file: Path) -> str:
-            if server.tls is not None and not self._client.is_encrypted:
-                raise Problem(errors.NATS_TLS)
-            return _read(file)
-
-        secrets: dict[str, Any] = {}
-        if (password_file := server.password_file) is not None:
-            secrets["user"] = server.user
-            secrets["password"] = lambda: secret(password_file)
-        if (token_file := server.token_file) is not None:
-            secrets["token"] = lambda: secret(token_file)
-        return secrets
 
     # -- What comes in -----------------------------------------------------------------
 
@@ -487,7 +464,7 @@ def _number(fields: dict[bytes, bytes], name: str) -> int | None:
 
 
 def _login(server: NatsServer) -> dict[str, Any]:
-    """Check the files of the login and name them as nats-py wants them."""
+    """Read the files of the login and name them as nats-py wants them."""
     login: dict[str, Any] = {}
     if server.creds_file is not None:
         credentials = _CREDENTIALS.search(_read(server.creds_file))
@@ -495,6 +472,11 @@ def _login(server: NatsServer) -> dict[str, Any]:
             raise Problem(errors.CREDENTIALS_UNREADABLE)
         _check_seed(credentials["seed"])
         login["user_credentials"] = str(server.creds_file)
+    if server.password_file is not None:
+        login["user"] = server.user
+        login["password"] = _read(server.password_file)
+    if server.token_file is not None:
+        login["token"] = _read(server.token_file)
     if server.nkey_seed_file is not None:
         login["nkeys_seed_str"] = _check_seed(_read(server.nkey_seed_file))
     if server.tls is not None:

@@ -97,4 +97,4 @@ def configure(level: Level, log_format: Format | None = None) -> None:
     # nats-py reports to our callbacks; its own lines repeat that, with tracebacks.
     logging.getLogger("nats").setLevel(logging.CRITICAL)
     # uvicorn tells of its own start and stop, which our lines do.
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").setLevel(max(numeric_level, logging.WARNING))

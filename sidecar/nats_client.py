@@ -14,6 +14,9 @@ from nats.aio.client import Client
 from nats.errors import ConnectionClosedError
 from nats.protocol.command import hpub_cmd, pub_cmd
 
+from sidecar import errors
+from sidecar.errors import Problem
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -30,6 +33,15 @@ class NatsClient(Client):
     def __init__(self, take: Take) -> None:
         super().__init__()
         self._take = take
+        self.needs_tls = False
+
+    def _connect_command(self) -> bytes:
+        # The login, whatever its kind. TLS is up by now if it ever will be: nats-py
+        # itself goes on in clear with a server that does not ask for TLS.
+        if self.needs_tls and not self.is_encrypted:
+            raise Problem(errors.NATS_TLS)
+        command: bytes = super()._connect_command()
+        return command
 
     async def _process_msg(
         self, _sid: int, subject: bytes, _reply: bytes, data: bytes, headers: bytes

@@ -157,8 +157,8 @@ class Settings(BaseSettings):
         if not urls:
             raise ValueError("names no server")
         for url in urls:
-            parts = urlsplit(url if "://" in url else f"nats://{url}")
-            if parts.scheme not in _NATS_SCHEMES or not _has_address(parts):
+            parts = _split(url if "://" in url else f"nats://{url}")
+            if parts is None or not _has_address(parts) or parts.path not in ("", "/"):
                 raise ValueError("must look like nats://host:4222 or tls://host:4222")
             if parts.username is not None or parts.password is not None:
                 raise ValueError(
@@ -291,9 +291,17 @@ def _is_for_all(file: Path) -> bool:
         return False
 
 
+def _split(url: str) -> SplitResult | None:
+    try:
+        return urlsplit(url)
+    except ValueError:  # its text would show what may be a password
+        return None
+
+
 def _has_address(parts: SplitResult) -> bool:
     try:
-        return bool(parts.hostname) and parts.port != 0
+        is_nats = parts.scheme in _NATS_SCHEMES
+        return is_nats and bool(parts.hostname) and parts.port != 0
     except ValueError:  # the port is no number, or none that exists
         return False
 

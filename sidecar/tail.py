@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sidecar.event import plain_name
 from sidecar.probe import ask, client
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ def _line(row: dict[str, Any], view: View) -> str:
         "offset": row["offset"],
         "timestamp": row["timestamp"],
         "category": row["category"],
-        "type": event.get("eventtype"),
-        "object_type": event.get("objtype"),
+        "type": plain_name(event.get("eventtype")),
+        "object_type": plain_name(event.get("objtype")),
         "size_bytes": len(row["data"].encode("utf-8", "surrogateescape")),
     }
     if view.as_json:

@@ -40,6 +40,7 @@ from sidecar.errors import Outcome, Problem
 from sidecar.event import parse_event, parse_key, parse_precondition
 from sidecar.read import Page, parse_query
 from sidecar.settings import SettingsError, load
+from sidecar.tail import View, _line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -669,3 +670,33 @@ def walk_consumer(plugin: Any) -> None:
         plugin.setTimeout(50)
         plugin.seek(7)
         next(iter(plugin), None)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nats://hermes:pa[{}]word@nats.example",
+        "nats://hermes:{}\u2100word@nats.example",
+        "nats://{}/word@nats.example",
+    ],
+)
+def test_a_url_with_a_strange_secret_is_refused_without_it(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = new_canary().replace("/", "")
+    environ = {"SIDECAR_NATS_URL": url.replace("{}", canary)}
+    monkeypatch.setenv(*next(iter(environ.items())))
+    with pytest.raises(SettingsError) as caught:
+        load(environ)
+    assert leaks(_everything_of(caught.value), {canary}) == []
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_tail_shows_no_type_that_is_no_plain_name(as_json: bool) -> None:
+    canary = new_canary()
+    data = {"eventtype": f"{canary}\x1b]0;owned\x07", "objtype": {"password": canary}}
+    row: Any = {"offset": 1, "timestamp": "t", "category": "base"}
+    view = View("first", None, follow=False, as_json=as_json, show_payload=False)
+    line = _line(row | {"data": json.dumps(data)}, view)
+    assert leaks(line, {canary}) == []
+    assert "\x1b" not in line

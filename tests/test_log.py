@@ -6,11 +6,16 @@ from __future__ import annotations
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from parts.sidecar import SidecarProcess
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SAY = """
 import logging
@@ -116,3 +121,18 @@ tell_repeats()
 def test_a_line_of_daily_life_is_never_dropped() -> None:
     assert len(rows("for number in range(5): log.info('nats_connected')")) == 5
     assert len(rows("for number in range(5): log.info('embedded_nats', text='x')")) == 5
+
+
+def test_at_level_error_no_warning_is_logged(tmp_path: Path) -> None:
+    process = SidecarProcess(tmp_path / "s", log_level="error")
+    process.start()
+    try:
+        process.wait_live()
+        with socket.socket(socket.AF_UNIX) as raw:
+            raw.connect(str(process.socket))
+            raw.sendall(b"no http\r\n\r\n")
+            while raw.recv(65536):
+                pass
+    finally:
+        process.stop()
+    assert process.output() == ""

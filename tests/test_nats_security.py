@@ -496,3 +496,14 @@ async def test_each_connection_has_an_inbox_that_nobody_can_guess(
         prefix, _, token = inbox.partition(".")
         assert prefix == INBOX_PREFIX
         assert len(token) >= 22
+
+
+@pytest.mark.parametrize("kind", ["creds", "nkey"])
+def test_no_signature_goes_to_a_server_without_tls_when_tls_is_demanded(
+    kind: str, tmp_path: Path
+) -> None:
+    login, _ = login_of(kind, tmp_path)
+    with FakeNats() as fake:
+        settings = settings_of(nats_url=f"tls://{fake.address}", **login)
+        assert refusal(settings) is errors.NATS_TLS
+        assert [m for m in SECRET_MEMBERS if m in fake.received] == []
