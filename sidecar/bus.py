@@ -214,6 +214,7 @@ class Bus:
             finally:
                 self._forget(connection)
                 await connection.close()
+            _end_if_cancelled()
             await asyncio.sleep(self._pause_seconds)
             self._pause_seconds = min(
                 max(_FIRST_PAUSE_SECONDS, self._pause_seconds * 2),
@@ -325,3 +326,13 @@ class Bus:
                 after_seconds=round(time.monotonic() - lost_at, 1) if lost_at else 0,
             )
             self._was_fit = True
+
+
+def _end_if_cancelled() -> None:
+    """Raise CancelledError if somebody cancelled us while nats-py connected or closed.
+
+    It may swallow that, and a task is cancelled only once: we would go on for ever.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
