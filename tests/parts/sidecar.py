@@ -86,7 +86,11 @@ class SidecarProcess(Process):
 
     def __enter__(self) -> Self:
         self.start()
-        return self.wait_ready()
+        try:
+            return self.wait_ready()
+        except BaseException:
+            self.stop()  # nobody else will: __exit__ belongs to those who entered
+            raise
 
     def __exit__(self, *_: object) -> None:
         self.stop()
