@@ -184,7 +184,8 @@ class Reader:
             raise Problem(absence.cause) from None
         events = contiguous(start, batch, filtered=query.category is not None)
         if not events and (query.category is None or batch):
-            await self._explain_absence(batch[0].sequence if batch else start)
+            found = query.category is not None
+            await self._explain_absence(batch[0].sequence if found else start)
         next_offset = events[-1].sequence + 1 if events else start
         return Page(events, next_offset, position)
 
