@@ -183,9 +183,10 @@ class Reader:
         except NoReply as absence:
             raise Problem(absence.cause) from None
         events = contiguous(start, batch, filtered=query.category is not None)
-        if not events and (query.category is None or batch):
-            found = query.category is not None
-            await self._explain_absence(batch[0].sequence if found else start)
+        if not events and query.category is None:
+            await self._explain_absence(start)
+        elif not events and batch:  # a filter's first event need not stand at start
+            await self._explain_absence(batch[0].sequence)
         next_offset = events[-1].sequence + 1 if events else start
         return Page(events, next_offset, position)
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from parts.nats import NatsProcess
 from parts.process import wait_until
-from parts.sidecar import SidecarProcess, event, post
+from parts.sidecar import SidecarProcess, event, post, sidecar_on
 
 from sidecar.access import TokenFile
 from sidecar.publish import MAX_IN_FLIGHT
@@ -86,16 +86,8 @@ def test_a_token_file_that_vanished_lets_nobody_in_until_it_is_back(file: Path) 
 @pytest.fixture
 def guarded(nats: NatsProcess, tmp_path: Path) -> Iterator[SidecarProcess]:
     """Serve the API open on TCP, for events of 1,000 bytes at most."""
-    name = f"g{uuid.uuid4().hex[:12]}"
-    with SidecarProcess(
-        tmp_path / "guarded",
-        nats_url=nats.url,
-        stream=name,
-        subject_prefix=name,
-        stream_create=True,
-        tcp_api="open",
-        max_event_bytes=1000,
-    ) as process:
+    directory = tmp_path / "guarded"
+    with sidecar_on(nats, directory, tcp_api="open", max_event_bytes=1000) as process:
         yield process
 
 
@@ -205,14 +197,7 @@ def test_a_secret_that_everybody_may_read_gives_a_warning(
     token.write_text("c0rrect-horse")
     for mode, warnings in ((0o644, [str(token)]), (0o640, [])):
         token.chmod(mode)
-        with SidecarProcess(
-            tmp_path / f"{mode:o}",
-            nats_url=nats.url,
-            stream=f"w{mode:o}",
-            subject_prefix=f"w{mode:o}",
-            stream_create=True,
-            token_file=token,
-        ) as sidecar:
+        with sidecar_on(nats, tmp_path / f"{mode:o}", token_file=token) as sidecar:
             rows = sidecar.rows()
         found = [row["file"] for row in rows if row["event"] == "secret_readable"]
         assert found == warnings

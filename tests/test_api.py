@@ -14,7 +14,7 @@ import httpx
 import pytest
 from parts.jetstream import Operator, wait_jetstream
 from parts.process import wait_until
-from parts.sidecar import SidecarProcess, event, last_offset, post
+from parts.sidecar import SidecarProcess, event, last_offset, post, sidecar_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -413,14 +413,7 @@ def test_no_log_line_holds_a_payload(
 @pytest.fixture
 def quiet(nats: NatsProcess, tmp_path: Path) -> Iterator[SidecarProcess]:
     """Serve a stream of its own, with a log that no other test has filled."""
-    name = f"q{uuid.uuid4().hex[:12]}"
-    with SidecarProcess(
-        tmp_path / "quiet",
-        nats_url=nats.url,
-        stream=name,
-        subject_prefix=name,
-        stream_create=True,
-    ) as process:
+    with sidecar_on(nats, tmp_path / "quiet") as process:
         yield process
 
 
@@ -448,13 +441,7 @@ def fresh(
     nats: NatsProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SidecarProcess]:
     """Serve a stream of its own that nobody else writes to."""
-    with SidecarProcess(
-        tmp_path_factory.mktemp("fresh"),
-        nats_url=nats.url,
-        stream_create=True,
-        stream="fresh",
-        subject_prefix="fresh",
-    ) as process:
+    with sidecar_on(nats, tmp_path_factory.mktemp("fresh"), "fresh") as process:
         yield process
 
 
@@ -463,13 +450,7 @@ def test_a_new_stream_starts_at_the_milliseconds_of_now_and_is_read_as_empty(
 ) -> None:
     before_ms = int(time.time() * 1000)
     with (
-        SidecarProcess(
-            tmp_path,
-            nats_url=nats.url,
-            stream_create=True,
-            stream="empty",
-            subject_prefix="empty",
-        ) as process,
+        sidecar_on(nats, tmp_path, "empty") as process,
         process.client() as http,
     ):
         document = http.get("/v1/stream").json()
@@ -679,14 +660,7 @@ def test_an_offset_far_ahead_is_unavailable_first_and_a_conflict_after_five_seco
     nats: NatsProcess, tmp_path: Path
 ) -> None:
     with (
-        SidecarProcess(
-            tmp_path,
-            nats_url=nats.url,
-            stream_create=True,
-            stream="ahead",
-            subject_prefix="ahead",
-            publish_timeout_seconds=1,
-        ) as process,
+        sidecar_on(nats, tmp_path, "ahead", publish_timeout_seconds=1) as process,
         process.client() as http,
     ):
         ready_at = time.monotonic()

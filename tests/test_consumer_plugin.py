@@ -5,7 +5,6 @@ import importlib
 import threading
 import time
 import uuid
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from parts.hermes import load_plugin, new_event
 from parts.jetstream import Operator, wait_jetstream
 from parts.nats import NatsProcess, free_port
 from parts.process import wait_until
-from parts.sidecar import SidecarProcess, event, last_offset, post
+from parts.sidecar import SidecarProcess, event, last_offset, post, sidecar_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,23 +59,6 @@ def page(*offsets: int, next_offset: int = 1) -> Reply:
         200,
         {"events": rows, "next_offset": next_offset, "last_offset": next_offset - 1},
     )
-
-
-@contextmanager
-def sidecar_on(
-    nats: NatsProcess, directory: Path, name: str | None = None, **settings: object
-) -> Iterator[SidecarProcess]:
-    """Serve a stream of its own."""
-    name = name or f"s{uuid.uuid4().hex[:12]}"
-    with SidecarProcess(
-        directory,
-        nats_url=nats.url,
-        stream_create=True,
-        stream=name,
-        subject_prefix=name,
-        **settings,
-    ) as process:
-        yield process
 
 
 @pytest.fixture(scope="module")

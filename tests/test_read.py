@@ -4,13 +4,12 @@ from __future__ import annotations
 import socket
 import uuid
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from parts.jetstream import Operator
-from parts.process import wait_until
-from parts.sidecar import SidecarProcess, event, post
+from parts.process import memory_kib, wait_until
+from parts.sidecar import event, post, sidecar_on
 
 from sidecar import errors
 from sidecar.answer import Position, StoredMessage
@@ -18,6 +17,8 @@ from sidecar.errors import Cause, Problem
 from sidecar.read import MAX_BYTES, NEXT, Query, contiguous, locate, parse_query
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from parts.nats import NatsProcess
 
 
@@ -208,13 +209,7 @@ def test_a_displaced_event_is_an_error_that_names_its_offset(
     """Of a header said twice the server heeds the first, and we read the last."""
     name = f"d{uuid.uuid4().hex[:12]}"
     with (
-        SidecarProcess(
-            tmp_path / "displaced",
-            nats_url=nats.url,
-            stream=name,
-            subject_prefix=name,
-            stream_create=True,
-        ) as sidecar,
+        sidecar_on(nats, tmp_path / "displaced", name) as sidecar,
         sidecar.client() as http,
         Operator(nats.port) as operator,
     ):
@@ -237,16 +232,9 @@ def test_a_displaced_event_is_an_error_that_names_its_offset(
 def test_readers_that_stall_cost_bounded_memory_and_no_publish(
     nats: NatsProcess, tmp_path: Path
 ) -> None:
-    name = f"s{uuid.uuid4().hex[:12]}"
     request = b"GET /v1/events?offset=first&limit=5000 HTTP/1.1\r\nHost: x\r\n\r\n"
     with (
-        SidecarProcess(
-            tmp_path / "stalled",
-            nats_url=nats.url,
-            stream=name,
-            subject_prefix=name,
-            stream_create=True,
-        ) as sidecar,
+        sidecar_on(nats, tmp_path / "stalled") as sidecar,
         sidecar.client() as http,
         ExitStack() as stack,
     ):
@@ -261,12 +249,6 @@ def test_readers_that_stall_cost_bounded_memory_and_no_publish(
             answers.append(reader.recv(12, socket.MSG_WAITALL))
         assert {b"HTTP/1.1 200", b"HTTP/1.1 429"} == set(answers)
         assert post(http).status_code == 201
-        assert resident_mb(sidecar.running.pid) < 400
+        assert memory_kib(sidecar.running.pid) < 400_000
         stack.close()  # what they held is free again
         wait_until(lambda: http.get("/v1/events").status_code == 200, what="room")
-
-
-def resident_mb(pid: int) -> float:
-    """Give the memory of a process, resident, in MB."""
-    status = Path(f"/proc/{pid}/status").read_text("ascii")
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1000

@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from parts.process import memory_kib
+
 from sidecar.embedded import find_nats_server
 
 from .scale import WARM_UP
@@ -62,10 +64,7 @@ def time_sends(
 
 def memory_mb(pid: int, field: str = "VmRSS") -> float:
     """Give what a process holds (VmRSS) or held at most (VmHWM)."""
-    status = Path(f"/proc/{pid}/status").read_text("ascii")
-    found = re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)
-    assert found is not None
-    return int(found[1]) * 1024 / 1e6
+    return memory_kib(pid, field) * 1024 / 1e6
 
 
 def forget_peak(pid: int) -> None:

@@ -8,9 +8,9 @@ import re
 import uuid
 from collections import Counter
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from parts.process import memory_kib
 from parts.sidecar import event, last_offset, post
 
 from .inputs import Bad, bad_request
@@ -120,10 +120,7 @@ class Attack:
 
     def rss_kib(self) -> int:
         """Give the memory that the sidecar holds."""
-        status = Path(f"/proc/{self._sidecar.running.pid}/status").read_text()
-        match = re.search(r"VmRSS:\s+(\d+) kB", status)
-        assert match is not None
-        return int(match[1])
+        return memory_kib(self._sidecar.running.pid)
 
 
 def _is_lost_answer(row: dict[str, Any]) -> bool:

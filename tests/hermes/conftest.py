@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from campus import Campus
-from parts.sidecar import SidecarProcess
+from parts.sidecar import sidecar_on
 from programs import HermesClient, HermesServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from parts.nats import NatsProcess
+    from parts.sidecar import SidecarProcess
 
 # A plain `make test` is no test of Hermes: it does not even collect these.
 collect_ignore_glob = [] if os.environ.get("HERMES_HOME") else ["test_*.py"]
@@ -38,13 +39,7 @@ def hermes_python() -> Path:
 def sidecar(nats: NatsProcess, tmp_path: Path) -> Iterator[SidecarProcess]:
     """One ready sidecar for a test, with a stream of its own."""
     name = f"hermes-{uuid.uuid4().hex[:8]}"
-    with SidecarProcess(
-        tmp_path / "sidecar",
-        nats_url=nats.url,
-        stream=name,
-        subject_prefix=name,
-        stream_create=True,
-    ) as process:
+    with sidecar_on(nats, tmp_path / "sidecar", name) as process:
         yield process
 
 

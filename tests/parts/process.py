@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import time
@@ -22,6 +23,14 @@ def wait_until(
         if time.monotonic() > ends_at:
             raise AssertionError(f"not in {seconds} s: {what or condition}")
         time.sleep(0.01)
+
+
+def memory_kib(pid: int, field: str = "VmRSS") -> int:
+    """Give what a process holds (VmRSS) or held at most (VmHWM)."""
+    status = Path(f"/proc/{pid}/status").read_text("ascii")
+    found = re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1])
 
 
 def _is_stopped(task: Path) -> bool:

@@ -16,6 +16,8 @@ from .process import Process, wait_until
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .nats import NatsProcess
+
 COMMAND = [sys.executable, "-m", "sidecar"]
 
 
@@ -94,6 +96,21 @@ class SidecarProcess(Process):
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def sidecar_on(
+    nats: NatsProcess, directory: Path, name: str | None = None, **settings: object
+) -> SidecarProcess:
+    """Make a sidecar that creates and serves a stream of its own."""
+    name = name or f"s{uuid.uuid4().hex[:12]}"
+    return SidecarProcess(
+        directory,
+        nats_url=nats.url,
+        stream_create=True,
+        stream=name,
+        subject_prefix=name,
+        **settings,
+    )
 
 
 def event(category: str = "base", **values: object) -> bytes:
