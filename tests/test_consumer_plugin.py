@@ -298,6 +298,43 @@ def test_bytes_and_times_in_an_event_are_decoded(
     assert read.to_json() == made.to_json()
 
 
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        '{"name": "L\\u00e9a", "deep": [{"x": null}, "\\ud800"], "n": NaN}',
+        '{"name": "Léa", "path": "a\\\\u0048"}',
+        '{"photo": "HermesBytes(AAEC/w==)"}',
+        '{"deep": {"list": ["HermesDatetime(2024-02-29T08:00:00Z)"]}}',
+        '{"photo": "\\u0048ermesBytes(AAEC/w==)"}',
+        '{"photo": "Her\\u006desBytes(AAEC/w==)"}',
+        '{"photo": "Hermes\\u0042ytes(AAEC/w==)", "motto": "Hermes"}',
+    ],
+)
+def test_an_event_is_what_hermes_reads_from_its_text(
+    hermes_home: Path, attributes: str
+) -> None:
+    text = event().decode().replace('"objattrs": {}', f'"objattrs": {attributes}')
+    assert attributes in text
+    plugin = importlib.import_module(consumer_of(hermes_home, "unix:///x").__module__)
+    row = {"offset": 1, "timestamp": "2026-11-23T09:48:26Z", "data": text}
+
+    read, expected = plugin._event(row), plugin.Event.from_json(text)
+
+    assert repr(read.objattrs) == repr(expected.objattrs)
+    assert read.to_json() == expected.to_json()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "null"])
+def test_what_is_no_event_fails_as_hermes_fails(hermes_home: Path, text: str) -> None:
+    plugin = importlib.import_module(consumer_of(hermes_home, "unix:///x").__module__)
+    failures = []
+    for read in (plugin.Event.from_json, lambda data: plugin._event({"data": data})):
+        with pytest.raises(Exception) as failure:  # noqa: PT011 - whatever Hermes does
+            read(text)
+        failures.append((failure.type, str(failure.value)))
+    assert failures[0] == failures[1]
+
+
 # -- findNextEventOfCategory -----------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ for hours between two events.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -174,10 +175,24 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
 
 
 def _event(row: dict[str, Any]) -> Event:
-    event = Event.from_json(row["data"])
+    event = Event.from_json(_document(row["data"]))
     event.offset = row["offset"]
     event.timestamp = _local_time(row["timestamp"])
     return event
+
+
+def _document(text: str) -> str | dict[str, Any]:
+    """Spare Hermes the search of each value for a HermesDatetime() or HermesBytes().
+
+    It takes two thirds of the time that an event costs; most events have none of them.
+    """
+    if "Hermes" in text or "\\u00" in text:  # \u0048 would be an H too
+        return text
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return text  # Hermes says what is wrong with it
+    return document if type(document) is dict else text
 
 
 def _local_time(text: str) -> datetime:

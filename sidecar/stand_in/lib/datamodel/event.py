@@ -45,9 +45,11 @@ class Event:
         )
 
     @classmethod
-    def from_json(cls, text: str) -> Event:
-        """Read what to_json wrote."""
-        return cls(**json.loads(text, object_hook=_decode))
+    def from_json(cls, data: str | dict[str, Any]) -> Event:
+        """Read what to_json wrote, or take what was read of it as it is."""
+        if isinstance(data, dict):
+            return cls(**data)
+        return cls(**json.loads(data, object_hook=_decode))
 
 
 def _encode(value: Any) -> str:
