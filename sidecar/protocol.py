@@ -25,6 +25,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """An HTTP connection that can neither fill the memory nor stay half a request."""
 
     _head_bytes = 0
+    _is_in_head = False
     _head_timer: TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -39,19 +40,24 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what comes before the headers are complete."""
+        """Bound the head; most come whole, and need no clock."""
         self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_timer is not None and self._head_bytes > MAX_HEAD_BYTES:
+        if not self._is_in_head:
+            return
+        if self._head_bytes > MAX_HEAD_BYTES:
             self.send_400_response("Headers are too large.")
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 
     def on_message_begin(self) -> None:
-        """Start the clock with the first byte of a request."""
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+        """Know that headers follow."""
+        self._is_in_head = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Stop the clock; the body has limits of its own."""
+        self._is_in_head = False
         self._end_head()
         super().on_headers_complete()
 

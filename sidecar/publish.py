@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from sidecar import errors
 from sidecar.answer import (
@@ -35,8 +34,6 @@ from sidecar.event import LAST, Event
 from sidecar.log import log
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sidecar.bus import Bus
     from sidecar.metrics import Metrics
 
@@ -284,7 +281,7 @@ class Publisher:
     ) -> Stored:
         ends_at = asyncio.get_running_loop().time() + self._timeout_seconds
         expected = Expected(key, event.body, last, anywhere=anywhere)
-        with self._doubt() as doubt:
+        with Doubt(self._doubts) as doubt:
             step = await self._send(event, expected, doubt)
             if isinstance(step, Stored):
                 return step  # before a clock is set up, which costs a twentieth
@@ -351,14 +348,6 @@ class Publisher:
             return Again(look.in_doubt, 0.1, errors.JETSTREAM_UNAVAILABLE)
         return judge(expected, look.sequence, sight)
 
-    @contextmanager
-    def _doubt(self) -> Iterator[Doubt]:
-        doubt = Doubt(self._doubts)
-        try:
-            yield doubt
-        finally:
-            self._doubts.pop(doubt, None)
-
 
 class Doubt:
     """Whether copies of one request are unanswered, since when, and why not stored."""
@@ -366,6 +355,12 @@ class Doubt:
     def __init__(self, doubts: dict[object, float]) -> None:
         self._doubts = doubts
         self.cause = errors.JETSTREAM_UNAVAILABLE
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._doubts.pop(self, None)
 
     @property
     def since(self) -> float | None:

@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from sidecar import errors
 from sidecar.errors import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sidecar.errors import Outcome
 
 MAX_BYTES: Final = 64 * 1024 * 1024
@@ -25,22 +22,23 @@ class Room:
         self.bytes = 0
         self.outcome = outcome
 
-    @contextmanager
-    def hold(self) -> Iterator[Held]:
+    def hold(self) -> Held:
         """Count what one request holds, until its end."""
-        held = Held(self)
-        try:
-            yield held
-        finally:
-            self.bytes -= held.bytes
+        return Held(self)
 
 
 class Held:
-    """What one request holds so far."""
+    """What one request holds so far; a context manager that gives it back."""
 
     def __init__(self, room: Room) -> None:
         self._room = room
         self.bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._room.bytes -= self.bytes
 
     def add(self, size_bytes: int) -> None:
         """Count more bytes; raise Problem if all requests together hold too many."""
