@@ -213,7 +213,9 @@ class Publisher:
         Raises Problem with the outcome not_stored or unknown.
         """
         if self.in_flight >= MAX_IN_FLIGHT:
-            raise Problem(errors.BUSY, Outcome.NOT_STORED)
+            busy = Problem(errors.BUSY, Outcome.NOT_STORED)
+            self.refused(busy)
+            raise busy
         started_at = time.monotonic()
         self.in_flight += 1
         try:

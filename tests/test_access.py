@@ -175,6 +175,8 @@ async def test_one_publish_too_many_is_told_to_come_again(tmp_path: Path) -> Non
             assert {one.headers["retry-after"] for one in busy} == {"1"}
         sidecar.wait_ready()
         with sidecar.client() as good:
+            refused = 'hermes_sidecar_requests_refused_total{code="busy"}'
+            assert f"{refused} {len(busy)}.0" in good.get("/metrics").text
             wait_until(lambda: post(good).status_code == 201, what="stored")
 
 
