@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pytest
-from chaos.checker import Attempt, Message, Told, check
+from chaos.checker import Attempt, Message, Told, check, check_reader
+from chaos.damage import compare
 from chaos.faults import FAULTS, fitting
 from chaos.options import Options
+from chaos.report import page
 from chaos.run import run, summary
 
 if TYPE_CHECKING:
@@ -134,3 +137,102 @@ def test_the_checker_knows_each_violation(
         assert not violations
     else:
         assert any(found in each for each in violations), violations
+
+
+# -- Replicas that their server damaged ------------------------------------------------
+
+
+def _copy(*placed: tuple[int, int]) -> list[Message]:
+    """Make a copy of events by number and expected last, from offset 1 on."""
+    return [
+        Message(offset, f"key {number}", _body(number), expected)
+        for offset, (number, expected) in enumerate(placed, 1)
+    ]
+
+
+_RIGHT = _copy((1, 0), (2, 1), (3, 2))
+_TWICE = _copy((1, 0), (2, 1), (2, 1), (3, 2))
+_LACKING = _copy((1, 0), (3, 2))
+_SHORT = _copy((1, 0), (2, 1))
+_OTHER = _copy((1, 0), (2, 1), (4, 2))
+
+
+@pytest.mark.parametrize(
+    ("copies", "stream", "damaged", "found"),
+    [
+        ([_RIGHT], _RIGHT, [], []),
+        ([_RIGHT] * 3, _RIGHT, [], []),
+        ([_TWICE, _RIGHT, _RIGHT], _RIGHT, ["n1: 2 events"], []),
+        ([_RIGHT, _RIGHT, _TWICE], _RIGHT, ["n3: 2 events"], []),
+        ([_RIGHT, _LACKING, _RIGHT], _RIGHT, ["n2: 1 events"], []),
+        # Not proven: nothing stands in the wrong place.
+        ([_RIGHT, _RIGHT, _SHORT], _RIGHT, [], ["n3 holds another"]),
+        ([_RIGHT, _OTHER, _RIGHT], _RIGHT, [], ["n2 holds another"]),
+        # Not proven: no majority is left, or it does not agree.
+        ([_TWICE], _TWICE, [], ["n1: 2 events"]),
+        ([_TWICE] * 3, _TWICE, [], ["n1: 2 events", "n2: 2", "n3: 2"]),
+        (
+            [_RIGHT, _TWICE, _LACKING],
+            _RIGHT,
+            [],
+            ["n2 holds another", "n3 holds another", "n2: 2 events", "n3: 1 events"],
+        ),
+        (
+            [_RIGHT, _TWICE, _SHORT],
+            _RIGHT,
+            [],
+            ["n2 holds another", "n3 holds another", "n2: 2 events"],
+        ),
+    ],
+)
+def test_a_replica_is_damaged_by_its_server_only_where_a_sound_majority_proves_it(
+    copies: list[list[Message]],
+    stream: list[Message],
+    damaged: list[str],
+    found: list[str],
+) -> None:
+    names = [f"n{number}" for number in range(1, len(copies) + 1)]
+    replicas = compare(dict(zip(names, copies, strict=True)))
+    assert replicas.messages == stream
+    for texts, wanted in (
+        ([str(each) for each in replicas.damages], damaged),
+        (replicas.violations, found),
+    ):
+        assert len(texts) == len(wanted)
+        assert all(each in text for text, each in zip(texts, wanted, strict=True))
+
+
+def test_a_damage_is_told_with_what_proves_it() -> None:
+    damages = compare({"n1": _RIGHT, "n2": _TWICE, "n3": _RIGHT}).damages
+    assert damages[0].pairs == ((3, 1), (4, 2))
+    run = {"seed": 5, "topology": "cluster", "server_version": "2.12.8"}
+    row = run | {"server_damage": [asdict(damages[0])]}
+    assert page([row | _COUNTS]).count("| n2 | 3 | 2 | 3 (1), 4 (2) |") == 1
+    assert "damage" not in page([run | _COUNTS]).partition("## Faults")[2]
+
+
+_COUNTS = dict.fromkeys(
+    (
+        *("acknowledged", "standing", "not_stored"),
+        *("unknown_stored", "unknown_absent", "read"),
+    ),
+    0,
+) | {"late": {}, "faults": {}, "violations": []}
+
+
+@pytest.mark.parametrize(
+    ("seen", "was_refused", "is_right"),
+    [
+        ([(1, 1), (2, 2), (3, 3)], False, True),
+        ([(1, 1), (2, 2)], False, False),
+        ([(1, 1), (2, 2)], True, True),
+        ([], True, True),
+        ([(1, 1), (2, 2), (3, 2)], True, False),
+        ([(1, 1), (2, 2), (3, 3), (4, 3)], True, False),
+    ],
+)
+def test_a_reader_may_be_refused_but_never_be_given_a_displaced_event(
+    seen: list[tuple[int, int]], *, was_refused: bool, is_right: bool
+) -> None:
+    found = check_reader("reader", seen, _RIGHT, was_refused=was_refused)
+    assert (not found) is is_right

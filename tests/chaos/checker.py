@@ -44,11 +44,13 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Message:
-    """What the stream holds at an offset."""
+    """What the stream holds at an offset; its publish was conditional on `expected`."""
 
     offset: int
     key: str
     body: bytes
+    expected: int | None = None
+    time: str = field(default="", compare=False)
 
 
 @dataclass
@@ -73,10 +75,19 @@ def check(attempts: Sequence[Attempt], messages: Sequence[Message]) -> Verdict:
 
 
 def check_reader(
-    name: str, seen: Sequence[tuple[int, int]], messages: Sequence[Message]
+    name: str,
+    seen: Sequence[tuple[int, int]],
+    messages: Sequence[Message],
+    *,
+    was_refused: bool = False,
 ) -> list[str]:
-    """Say where a reader's events differ from the stream, by offset and number."""
+    """Say where a reader's events differ from the stream, by offset and number.
+
+    One that was refused may lack the end.
+    """
     expected = [(message.offset, number_of(message.body)) for message in messages]
+    if was_refused:
+        expected = expected[: len(seen)]
     if list(seen) == expected:
         return []
     for place, (got, want) in enumerate(zip(seen, expected, strict=False)):

@@ -43,6 +43,11 @@ class Reader(threading.Thread):
                     return
 
     @property
+    def was_refused(self) -> bool:
+        """Tell whether it was told that an event stands in the wrong place."""
+        return any(text.endswith("(displaced)") for text in self.failures)
+
+    @property
     def offset(self) -> int:
         """The last offset that it saw."""
         return self.seen[-1][0] if self.seen else 0

@@ -36,9 +36,9 @@ that failures and unknown outcomes do reach Hermes.
 Checked in each run: each `_send` that returned stands exactly once, at its offset, in
 the order of sending; nothing that was reported not stored stands; nothing else stands,
 but for events whose outcome was reported unknown; what came again after an unknown
-outcome is stored once; offsets rise without a hole; all replicas hold the same; each
-reader (the real consumer plugin, following through all faults) saw the same, once, in
-order.
+outcome is stored once; offsets rise without a hole; all replicas hold the same, but for
+those that are proven to be damaged by their own server, which are counted; each reader
+(the real consumer plugin, following through all faults) saw the same, once, in order.
 """
 
 
@@ -77,7 +77,9 @@ def fault_times(runs: Iterable[Run]) -> Counter[str]:
 
 def page(runs: Sequence[Run]) -> str:
     """Write the whole page."""
-    return "\n".join([_HEAD, *_totals(runs), *_faults(runs), *_runs(runs), ""])
+    return "\n".join(
+        [_HEAD, *_totals(runs), *_damages(runs), *_faults(runs), *_runs(runs), ""]
+    )
 
 
 def _totals(runs: Sequence[Run]) -> list[str]:
@@ -106,6 +108,44 @@ def _totals(runs: Sequence[Run]) -> list[str]:
         ),
         "",
     ]
+
+
+def _damages(runs: Sequence[Run]) -> list[str]:
+    rows = [
+        _damage_row(run, damage)
+        for run in runs
+        for damage in run.get("server_damage", ())
+    ]
+    if not rows:
+        return []
+    return [
+        "## Server damage",
+        "",
+        (
+            f"{len(rows)} replicas held events elsewhere than the precondition of each "
+            "allows, which no publish can bring about: their nats-server put them "
+            "there. A majority of the replicas had no such event and agreed; it, and "
+            "what the readers were given, was checked as above."
+        ),
+        "",
+        (
+            "| Seed | Topology | nats-server | Fault before it | Replica | From offset "
+            "| Events | Sequence (expected last) of the first |"
+        ),
+        "|--:|---|---|---|---|--:|--:|---|",
+        *rows,
+        "",
+    ]
+
+
+def _damage_row(run: Run, damage: dict[str, Any]) -> str:
+    cells = [
+        f"{run['seed']}",
+        *(run["topology"], run["server_version"], f"`{damage['fault']}`"),
+        *(damage["replica"], f"{damage['first_offset']}", f"{damage['count']:,}"),
+        ", ".join(f"{offset} ({last})" for offset, last in damage["pairs"]),
+    ]
+    return "| " + " | ".join(cells) + " |"
 
 
 def _faults(runs: Sequence[Run]) -> list[str]:

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,8 @@ from parts.hermes import load_plugin, make_hermes_home, use_hermes_home
 from sidecar.embedded import find_nats_server
 
 from .broken import break_publisher
-from .checker import Message, Told, Verdict, check, check_reader
+from .checker import Told, Verdict, check, check_reader
+from .damage import Damage, compare
 from .faults import FAULTS, Stage
 from .hermes_server import HermesServer
 from .ledger import Ledger
@@ -34,7 +35,10 @@ from .servers import nats_server
 from .world import World, can_mount
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from .checker import Message
+    from .damage import Replicas
 
 READY_SECONDS = 90.0
 """Longer than that after a fault without an acknowledged event is a violation."""
@@ -90,6 +94,7 @@ class Result:
     late: dict[str, int]
     faults: dict[str, FaultCount]
     violations: list[str]
+    server_damage: list[Damage] = field(default_factory=list)
 
 
 def run(options: Options, home: Path) -> Result:
@@ -161,11 +166,12 @@ class _Run:
             self._harm()
             self._finish()
             copies = self.world.read()
-            self._finish_readers(copies[0])
+            replicas = compare(copies)
+            self._finish_readers(replicas.messages)
         finally:
             for thread in threads:
                 thread.stopping.set()
-        return self._compare(copies)
+        return self._compare(replicas)
 
     # -- Faults ------------------------------------------------------------------------
 
@@ -237,7 +243,7 @@ class _Run:
             self.windows[-1].end = len(self.ledger.attempts)
             self.windows[-1].end_opens = len(self.ledger.failed_opens)
 
-    def _finish_readers(self, messages: list[Message]) -> None:
+    def _finish_readers(self, messages: Sequence[Message]) -> None:
         last = messages[-1].offset if messages else 0
         ends_at = time.monotonic() + 60
         for reader in self.readers:
@@ -251,15 +257,15 @@ class _Run:
             if reader.violation:
                 self.violations.append(reader.violation)
 
-    def _compare(self, copies: list[list[Message]]) -> Result:
-        attempts, messages = self.ledger.attempts, copies[0]
+    def _compare(self, replicas: Replicas) -> Result:
+        attempts, messages = self.ledger.attempts, replicas.messages
         verdict = check(attempts, messages)
-        self.violations += verdict.violations
-        for number, copy in enumerate(copies):
-            if copy != messages:
-                self.violations.append(f"replica {number} holds another stream")
+        self.violations += verdict.violations + replicas.violations
         for reader in self.readers:
-            self.violations += check_reader(reader.name, reader.seen, messages)
+            was_refused = bool(replicas.damages) and reader.was_refused
+            self.violations += check_reader(
+                reader.name, reader.seen, messages, was_refused=was_refused
+            )
         told = Counter(attempt.told for attempt in attempts)
         return Result(
             command=self.options.command,
@@ -278,7 +284,20 @@ class _Run:
             late=dict(self.world.proxy.late_answers),
             faults=self._count_faults(verdict),
             violations=self.violations,
+            server_damage=[
+                replace(each, fault=self._fault_before(each.first_offset))
+                for each in replicas.damages
+            ],
         )
+
+    def _fault_before(self, offset: int) -> str:
+        """Name the fault that was on when the stream ended before an offset."""
+        sent = 0
+        for number, attempt in enumerate(self.ledger.attempts, 1):
+            if attempt.told is Told.STORED and (attempt.offset or 0) < offset:
+                sent = number
+        names = [each.fault for each in self.windows if each.begin <= sent]
+        return names[-1] if names else "none"
 
     def _count_faults(self, verdict: Verdict) -> dict[str, FaultCount]:
         counts: dict[str, FaultCount] = {}
@@ -333,6 +352,10 @@ def summary(result: Result) -> str:
             f"{times} faults of {len(result.faults)} kinds, late copies answered "
             f"{result.late}, {result.read} events read by {result.readers} readers"
         ),
+    ]
+    lines += [
+        f"SERVER DAMAGE, seed {result.seed}, after {each.fault}: {each}"
+        for each in result.server_damage
     ]
     if result.violations:
         shown = result.violations[:_SHOWN]

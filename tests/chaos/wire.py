@@ -31,14 +31,11 @@ class Wire(Operator):
         document: dict[str, Any] = self.api(f"STREAM.INFO.{stream}")
         return document
 
-    def messages(self, stream: str, first: int, last: int) -> list[Message]:
-        """Read what this server's replica holds of a range."""
+    def messages(self, stream: str, first: int) -> list[Message]:
+        """Read what this server's replica holds, to its own end."""
         self._socket.settimeout(20.0)
         messages: list[Message] = []
-        while first <= last:
-            batch = self._batch(stream, first)
-            if not batch:
-                break
+        while batch := self._batch(stream, first):
             messages += batch
             first = batch[-1].offset + 1
         return messages
@@ -54,11 +51,14 @@ class Wire(Operator):
             headers = _headers(block[:split])
             if "Status" in headers:
                 return batch
+            expected = headers.get("Nats-Expected-Last-Sequence")
             batch.append(
                 Message(
                     offset=int(headers["Nats-Sequence"]),
                     key=headers.get("Nats-Msg-Id", ""),
                     body=block[split:],
+                    expected=None if expected is None else int(expected),
+                    time=headers["Nats-Time-Stamp"],
                 )
             )
 

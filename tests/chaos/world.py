@@ -277,16 +277,13 @@ class World:
             else:
                 process.start()
 
-    def read(self) -> list[list[Message]]:
-        """Read the whole stream, once from each replica."""
+    def read(self) -> dict[str, list[Message]]:
+        """Read the whole stream, once from each replica, by the name of its node."""
         wait_until(self._is_settled, 60, "the stream has a leader and its replicas")
-        with self.wire() as wire:
-            state = wire.info(STREAM)["state"]
-        first, last = state["first_seq"], state["last_seq"]
-        copies = []
+        copies = {}
         for node in self.nodes:
             with Wire(node.port) as wire:
-                copies.append(wire.messages(STREAM, first, last))
+                copies[node.name] = wire.messages(STREAM, self.first_offset)
         return copies
 
     def _is_settled(self) -> bool:
