@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -44,16 +45,35 @@ def test_every_returned_event_stands_once_in_order_whatever_dies(
     ],
 )
 def test_a_broken_publisher_is_found_out_with_the_command_that_repeats_it(
-    hermes_home: Path, publisher: str, fault: str
+    hermes_home: Path, tmp_path: Path, publisher: str, fault: str
 ) -> None:
     options = Options(
-        seed=7, seconds=20, events=80, faults=(fault,), publisher=publisher, readers=0
+        seed=7,
+        seconds=20,
+        events=80,
+        faults=(fault,),
+        publisher=publisher,
+        readers=0,
+        report=tmp_path / "chaos.json",
     )
     result = run(options, hermes_home)
     assert any("stand" in each or "twice" in each for each in result.violations)
     text = summary(result)
     assert "VIOLATION, seed 7" in text
     assert options.command in text
+    _check_evidence(tmp_path / "chaos-seed-7")
+
+
+def _check_evidence(directory: Path) -> None:
+    names = {file.name for file in directory.iterdir()}
+    assert {"attempts.jsonl", "faults.jsonl", "n1-nats.log"} <= names
+    rows = (directory / "replica-n1.jsonl").read_text().splitlines()
+    assert len(rows) >= 80
+    for row in map(json.loads, rows):
+        assert row["expected"] == row["offset"] - 1
+        assert row["key"]
+        assert row["time"]
+        assert row["body"].startswith("number ")
 
 
 def test_the_same_faults_do_not_hurt_the_real_publisher(hermes_home: Path) -> None:

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from sidecar.embedded import find_nats_server
 from .broken import break_publisher
 from .checker import Told, Verdict, check, check_reader
 from .damage import Damage, compare
+from .evidence import keep
 from .faults import FAULTS, Stage
 from .hermes_server import HermesServer
 from .ledger import Ledger
@@ -35,7 +37,7 @@ from .servers import nats_server
 from .world import World, can_mount
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from .checker import Message
     from .damage import Replicas
@@ -58,6 +60,7 @@ class Window:
     begin_opens: int
     end: int = 0
     end_opens: int = 0
+    time: str = ""
     ready_seconds: float | None = None
 
 
@@ -168,10 +171,16 @@ class _Run:
             copies = self.world.read()
             replicas = compare(copies)
             self._finish_readers(replicas.messages)
+        except Exception:
+            self._keep_evidence({})
+            raise
         finally:
             for thread in threads:
                 thread.stopping.set()
-        return self._compare(replicas)
+        result = self._compare(replicas)
+        if result.violations or result.server_damage:
+            self._keep_evidence(copies)
+        return result
 
     # -- Faults ------------------------------------------------------------------------
 
@@ -210,7 +219,12 @@ class _Run:
 
     def _strike(self, name: str) -> None:
         ledger = self.ledger
-        window = Window(name, len(ledger.attempts), len(ledger.failed_opens))
+        window = Window(
+            name,
+            len(ledger.attempts),
+            len(ledger.failed_opens),
+            time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        )
         over_at = FAULTS[name].act(Stage(self.world, ledger, self.rng))
         if over_at is None:
             return
@@ -298,6 +312,23 @@ class _Run:
                 sent = number
         names = [each.fault for each in self.windows if each.begin <= sent]
         return names[-1] if names else "none"
+
+    def _keep_evidence(self, copies: Mapping[str, Sequence[Message]]) -> None:
+        report, seed = self.options.report, self.options.seed
+        if report is None:
+            return
+        keep(
+            report.with_name(f"{report.stem}-seed-{seed}"),
+            self.ledger.attempts,
+            copies,
+            {
+                "faults": map(asdict, self.windows),
+                "failed-opens": self.ledger.failed_opens,
+                **{each.name.replace(" ", "-"): each.seen for each in self.readers},
+                "failures-of-readers": [each.failures for each in self.readers],
+            },
+            sorted(self.world.directory.glob("*/*.log")),
+        )
 
     def _count_faults(self, verdict: Verdict) -> dict[str, FaultCount]:
         counts: dict[str, FaultCount] = {}
