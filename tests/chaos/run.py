@@ -168,16 +168,15 @@ class _Run:
         try:
             self._harm()
             self._finish()
+            self._finish_readers(self.world.last_offset())
             copies = self.world.read()
-            replicas = compare(copies)
-            self._finish_readers(replicas.messages)
         except Exception:
             self._keep_evidence({})
             raise
         finally:
             for thread in threads:
                 thread.stopping.set()
-        result = self._compare(replicas)
+        result = self._compare(compare(copies))
         if result.violations or result.server_damage:
             self._keep_evidence(copies)
         return result
@@ -257,8 +256,7 @@ class _Run:
             self.windows[-1].end = len(self.ledger.attempts)
             self.windows[-1].end_opens = len(self.ledger.failed_opens)
 
-    def _finish_readers(self, messages: Sequence[Message]) -> None:
-        last = messages[-1].offset if messages else 0
+    def _finish_readers(self, last: int) -> None:
         ends_at = time.monotonic() + 60
         for reader in self.readers:
             while reader.offset < last and time.monotonic() < ends_at:

@@ -19,7 +19,7 @@ from parts.sidecar import SidecarProcess
 from sidecar.stream import StreamPlan, first_offset
 
 from .proxy_process import ProxyProcess
-from .wire import Silence, Wire
+from .wire import Silence, Wire, read_replica
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -279,12 +279,26 @@ class World:
 
     def read(self) -> dict[str, list[Message]]:
         """Read the whole stream, once from each replica, by the name of its node."""
-        wait_until(self._is_settled, 60, "the stream has a leader and its replicas")
         copies = {}
         for node in self.nodes:
-            with Wire(node.port) as wire:
-                copies[node.name] = wire.messages(STREAM, self.first_offset)
+            self.settle()
+            with ExitStack() as stack:
+                for other in self.nodes:
+                    if other is not node:
+                        stack.callback(other.thaw)
+                        other.freeze()
+                copies[node.name] = read_replica(node.port, STREAM, self.first_offset)
         return copies
+
+    def last_offset(self) -> int:
+        """Say where the stream ends."""
+        self.settle()
+        with self.wire() as wire:
+            return int(wire.info(STREAM)["state"]["last_seq"])
+
+    def settle(self) -> None:
+        """Wait until each replica holds what the leader holds."""
+        wait_until(self._is_settled, 60, "the stream has a leader and its replicas")
 
     def _is_settled(self) -> bool:
         if self.is_cluster:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import socket
+import uuid
 from typing import TYPE_CHECKING, Any, Self
 
 from .process import wait_until
@@ -43,7 +44,9 @@ class Operator:
         if token:
             options |= {"auth_token": token}
         self._write(b"CONNECT " + json.dumps(options).encode() + b"\r\n")
-        self._write(b"SUB _INBOX.operator 1\r\nPING\r\n")
+        # Its own: an answer may come when the one who asked is gone.
+        self.inbox = f"_INBOX.operator_{uuid.uuid4().hex}"
+        self._write(f"SUB {self.inbox} 1\r\nPING\r\n".encode())
         self._read_until(b"PONG")
 
     def __enter__(self) -> Self:
@@ -60,7 +63,7 @@ class Operator:
         headers: Mapping[str, str] | None = None,
     ) -> bytes:
         """Publish with our inbox as the reply subject and give the first reply."""
-        self.send(subject, payload, headers, reply="_INBOX.operator")
+        self.send(subject, payload, headers, reply=self.inbox)
         return self.receive()[1]
 
     def send(
