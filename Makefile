@@ -16,7 +16,7 @@ BUILD ?= $(shell if docker info >/dev/null 2>&1; then echo docker build; \
 CONTRACT := tests/test_producer_plugin.py tests/test_consumer_plugin.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-hermes chaos bench fuzz check format docs lock clean cluster audit image test-image test-system
+.PHONY: help demo run test test-hermes chaos bench fuzz check format docs lock clean cluster audit image test-image test-system release
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,14 @@ lock: $(VENV)/developed ## resolve the dependencies anew
 	for what in build system; do \
 	  $(LOCK) -o requirements-$$what.lock requirements-$$what.in || exit 1; \
 	done
+
+release: $(VENV)/developed ## build wheel and sdist, run the demo from the wheel
+	rm -rf dist .venv-release
+	$(BIN)/python -m hatchling build
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip --disable-pip-version-check install --quiet \
+	  "$$(echo dist/*.whl)[embedded]"
+	cd dist && ../.venv-release/bin/hermes-nats-sidecar demo
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) .venv-* .cache run dist .mypy_cache .pytest_cache .ruff_cache
