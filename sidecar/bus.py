@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Final
 from sidecar import errors, stream
 from sidecar.answer import Position, Sight
 from sidecar.errors import Cause, Outcome, Problem
-from sidecar.jetstream import ApiError, Connection, NatsServer, NoReply
+from sidecar.jetstream import ApiError, Connection, NoReply
 from sidecar.log import log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sidecar.answer import StoredMessage
+    from sidecar.login import NatsServer
     from sidecar.stream import StreamInfo, StreamPlan
 
 ROUND_TRIP_SECONDS: Final = 1.0

@@ -21,7 +21,7 @@ from sidecar.retention import RetentionGuard
 from sidecar.room import Room
 
 if TYPE_CHECKING:
-    from sidecar.jetstream import NatsServer
+    from sidecar.login import NatsServer
     from sidecar.settings import Settings
 
 _REPEATS_SECONDS = 10.0

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sidecar.complaint import NO_EMBEDDED_NATS, Complaint
-from sidecar.jetstream import NatsServer
 from sidecar.log import log
+from sidecar.login import NatsServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import nats.errors
-import nkeys
 
 from sidecar import __version__, errors
 from sidecar.answer import (
@@ -37,13 +36,13 @@ from sidecar.answer import (
     parse_answer,
 )
 from sidecar.errors import Cause, Problem
+from sidecar.login import read_login
 from sidecar.nats_client import NatsClient, header_block, header_fields, status
 from sidecar.stream import StreamInfo, StreamPlan, parse_stream_info
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sidecar.event import Event
+    from sidecar.login import NatsServer
 
 INBOX_PREFIX: Final = "_INBOX_hermes_sidecar"
 """Private: whoever may subscribe to _INBOX.> could read our answers, and so events."""
@@ -65,34 +64,6 @@ _NO_STREAM = 10059
 _PERMISSION = re.compile(
     r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE
 )
-_CREDENTIALS = re.compile(
-    r"-----BEGIN NATS USER JWT-----\s+\S+\s.*"
-    r"-----BEGIN USER NKEY SEED-----\s+(?P<seed>\S+)",
-    re.DOTALL,
-)
-
-
-@dataclass(frozen=True)
-class Tls:
-    """Files for TLS to the NATS server; without a CA file the system's roots count."""
-
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    handshake_first: bool = False
-
-
-@dataclass(frozen=True)
-class NatsServer:
-    """Where NATS is and who we are there. Secrets are files, read at each login."""
-
-    urls: tuple[str, ...]
-    user: str | None = None
-    password_file: Path | None = None
-    token_file: Path | None = None
-    creds_file: Path | None = None
-    nkey_seed_file: Path | None = None
-    tls: Tls | None = None
 
 
 class NoReply(Exception):  # noqa: N818 - an absence, not an error
@@ -168,7 +139,7 @@ class Connection:
         """Log in; raise Problem with the cause of a failure."""
         self._client.needs_tls = server.tls is not None
         try:
-            login = _login(server)
+            login = read_login(server)
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._client.connect(
                     servers=list(server.urls),
@@ -461,56 +432,6 @@ def _text(fields: dict[bytes, bytes], name: str) -> str | None:
 def _number(fields: dict[bytes, bytes], name: str) -> int | None:
     value = fields.get(name.encode(), b"")
     return int(value) if value.isdigit() else None
-
-
-def _login(server: NatsServer) -> dict[str, Any]:
-    """Read the files of the login and name them as nats-py wants them."""
-    login: dict[str, Any] = {}
-    if server.creds_file is not None:
-        credentials = _CREDENTIALS.search(_read(server.creds_file))
-        if credentials is None:
-            raise Problem(errors.CREDENTIALS_UNREADABLE)
-        _check_seed(credentials["seed"])
-        login["user_credentials"] = str(server.creds_file)
-    if server.password_file is not None:
-        login["user"] = server.user
-        login["password"] = _read(server.password_file)
-    if server.token_file is not None:
-        login["token"] = _read(server.token_file)
-    if server.nkey_seed_file is not None:
-        login["nkeys_seed_str"] = _check_seed(_read(server.nkey_seed_file))
-    if server.tls is not None:
-        login["tls"] = _tls_context(server.tls)
-        login["tls_handshake_first"] = server.tls.handshake_first
-    return login
-
-
-def _check_seed(seed: str) -> str:
-    try:
-        nkeys.from_seed(bytearray(seed.encode())).wipe()
-    except (nkeys.NkeysError, ValueError):
-        raise Problem(errors.CREDENTIALS_UNREADABLE) from None
-    return seed
-
-
-def _tls_context(tls: Tls) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=tls.ca_file)
-        if tls.cert_file is not None:
-            context.load_cert_chain(tls.cert_file, tls.key_file)
-    except OSError:  # ssl.SSLError is one
-        raise Problem(errors.NATS_TLS) from None
-    return context
-
-
-def _read(file: Path) -> str:
-    try:
-        text = file.read_text("utf-8").strip()
-    except (OSError, ValueError):
-        raise Problem(errors.CREDENTIALS_UNREADABLE) from None
-    if not text:
-        raise Problem(errors.CREDENTIALS_UNREADABLE)
-    return text
 
 
 def _connect_cause(error: Exception, known: Cause) -> Cause:

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from sidecar.complaint import BAD_SETTINGS, Complaint
-from sidecar.jetstream import NatsServer, Tls
+from sidecar.login import NatsServer, Tls
 from sidecar.stream import StreamPlan
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "sidecar"
 MODULES = sorted(file.stem for file in PACKAGE.glob("*.py") if file.stem[0] != "_")
 EDGES = {
     "nats": {"jetstream", "nats_client"},
+    "nkeys": {"login"},
     "uvicorn": {"serve", "protocol"},
     "prometheus_client": {"metrics"},
     "structlog": {"log"},

@@ -9,7 +9,7 @@ import pytest
 from parts.nats import free_port
 
 from sidecar.bus import Bus
-from sidecar.jetstream import NatsServer
+from sidecar.login import NatsServer
 from sidecar.stream import StreamPlan
 
 

@@ -34,7 +34,8 @@ from sidecar.answer import (
 from sidecar.daemon import Daemon
 from sidecar.errors import Outcome, Problem
 from sidecar.event import LAST, Event, parse_event
-from sidecar.jetstream import Connection, NatsServer
+from sidecar.jetstream import Connection
+from sidecar.login import NatsServer
 from sidecar.publish import Stored
 from sidecar.settings import Settings
 from sidecar.stream import StreamPlan

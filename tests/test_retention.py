@@ -14,7 +14,7 @@ from parts.process import wait_until
 from parts.sidecar import SidecarProcess, event, post
 
 from sidecar.bus import Bus
-from sidecar.jetstream import NatsServer
+from sidecar.login import NatsServer
 from sidecar.retention import SCANNED_EVENTS, RetentionGuard, Search
 from sidecar.stream import StreamPlan
 
