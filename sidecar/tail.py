@@ -66,7 +66,7 @@ def _offset(http: httpx.Client, start: str) -> str:
 
 
 def _line(row: dict[str, Any], view: View) -> str:
-    event = json.loads(row["data"])
+    event = _event(row["data"])
     shown = {
         "offset": row["offset"],
         "timestamp": row["timestamp"],
@@ -82,3 +82,12 @@ def _line(row: dict[str, Any], view: View) -> str:
     return line + (
         f"  {json.dumps(event.get('objattrs'))}" if view.show_payload else ""
     )
+
+
+def _event(text: str) -> dict[str, Any]:
+    """Read an event; of what somebody else stored, and is none, there is nothing."""
+    try:
+        event = json.loads(text)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}

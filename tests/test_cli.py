@@ -562,6 +562,19 @@ def test_tail_shows_an_event_that_lacks_everything(
     assert (ran.returncode, len(ran.stdout.splitlines())) == (0, 1), ran.stderr
 
 
+def test_tail_shows_what_another_program_stored_and_is_no_event(
+    run: Run, nats: NatsProcess, sidecar: SidecarProcess
+) -> None:
+    with Operator(nats.port) as operator:
+        texts = (b"", b"{", b"[1]", b"\xff")
+        answers = [operator.ask("hermes.odd", text) for text in texts]
+    offsets = [json.loads(answer)["seq"] for answer in answers]
+    ran = run("tail", f"--from={offsets[0]}", "--json", unix_socket=sidecar.socket)
+    rows = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [row["offset"] for row in rows][:4] == offsets, ran.stderr
+    assert [row["type"] for row in rows][:4] == [None] * 4
+
+
 def test_tail_follows_until_ctrl_c(told: SidecarProcess) -> None:
     environ = environment(unix_socket=told.socket)
     with interruptible("tail", "--follow", "--from=-1", environ=environ) as following:
