@@ -167,8 +167,8 @@ class StoredMessage:
     def is_displaced(self) -> bool:
         """Tell whether it stands elsewhere than its own precondition allowed.
 
-        A publish cannot bring that about: the server put it there. Seen once in 223
-        kills of a leader, where a replica of 2.12.8 took 67 events twice.
+        A publish cannot bring that about: the server put it there, as a replica of
+        2.12.8 does that has refused what its leader stored (docs/nats.md).
         """
         return self.after is not None and self.after + 1 != self.sequence
 

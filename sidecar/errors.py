@@ -210,8 +210,8 @@ DISPLACED = Cause(
     "displaced",
     HTTPStatus.SERVICE_UNAVAILABLE,
     "An event stands where no publish has put it.",
-    "A NATS server damaged its copy of the stream when it died: let a replica that is "
-    "right lead and make the others anew, see docs/operations.md.",
+    "A NATS server damaged its copy of the stream: let a replica that is right lead "
+    "and make the others anew, see docs/operations.md.",
     retry_after_seconds=5,
 )
 UNKNOWN_OUTCOME = Cause(

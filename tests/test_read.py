@@ -145,7 +145,7 @@ def test_an_offset_outside_is_an_error_and_never_a_silent_skip(
 
 
 def test_what_its_own_precondition_did_not_allow_there_is_never_given() -> None:
-    """A replica that replays its log after a crash may hold events a second time."""
+    """Such events stand in a replica that has refused what its leader stored."""
     messages = [
         StoredMessage(sequence, "hermes.base", None, "t", b"", after=after)
         for sequence, after in ((5, 4), (6, None), (7, 6), (8, 5), (9, 8))
