@@ -13,6 +13,10 @@ from typing import Any, Final
 from sidecar.answer import Position
 
 OLDEST_SERVER: Final = (2, 11)
+
+LIMITS_AS_ONE: Final = (2, 14)
+"""Before it each replica applied a size limit by itself (nats-server #7608)."""
+
 LIVE_SECONDS: Final = 3.0
 """A replica not heard of for longer is not counted as live."""
 
@@ -135,23 +139,35 @@ def first_offset(now_seconds: float, last_seen: int | None) -> int:
 def unfitness(plan: StreamPlan, config: dict[str, Any], server: str) -> list[str]:
     """Say why events could be lost or changed in this stream, a sentence each."""
     return [
-        *_server_unfitness(server),
+        *_server_unfitness(config, server),
         *(sentence for wrong, sentence in _stream_faults(plan, config) if wrong),
     ]
 
 
 def server_too_old(version: str) -> bool:
     """Tell whether the server lacks batched direct get, which came with 2.11."""
+    return _is_before(version, OLDEST_SERVER)
+
+
+def _is_before(version: str, other: tuple[int, int]) -> bool:
     try:
         major, minor = (int(part) for part in version.split(".")[:2])
     except ValueError:
         return False  # a development build
-    return (major, minor) < OLDEST_SERVER
+    return (major, minor) < other
 
 
-def _server_unfitness(version: str) -> list[str]:
+def _server_unfitness(config: dict[str, Any], version: str) -> list[str]:
     if server_too_old(version):
         return [f"NATS server {version} is older than 2.11: upgrade it."]
+    is_replicated = config.get("num_replicas", 1) > 1
+    if is_replicated and _is_bounded(config) and _is_before(version, LIMITS_AS_ONE):
+        sentence = (
+            f"A size limit is set and NATS server {version} is older than 2.14: "
+            "raising the limit of a replicated stream could lose events. Upgrade it, "
+            "or remove the limit before the stream is full."
+        )
+        return [sentence]
     return []
 
 

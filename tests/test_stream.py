@@ -144,6 +144,23 @@ def test_a_server_before_2_11_is_too_old(version: str, old: bool) -> None:
     assert bool(unfitness(PLAN, config(), version)) is old
 
 
+@pytest.mark.parametrize(
+    ("version", "changes", "fit"),
+    [
+        ("2.13.9", {"num_replicas": 3, "max_bytes": 1}, False),
+        ("2.11.0", {"num_replicas": 5, "max_msgs": 1}, False),
+        ("2.14.0", {"num_replicas": 3, "max_bytes": 1, "max_msgs": 1}, True),
+        ("3.0.0", {"num_replicas": 3, "max_bytes": 1}, True),
+        ("2.13.9", {"num_replicas": 3}, True),
+        ("2.13.9", {"num_replicas": 1, "max_bytes": 1, "max_msgs": 1}, True),
+    ],
+)
+def test_a_replicated_stream_with_a_size_limit_needs_2_14(
+    version: str, changes: dict[str, Any], fit: bool
+) -> None:
+    assert (unfitness(PLAN, config(**changes), version) == []) is fit
+
+
 def test_a_stream_as_planned_differs_in_nothing() -> None:
     assert PLAN.differences(config()) == []
 
