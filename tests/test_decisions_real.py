@@ -10,10 +10,11 @@ import asyncio
 import json
 import time
 import uuid
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from chaos.servers import nats_server
 from parts.jetstream import Operator, wait_jetstream
 from parts.nats import NatsCluster, NatsProcess
 from parts.process import wait_until
@@ -462,6 +463,45 @@ async def test_a_server_without_room_is_called_full(tmp_path: Path) -> None:
 
 
 # -- No answer -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["2.12.8", "2.15.1"])
+async def test_a_write_that_fails_on_the_servers_disk_is_in_doubt_and_resolves(
+    tmp_path: Path, version: str
+) -> None:
+    """2.12 answers 10077, as for a full stream; 2.15 nothing more until a restart."""
+    photo = event("x" * 900_000)
+    with NatsProcess(tmp_path, binary=nats_server(version)) as nats:
+        wait_jetstream(nats.port)
+        with Operator(nats.port) as operator:
+            operator.create("disk")
+        server = NatsServer((nats.url,))
+        with without_directory(tmp_path, "data/jetstream/*/streams/disk/msgs"):
+            async with connected(server, plan_of("disk")) as connection:
+                last = 0  # until a file of 8 MB is full and another is to be made
+                answer = await copy(connection, last, f"k{last}", photo)
+                while isinstance(answer, Acknowledged):
+                    last = answer.sequence
+                    answer = await copy(connection, last, f"k{last}", photo)
+        assert (answer, last > 1) == (NoAnswer(), True)
+        if version == "2.15.1":
+            nats.stop()
+            nats.start()
+            nats.wait()
+            wait_jetstream(nats.port)
+        async with publishing(server, plan_of("disk")) as publisher:
+            stored = await publisher.publish(photo, f"k{last}", last)
+        assert stored.offset == last + 1
+        with Operator(nats.port) as operator:
+            assert operator.state("disk")["messages"] == last + 1
+
+
+@contextmanager
+def without_directory(below: Path, pattern: str) -> Iterator[None]:
+    (directory,) = below.glob(pattern)
+    directory.rename(directory.with_name("gone"))
+    yield
+    directory.with_name("gone").rename(directory)
 
 
 async def test_no_stream_on_the_subject_means_that_the_copy_reached_nobody(
