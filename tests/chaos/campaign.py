@@ -136,7 +136,7 @@ class Campaign:
         versions.update(job.version for job in self.jobs if job.topology == topology)
         version = min(VERSIONS, key=versions.__getitem__)
         lacking = _lacking_faults(self.goals, topology, runs)
-        is_rest = 0 < len(lacking) <= len(_duties(topology)) / 2
+        is_rest = 0 < len(lacking) <= len(fitting(topology)) / 2
         return topology, version, lacking if is_rest else []
 
     def start(self, topology: str, version: str, faults: list[str]) -> None:
