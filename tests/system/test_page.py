@@ -1,23 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The status page in Debian's chromium: each state, light and dark, on a phone.
-
-With PICTURES set to a directory, the screenshots are left there, for the docs.
-"""
+"""The status page in Debian's chromium: each state, light and dark, on a phone."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import struct
-import subprocess
 import time
-import zlib
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from browser import SCHEMES, chromium, colours, screenshot
 from parts.jetstream import Operator
 from parts.nats import NatsProcess
 from parts.process import wait_until
@@ -29,84 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-CHROMIUM = "/usr/bin/chromium"
 DESKTOP, PHONE = (1000, 1100), (390, 844)
-SCHEMES = {"light": 1, "dark": 0}
-
-
-def chromium(profile: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [
-            CHROMIUM,
-            "--headless=new",
-            "--no-sandbox",  # tests run as root in a container
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--hide-scrollbars",
-            "--no-first-run",
-            "--no-proxy-server",
-            f"--user-data-dir={profile}",
-            *arguments,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
-def screenshot(
-    directory: Path, url: str, name: str, scheme: str, window: tuple[int, int]
-) -> Path:
-    file = directory / f"{name}.png"
-    chromium(
-        directory / "profile",
-        f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}",
-        f"--window-size={window[0]},{window[1]}",
-        f"--screenshot={file}",
-        url,
-    )
-    if "PICTURES" in os.environ and name in PICTURED:
-        shutil.copy(file, os.environ["PICTURES"])
-    return file
-
-
-def colours(picture: Path) -> set[str]:
-    """Give the colours of a PNG of 8 bits a channel, as #rrggbb."""
-    data = picture.read_bytes()
-    width, height, depth, kind = struct.unpack(">IIBB", data[16:26])
-    assert depth == 8
-    channels = {2: 3, 6: 4}[kind]
-    packed, at = b"", 8
-    while at < len(data):
-        (size,) = struct.unpack(">I", data[at : at + 4])
-        if data[at + 4 : at + 8] == b"IDAT":
-            packed += data[at + 8 : at + 8 + size]
-        at += size + 12
-    raw, stride = zlib.decompress(packed), width * channels
-    above, found = bytes(stride), set()
-    for row in range(height):
-        start = row * (stride + 1)
-        above = unfilter(
-            raw[start], raw[start + 1 : start + 1 + stride], above, channels
-        )
-        found |= {above[i : i + 3] for i in range(0, stride, channels)}
-    return {f"#{colour.hex()}" for colour in found}
-
-
-def unfilter(kind: int, line: bytes, above: bytes, channels: int) -> bytes:
-    """Undo the filter of one line of a PNG (its specification, chapter 9)."""
-    out = bytearray(line)
-    for i, value in enumerate(line):
-        a = out[i - channels] if i >= channels else 0
-        b = above[i]
-        c = above[i - channels] if i >= channels else 0
-        distances = abs(b - c), abs(a - c), abs(a + b - 2 * c)
-        nearest = (a, b, c)[distances.index(min(distances))]
-        out[i] = (value + (0, a, b, (a + b) // 2, nearest)[kind]) & 255
-    return bytes(out)
 
 
 def variables(scheme: str) -> dict[str, str]:
@@ -199,7 +115,6 @@ CASES = {
     "unfit-stream": (unfit, "fail", "max_msgs_per_subject is set"),
     "retention-warning": (expiring, "warn", "leaves the stream soon"),
 }
-PICTURED = {"status-ready-dark", "status-ready-phone", *(f"status-{n}" for n in CASES)}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -219,9 +134,7 @@ def test_a_browser_shows_each_state_in_words_and_colour(
         ("dark", DESKTOP, "-dark"),
         ("light", PHONE, "-phone"),
     ):
-        picture = screenshot(
-            tmp_path, url(sidecar), f"status-{name}{suffix}", scheme, window
-        )
-        assert {variables(scheme)[each] for each in ("page", status)} <= colours(
-            picture
-        )
+        shot = f"status-{name}{suffix}"
+        picture = screenshot(tmp_path, url(sidecar), shot, scheme, window)
+        painted = {variables(scheme)[each] for each in ("page", status)}
+        assert painted <= colours(picture)
