@@ -171,24 +171,29 @@ class Settings(BaseSettings):
     def _check_together(self) -> Self:
         given = self.model_fields_set
         if self.embedded and "nats_url" in given:
-            raise ValueError("EMBEDDED starts its own server: remove NATS_URL")
+            raise ValueError(
+                "SIDECAR_EMBEDDED and --embedded start their own server: "
+                "remove SIDECAR_NATS_URL"
+            )
         if (self.nats_user is None) != (self.nats_password_file is None):
-            raise ValueError("NATS_USER and NATS_PASSWORD_FILE go together")
+            raise ValueError(_pair("NATS_USER", "NATS_PASSWORD_FILE"))
         logins = {
             "NATS_CREDS_FILE": self.nats_creds_file,
             "NATS_NKEY_SEED_FILE": self.nats_nkey_seed_file,
             "NATS_USER": self.nats_user,
             "NATS_TOKEN_FILE": self.nats_token_file,
         }
-        set_logins = [name for name, value in logins.items() if value is not None]
+        set_logins = [
+            PREFIX + name for name, value in logins.items() if value is not None
+        ]
         if len(set_logins) > 1:
             raise ValueError(f"{' and '.join(set_logins)}: choose one login")
         if (self.nats_tls_cert_file is None) != (self.nats_tls_key_file is None):
-            raise ValueError("NATS_TLS_CERT_FILE and NATS_TLS_KEY_FILE go together")
+            raise ValueError(_pair("NATS_TLS_CERT_FILE", "NATS_TLS_KEY_FILE"))
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
-            raise ValueError("TLS_CERT_FILE and TLS_KEY_FILE go together")
+            raise ValueError(_pair("TLS_CERT_FILE", "TLS_KEY_FILE"))
         if self.tcp_api == "token" and self.token_file is None:
-            raise ValueError("TCP_API=token needs TOKEN_FILE")
+            raise ValueError("SIDECAR_TCP_API=token needs SIDECAR_TOKEN_FILE")
         return self
 
     @property
@@ -282,6 +287,10 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
         sentences.append(f"{name} is no setting; did you mean {nearest}?")
     if sentences:
         raise SettingsError("\n".join(sentences))
+
+
+def _pair(one: str, other: str) -> str:
+    return f"{PREFIX}{one} and {PREFIX}{other} go together: set both or neither"
 
 
 def _is_for_all(file: Path) -> bool:
