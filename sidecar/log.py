@@ -26,6 +26,7 @@ _SERIES: Final[dict[str, tuple[str, ...]]] = {
     "jetstream_error": ("jetstream_code",),
     "embedded_nats_ended": ("exit_status",),
     "embedded_nats": ("level", "text"),
+    "no_http": ("text",),
 }
 """Errors that may come again and again, and what makes two of them the same."""
 
@@ -54,6 +55,14 @@ def _drop_repeats(
     if not _repeats.is_new(key, time.monotonic()):
         raise structlog.DropEvent
     return line
+
+
+def _tell_once(record: logging.LogRecord) -> bool:
+    """Make uvicorn's warnings ours: a caller may cause them twice a second for ever."""
+    if record.levelno != logging.WARNING:
+        return True
+    log.warning("no_http", text=record.getMessage())
+    return False
 
 
 def configure(level: Level, log_format: Format | None = None) -> None:
@@ -97,4 +106,6 @@ def configure(level: Level, log_format: Format | None = None) -> None:
     # nats-py reports to our callbacks; its own lines repeat that, with tracebacks.
     logging.getLogger("nats").setLevel(logging.CRITICAL)
     # uvicorn tells of its own start and stop, which our lines do.
-    logging.getLogger("uvicorn.error").setLevel(max(numeric_level, logging.WARNING))
+    uvicorn = logging.getLogger("uvicorn.error")
+    uvicorn.setLevel(max(numeric_level, logging.WARNING))
+    uvicorn.addFilter(_tell_once)

@@ -73,6 +73,7 @@ async def serve(settings: Settings) -> None:
             unix_socket=settings.unix_socket and str(settings.unix_socket),
             tcp="{}:{}".format(*listener.getsockname()[:2]),
             tcp_api=settings.tcp_access,
+            nats=list(server.urls),
             role=settings.role,
         )
         running = asyncio.create_task(daemon.run())

@@ -118,6 +118,18 @@ tell_repeats()
     ]
 
 
+def test_what_is_no_http_is_told_once() -> None:
+    code = """
+server = logging.getLogger('uvicorn.error')
+for _ in range(3): server.warning('Invalid HTTP request received.')
+server.error('Exception in ASGI application')
+"""
+    assert [row["event"] for row in rows(code)] == [
+        "no_http",
+        "Exception in ASGI application",
+    ]
+
+
 def test_a_line_of_daily_life_is_never_dropped() -> None:
     assert len(rows("for number in range(5): log.info('nats_connected')")) == 5
     assert len(rows("for number in range(5): log.info('embedded_nats', text='x')")) == 5
