@@ -58,8 +58,8 @@ def read_login(server: NatsServer) -> dict[str, Any]:
     if server.creds_file is not None:
         credentials = _CREDENTIALS.search(_read(server.creds_file))
         if credentials is None:
-            raise Problem(errors.CREDENTIALS_UNREADABLE)
-        _check_seed(credentials["seed"])
+            raise _unreadable(server.creds_file)
+        _check_seed(credentials["seed"], server.creds_file)
         login["user_credentials"] = str(server.creds_file)
     if server.password_file is not None:
         login["user"] = server.user
@@ -67,18 +67,20 @@ def read_login(server: NatsServer) -> dict[str, Any]:
     if server.token_file is not None:
         login["token"] = _read(server.token_file)
     if server.nkey_seed_file is not None:
-        login["nkeys_seed_str"] = _check_seed(_read(server.nkey_seed_file))
+        login["nkeys_seed_str"] = _check_seed(
+            _read(server.nkey_seed_file), server.nkey_seed_file
+        )
     if server.tls is not None:
         login["tls"] = _tls_context(server.tls)
         login["tls_handshake_first"] = server.tls.handshake_first
     return login
 
 
-def _check_seed(seed: str) -> str:
+def _check_seed(seed: str, file: Path) -> str:
     try:
         nkeys.from_seed(bytearray(seed.encode())).wipe()
     except (nkeys.NkeysError, ValueError):
-        raise Problem(errors.CREDENTIALS_UNREADABLE) from None
+        raise _unreadable(file) from None
     return seed
 
 
@@ -96,7 +98,11 @@ def _read(file: Path) -> str:
     try:
         text = file.read_text("utf-8").strip()
     except (OSError, ValueError):
-        raise Problem(errors.CREDENTIALS_UNREADABLE) from None
+        raise _unreadable(file) from None
     if not text:
-        raise Problem(errors.CREDENTIALS_UNREADABLE)
+        raise _unreadable(file)
     return text
+
+
+def _unreadable(file: Path) -> Problem:
+    return Problem(errors.CREDENTIALS_UNREADABLE, file=str(file))

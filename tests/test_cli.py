@@ -264,7 +264,7 @@ def test_an_unreadable_creds_file_is_a_sentence(
     if text is not None:
         file.write_bytes(text.encode(errors="surrogateescape"))
     ran = run(command, nats_url=nats.url, nats_creds_file=file)
-    assert_complaint(ran, 4, "credentials file")
+    assert_complaint(ran, 4, "credentials file", str(file))
 
 
 @pytest.mark.parametrize(
