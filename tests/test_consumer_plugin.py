@@ -335,6 +335,23 @@ def test_what_is_no_event_fails_as_hermes_fails(hermes_home: Path, text: str) ->
     assert failures[0] == failures[1]
 
 
+@pytest.mark.parametrize("text", [SECRET, f'["{SECRET}"]'])
+def test_what_is_no_event_is_one_constant_text_after_a_pause(
+    hermes_home: Path, player: Player, clock: Clock, text: str
+) -> None:
+    with consumer_of(hermes_home, player.url, clock) as plugin:
+        answer = page(1, 2)
+        answer.document["events"][1]["data"] = text
+        player.then(answer)
+        events = iter(plugin)
+        assert next(events).offset == 1
+        with pytest.raises(Exception, match=r"^No Hermes event stands") as caught:
+            next(events)
+    assert SECRET not in str(caught.value)
+    assert caught.value.__suppress_context__
+    assert sum(clock.slept) >= 3
+
+
 # -- findNextEventOfCategory -----------------------------------------------------------
 
 
@@ -518,6 +535,7 @@ def test_a_hole_is_raised_and_never_skipped(
         assert [next(events).offset, next(events).offset] == [1, 2]
         with pytest.raises(Exception, match=r"No message bus: .*hole"):
             next(events)
+    assert sum(clock.slept) >= 3  # Hermes would try again at once
 
 
 def test_an_offset_that_vanishes_in_an_iteration_is_an_index_error_after_a_pause(

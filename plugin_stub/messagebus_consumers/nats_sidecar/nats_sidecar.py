@@ -31,8 +31,13 @@ LONGEST_WAIT_SECONDS = 20.0
 PATIENCE_SECONDS = 10.0
 """How long open() and seek() bear a sidecar or a NATS that is just restarting."""
 
-INDEX_ERROR_PAUSE_SECONDS = 5.0
-"""Hermes tries a failed seek again at once: without a pause it would do only that."""
+ERROR_PAUSE_SECONDS = 5.0
+"""Hermes tries a failed seek or read again at once, and tells of it each time."""
+
+NO_EVENT = (
+    "No Hermes event stands at the next offset: another program wrote to the stream. "
+    "Start this client anew, see docs/operations.md of hermes-nats-sidecar"
+)
 
 PAGE_BYTES = 256 * 1024
 """Whatever batch_size says: the page asked ahead waits in the socket's buffer, and not
@@ -100,7 +105,7 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
             while self._rows:
                 row = self._rows.popleft()
                 self._offset = row["offset"] + 1
-                yield _event(row)
+                yield self._event(row)
                 ends_at = self._ends_at()
             answer = self._http.take_ahead(_path(self._query(category=category)))
             if answer is None:
@@ -162,9 +167,16 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
             query = self._query(category=category) | {"offset": page["next_offset"]}
             self._http.ask_ahead(_path(query), ANSWER_SECONDS)
 
+    def _event(self, row: dict[str, Any]) -> Event:
+        try:
+            return _event(row)
+        except Exception:  # noqa: BLE001 - whatever Hermes trips on; nothing of it is told
+            self._sleep(ERROR_PAUSE_SECONDS)
+            raise NatsSidecarError(NO_EVENT) from None
+
     def _error(self, answer: Answer) -> Exception:
+        self._sleep(ERROR_PAUSE_SECONDS)
         if answer.status in NOT_IN_STREAM:
-            self._sleep(INDEX_ERROR_PAUSE_SECONDS)
             return IndexError(f"Offset not in the stream: {answer.reason}")
         return NatsSidecarError(f"No message bus: {answer.reason}")
 
