@@ -122,7 +122,11 @@ def test_every_check_and_every_reason_of_health_has_a_row() -> None:
 
 def test_every_link_to_a_place_on_a_page_leads_somewhere() -> None:
     text = (ROOT / "docs" / "operations.md").read_text("utf-8")
-    for target in re.findall(r"\]\(#([^)]+)\)", text):
-        assert f'<a id="{target}">' in text
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    places = {
+        re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings
+    }
+    places.update(re.findall(r'<a id="([^"]+)">', text))
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= places
     for path in re.findall(r"\]\(([^)#]+)\)", text):
         assert (ROOT / "docs" / path).exists(), path
