@@ -103,9 +103,9 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
         ends_at = self._ends_at()
         while True:
             while self._rows:
-                row = self._rows.popleft()
-                self._offset = row["offset"] + 1
-                yield self._event(row)
+                event = self._event(self._rows[0])  # raises and stays where it is
+                self._offset = self._rows.popleft()["offset"] + 1
+                yield event
                 ends_at = self._ends_at()
             answer = self._http.take_ahead(_path(self._query(category=category)))
             if answer is None:
