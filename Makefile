@@ -46,10 +46,10 @@ image: ## build the image: IMAGE=NAME, BUILD_ARGS="--build-arg BASE=..."
 	  $(BUILD_ARGS) .
 
 test-image: $(VENV)/system ## build the image here and run it, as root: tests/system
-	$(BIN)/python -m pytest tests/system/test_image*.py
+	$(BIN)/python -m pytest tests/system/test_image.py
 
 test-system: $(VENV)/system ## load all of deploy/ by the real tools, as root
-	$(BIN)/python -m pytest tests/system
+	$(BIN)/python -m pytest -rs -n $(WORKERS) --dist loadfile tests/system
 
 chaos: $(VENV)/developed ## prove exactly once under faults (40 minutes), ARGS="--minutes 10"
 	PYTHONPATH=tests $(BIN)/python -m chaos.campaign --report .cache/chaos.json $(ARGS)

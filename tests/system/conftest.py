@@ -4,26 +4,25 @@
 from __future__ import annotations
 
 import os
-import sys
+import shutil
+import sysconfig
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-from containers import Containers
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-# A real Hermes in a test of the image; without HERMES_HOME it is not even collected.
-sys.path.append(str(Path(__file__).resolve().parent.parent / "hermes"))
-collect_ignore = [] if os.environ.get("HERMES_HOME") else ["test_image_hermes.py"]
+HERE = Path(__file__).resolve().parent
 
 
-@pytest.fixture(scope="session")
-def containers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]:
-    """Build the image once, in a storage of its own, and remove all of it."""
-    storage = Containers(tmp_path_factory.mktemp("containers"))
-    storage.make_image()
-    yield storage
-    storage.podman("rm", "--all", "--force", check=False)
-    storage.podman("rmi", "--all", "--force", check=False)
+def pytest_configure() -> None:
+    """Refuse to start where a tool is missing: a test left out proves nothing."""
+    ours = sysconfig.get_path("scripts")  # some tools come from PyPI
+    os.environ["PATH"] = f"{ours}:{os.environ['PATH']}:/usr/sbin:/sbin"
+    lines = (HERE / "packages").read_text().splitlines()
+    rows = [line.split() for line in lines if not line.startswith("#")]
+    missing = {package for command, package in rows if shutil.which(command) is None}
+    if missing:
+        raise pytest.UsageError(
+            f"Missing: {', '.join(sorted(missing))}. Run tests/system/install-packages."
+        )
+    if os.geteuid() != 0:
+        raise pytest.UsageError("Run this as root: it makes and runs containers.")

@@ -18,24 +18,44 @@ IMAGE = "hermes-nats-sidecar"
 BASES = ROOT / ".cache" / "bases"
 USER = 10001
 _MEGABYTE = 1_000_000
+_NEEDED_BY_PIP = [  # its configuration, and whom to trust
+    Path("/etc/pip.conf"),
+    Path.home() / ".config" / "pip" / "pip.conf",
+    Path("/etc/ssl/certs"),
+]
+_BUILD_ARGUMENTS = [
+    "--build-arg=BASE=localhost/base",
+    "--build-arg=BUILD_BASE=localhost/build-base",
+    *(f"--volume={path}:{path}:ro" for path in _NEEDED_BY_PIP if path.exists()),
+]
 
 
 class Containers:
     """A storage of images and containers below a directory."""
 
     def __init__(self, directory: Path) -> None:
-        # vfs and chroot ask nothing of the kernel; runc, since crun wants more rights.
+        # In memory, and in overlays: an image is written and removed file by file.
+        self._directory = directory
         self._storage = [
             *("--root", str(directory / "storage")),
             *("--runroot", str(directory / "run")),
-            *("--storage-driver", "vfs"),
+            *("--storage-driver", "overlay"),
         ]
-        self._podman = ["podman", *self._storage, "--runtime", "runc"]
+        # crun wants more rights.
+        self.command = ["podman", *self._storage, "--runtime", "runc"]
+
+    def __enter__(self) -> Self:
+        _run("mount", "-t", "tmpfs", "containers", self._directory)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.podman("rm", "--all", "--force", check=False)
+        _run("umount", "--recursive", self._directory)
 
     def podman(self, *arguments: str | Path, check: bool = True) -> str:
         """Run one podman command and give what it prints."""
         answer = subprocess.run(
-            [*self._podman, *arguments], capture_output=True, text=True, check=False
+            [*self.command, *arguments], capture_output=True, text=True, check=False
         )
         assert answer.returncode == 0 or not check, answer.stderr
         return answer.stdout
@@ -43,37 +63,28 @@ class Containers:
     def make_image(self) -> None:
         """Make the bases, unless they are there, and run `make image` on them."""
         if not (BASES / "build-base.tar").exists():
-            subprocess.run([ROOT / "tests/system/make-bases", BASES], check=True)
+            _run(ROOT / "tests/system/make-bases", BASES, self._directory / "root")
         for base in ("base", "build-base"):
             self.podman("import", "--quiet", BASES / f"{base}.tar", base)
-        mounts = [f"--volume={path}:{path}:ro" for path in _needed_by_pip()]
-        self.build(
-            *("make", "--no-print-directory", "-C", str(ROOT), "image"),
-            f"IMAGE={IMAGE}",
-            "BUILD=" + " ".join(self.build_command),
-            "BUILD_ARGS="
-            + " ".join(
-                [
-                    "--build-arg BASE=localhost/base",
-                    "--build-arg BUILD_BASE=localhost/build-base",
-                    *mounts,
-                ]
-            ),
+        _run(
+            *("make", "--no-print-directory", "-C", ROOT, "image", f"IMAGE={IMAGE}"),
+            "BUILD=" + " ".join(self._bud),
+            "BUILD_ARGS=" + " ".join(_BUILD_ARGUMENTS),
+        )
+
+    def make_hermes_image(self, dockerfile: Path, checkout: Path) -> None:
+        """Build Hermes with the plugins of the image."""
+        _run(
+            *(*self._bud, *_BUILD_ARGUMENTS, f"--build-arg=SIDECAR=localhost/{IMAGE}"),
+            *("--tag", "hermes", "--file", dockerfile, checkout),
         )
 
     @property
-    def build_command(self) -> list[str]:
+    def _bud(self) -> list[str]:
         return [
             *("buildah", *self._storage, "bud"),
             *("--isolation", "chroot", "--format", "docker"),
         ]
-
-    def build(self, *command: str) -> None:
-        """Run a command that builds; show its words only if it fails."""
-        answer = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-        )
-        assert answer.returncode == 0, answer.stdout.decode()[-5000:]
 
     def size(self, image: str) -> float:
         """Give an image's size in MB."""
@@ -85,7 +96,7 @@ class Containers:
     ) -> list[str]:
         """Give the command of a container that may do nothing it need not."""
         return [
-            *(*self._podman, "run", "--rm", "--network=host"),
+            *(*self.command, "run", "--rm", "--network=host"),
             # A build machine's own limits may be lower than podman's defaults.
             *("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"),
             *("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges"),
@@ -93,6 +104,14 @@ class Containers:
             *(f"--env={name}={value}" for name, value in (environ or {}).items()),
             *options,
         ]
+
+
+def _run(*command: str | Path) -> None:
+    """Run a command; show its words only if it fails."""
+    answer = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    assert answer.returncode == 0, answer.stdout.decode()[-5000:]
 
 
 class Container(Process):
@@ -130,13 +149,3 @@ def shared_directory(path: Path) -> Path:
     path.mkdir(mode=0o750)
     os.chown(path, USER, USER)
     return path
-
-
-def _needed_by_pip() -> list[Path]:
-    """Give what pip is told on this machine: its configuration, and whom to trust."""
-    paths = [
-        Path("/etc/pip.conf"),
-        Path.home() / ".config" / "pip" / "pip.conf",
-        Path("/etc/ssl/certs"),
-    ]
-    return [path for path in paths if path.exists()]

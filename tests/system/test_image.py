@@ -1,14 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The image, really built, and really run with as few rights as it can be given."""
+"""The image, really built, and really run with as few rights as it can be given.
+
+Then the whole of deploy/compose on it.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import stat
 import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import httpx
+import pytest
+from compose_project import STARTED, USERS, Project, hermes_checkout
 from containers import IMAGE, USER, Container, Containers, shared_directory
 from parts.process import wait_until
 from parts.sidecar import event, last_offset, post
@@ -17,11 +25,23 @@ from sidecar import __version__
 from sidecar.install import PLUGIN_STUB
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from parts.nats import NatsProcess
 
 MOST_MEGABYTES = 80
+
+
+@pytest.fixture(scope="module")
+def containers() -> Iterator[Containers]:
+    """Build the image, in a storage of its own."""
+    mount = ("unshare", "--mount", "--net", "mount", "-t", "tmpfs", "test", "/mnt")
+    if subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("NOT TESTED: not even root may mount here, so no container can run")
+    # podman takes no path of more than 50 characters.
+    with TemporaryDirectory() as name, Containers(Path(name)) as storage:
+        storage.make_image()
+        yield storage
 
 
 def test_it_adds_at_most_80_mb_to_its_base(containers: Containers) -> None:
@@ -109,6 +129,32 @@ def test_events_go_through_the_container_until_sigterm_ends_it(
         assert container.running.wait(60) == 0
     assert '"event": "stopped"' in container.output()
     assert not socket.exists()
+
+
+def test_what_hermes_server_sends_arrives_at_the_client(
+    containers: Containers, tmp_path: Path
+) -> None:
+    hermes = hermes_checkout(tmp_path / "hermes")
+    with Project(containers, tmp_path / "project") as project:
+        containers.make_hermes_image(project.directory / "hermes.Dockerfile", hermes)
+        for service, condition in STARTED.items():
+            project.start(service, condition)
+        if os.environ.get("HERMES_HOME"):
+            project.execute("initsync")
+        wait_until(lambda: project.has_client(*USERS), 60, "the users arrive")
+        if os.environ.get("HERMES_HOME"):
+            project.execute("UPDATE users")
+            changed = [f"{user}2" for user in USERS]
+            wait_until(lambda: project.has_client(*changed), 60, "the change arrives")
+
+
+def test_buildah_refuses_a_broken_dockerfile_of_hermes(
+    containers: Containers, tmp_path: Path
+) -> None:
+    dockerfile = tmp_path / "hermes.Dockerfile"
+    dockerfile.write_text('"{\n')
+    with pytest.raises(AssertionError, match="no FROM"):
+        containers.make_hermes_image(dockerfile, tmp_path)
 
 
 def _is_ready(http: httpx.Client) -> bool:

@@ -124,12 +124,14 @@ def test_everything_for_systemd_arrives_where_the_units_look_for_it(
 def test_kubernetes_manifests_are_built(checkout: Path) -> None:
     commands = _runnable("On Kubernetes")
     assert len(commands) == 2
+    (checkout.parent / "bin").mkdir()
+    (checkout.parent / "bin/kubectl").symlink_to(str(shutil.which("kubectl")))
     assert "kind: StatefulSet" in _run(commands, checkout, checkout.parent, user=0)
 
 
 def _run(commands: list[str], checkout: Path, home: Path, user: int) -> str:
     # What the system has, not what is only in the PATH of whoever tests.
-    path = "/usr/local/bin:/usr/bin:/bin"
+    path = f"{home}/bin:/usr/local/bin:/usr/bin:/bin"
     environ = dict(os.environ) | {"HOME": str(home), "PATH": path}
     environ.pop("XDG_STATE_HOME", None)
     answer = subprocess.run(
