@@ -46,7 +46,7 @@ image: ## build the image: IMAGE=NAME, BUILD_ARGS="--build-arg BASE=..."
 	  $(BUILD_ARGS) .
 
 test-image: $(VENV)/system ## build the image here and run it, as root: tests/system
-	$(BIN)/python -m pytest tests/system/test_image.py
+	$(BIN)/python -m pytest -rs tests/system/test_image.py
 
 test-system: $(VENV)/system ## load all of deploy/ by the real tools, as root
 	$(BIN)/python -m pytest -rs -n $(WORKERS) --dist loadfile tests/system
