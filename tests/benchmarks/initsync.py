@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sqlite3
-import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nats
 import yaml
-from parts.process import Process, wait_until
+from parts.hermes_programs import HermesProgram
+from parts.process import wait_until
 
 from .measure import turned
 from .variants import create_stream, sidecar_process
@@ -35,66 +34,27 @@ _SECONDS = 300
 _ATTRIBUTES = ("id", "login", "first_name", "last_name", "mail", "phone", "hired")
 
 
-class _Server(Process):
+class _Server(HermesProgram):
     """One hermes-server that fetches once and then waits for commands."""
 
     def __init__(self, home: Path, python: Path, directory: Path) -> None:
-        directory.mkdir()
-        self.directory = directory
+        super().__init__(home, python, directory, "server")
         self.marks = directory / "marks.txt"
-        self._hermes = [python, "-B", home / "hermes.py"]
-        super().__init__(
-            [*self._hermes, "server"],
-            directory / "hermes.log",
-            {"PATH": "/usr/bin:/bin", "TMPDIR": str(directory)},
-            cwd=directory,
-        )
 
-    def configure(self, campus: Path, bench: dict[str, Any]) -> None:
+    def configure_bench(self, campus: Path, bench: dict[str, Any]) -> None:
         bench = bench | {"marks": str(self.marks)}
         source = {"type": "sqlite", "settings": {"uri": str(campus)}}
-        document = {
-            "hermes": {
-                "cache": {
-                    "dirpath": "cache",
-                    "enable_compression": False,
-                    "backup_count": 0,
-                },
-                "cli_socket": {"path": "cli.sock"},
-                "logs": {"verbosity": "warning"},
-                "mail": {
-                    "server": "127.0.0.1:1",
-                    "from": "hermes@example.org",
-                    "to": "root@example.org",
-                },
-                "plugins": {
-                    "messagebus": {"bench": {"settings": bench}},
-                    "datasources": {"campus": source},
-                },
-            },
-            "hermes-server": {"updateInterval": 86_400, "datamodel": _datamodel()},
+        plugins = {
+            "messagebus": {"bench": {"settings": bench}},
+            "datasources": {"campus": source},
         }
-        path = self.directory / "hermes-server-config.yml"
-        path.write_text(yaml.safe_dump(document), "utf-8")
-
-    def has_fetched(self) -> bool:
-        assert self.is_alive, self.output()[-3000:]
-        cache = self.directory / "cache" / "_hermes-server.json"
-        if not cache.exists():
-            return False
-        content = json.loads(cache.read_text("utf-8"))["content"]
-        return bool(content.get("lastUpdate"))
+        own = {"updateInterval": 86_400, "datamodel": _datamodel()}
+        self.configure(plugins, {"hermes-server": own}, verbosity="warning")
 
     def initsync(self) -> float:
         """Order one and give its events per second."""
         before = self._marked()
-        subprocess.run(
-            [*self._hermes, "server-cli", "initsync"],
-            check=True,
-            capture_output=True,
-            env=self.environ,
-            cwd=self.directory,
-        )
+        self.ask("initsync")
         wait_until(
             lambda: len(self._marked()) > len(before), _SECONDS, "initsync has ended"
         )
@@ -121,12 +81,12 @@ def measure_initsync(
         servers = {}
         for bus, bench in _benches(home, directory, node, sidecar.url).items():
             server = _Server(home, python, directory / bench["kind"])
-            server.configure(campus, bench)
+            server.configure_bench(campus, bench)
             stack.callback(server.stop)
             server.start()
             servers[bus] = server
         for server in servers.values():
-            wait_until(server.has_fetched, 60, "hermes-server has fetched")
+            server.wait_fetched(60)
         rates: dict[str, list[float]] = {bus: [] for bus in servers}
         for number in range(scale.initsyncs):
             for bus in turned(list(servers), number):

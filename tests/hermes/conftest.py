@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from campus import Campus
+from parts.campus import Campus
+from parts.hermes_programs import HermesClient, HermesServer
 from parts.sidecar import sidecar_on
-from programs import HermesClient, HermesServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

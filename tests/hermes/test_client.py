@@ -6,14 +6,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-import stream
-from campus import USER_ATTRIBUTES, USERS, Campus
+from parts import stream
+from parts.campus import USER_ATTRIBUTES, USERS, Campus
 from parts.process import wait_until
 
 if TYPE_CHECKING:
+    from parts.hermes_programs import HermesClient, HermesServer
     from parts.nats import NatsProcess
     from parts.sidecar import SidecarProcess
-    from programs import HermesClient, HermesServer
 
 INITSYNC_EVENTS = 10
 DONE = "First initsync sequence processing completed"

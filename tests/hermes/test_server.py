@@ -9,15 +9,17 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-import stream
-from campus import USER_ATTRIBUTES, USERS, Campus
+from parts import stream
+from parts.campus import USER_ATTRIBUTES, USERS, Campus
+from parts.hermes_programs import HermesServer
 from parts.nats import NatsProcess
 from parts.process import wait_until
-from parts.sidecar import SidecarProcess
-from programs import HermesServer
+from parts.sidecar import sidecar_on
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from parts.sidecar import SidecarProcess
 
 INITSYNC = [
     "init-start",
@@ -203,12 +205,7 @@ def test_events_of_a_pass_cut_by_a_frozen_nats_stand_once_each(
         campus.insert_users(MANY)
     with (
         NatsProcess(tmp_path / "nats") as nats,
-        SidecarProcess(
-            tmp_path / "sidecar",
-            nats_url=nats.url,
-            stream_create=True,
-            publish_timeout_seconds=1,
-        ) as sidecar,
+        sidecar_on(nats, tmp_path / "sidecar", publish_timeout_seconds=1) as sidecar,
         HermesServer(
             hermes_home,
             hermes_python,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import builtins
 import importlib
-import json
 import logging
 import os
 import shutil
@@ -21,6 +20,8 @@ import yaml
 from cerberus import Validator
 
 from sidecar.install import install_plugins
+
+from .sidecar import event
 
 STAND_IN = Path(__file__).resolve().parent.parent.parent / "sidecar" / "stand_in"
 
@@ -63,13 +64,4 @@ def load_plugin(home: Path, family: str, settings: dict[str, Any]) -> Any:
 def new_event(category: str = "base", kind: str = "added", **values: Any) -> Any:
     """Make an Event of the Hermes in use."""
     event_class = importlib.import_module("lib.datamodel.event").Event
-    document = {
-        "evcategory": category,
-        "eventtype": kind,
-        "objtype": "Users",
-        "objpkey": 1,
-        "objattrs": {},
-        "step": 0,
-        "isPartiallyProcessed": False,
-    } | values
-    return event_class.from_json(json.dumps(document))
+    return event_class.from_json(event(category, eventtype=kind, **values).decode())

@@ -73,7 +73,7 @@ class NatsProcess(Process):
         self.write_config()
         super().start()
 
-    def wait(self) -> NatsProcess:
+    def wait(self) -> Self:
         wait_until(self._greets, what=f"{self.name} greets: {self.output()[-2000:]}")
         return self
 

@@ -78,11 +78,11 @@ class SidecarProcess(Process):
         answer = self.health()
         return answer is not None and answer.status_code == 200
 
-    def wait_ready(self, seconds: float = 30) -> SidecarProcess:
+    def wait_ready(self, seconds: float = 30) -> Self:
         wait_until(self._is_ready, seconds, "sidecar ready")
         return self
 
-    def wait_live(self) -> SidecarProcess:
+    def wait_live(self) -> Self:
         wait_until(lambda: self.health("/health/live"), what="sidecar live")
         return self
 

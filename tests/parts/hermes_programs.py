@@ -9,8 +9,9 @@ import subprocess
 from typing import TYPE_CHECKING, Any, Self
 
 import yaml
-from campus import USER_ATTRIBUTES, client_datamodel, server_datamodel
-from parts.process import Process, wait_until
+
+from .campus import USER_ATTRIBUTES, client_datamodel, server_datamodel
+from .process import Process, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,7 @@ class HermesProgram(Process):
     def __init__(self, home: Path, python: Path, directory: Path, name: str) -> None:
         self.directory = directory
         self.name = name
-        self._hermes = [python, "-B", home / "hermes.py"]
+        self._hermes: list[str | Path] = [python, "-B", home / "hermes.py"]
         directory.mkdir()
         super().__init__(
             [*self._hermes, name],
@@ -41,9 +42,12 @@ class HermesProgram(Process):
         self.stop()
 
     def configure(
-        self, bus: dict[str, Any], plugins: dict[str, Any], sections: dict[str, Any]
+        self,
+        plugins: dict[str, Any],
+        sections: dict[str, Any],
+        verbosity: str = "debug",
     ) -> None:
-        """Write the configuration file: our plugin's settings and the program's own."""
+        """Write the configuration file: its plugins and the program's own sections."""
         document = {
             "hermes": {
                 "cache": {
@@ -52,16 +56,13 @@ class HermesProgram(Process):
                     "backup_count": 0,
                 },
                 "cli_socket": {"path": "cli.sock"},
-                "logs": {"verbosity": "debug"},
+                "logs": {"verbosity": verbosity},
                 "mail": {
                     "server": "127.0.0.1:1",  # nobody: Hermes only logs that
                     "from": "hermes@example.org",
                     "to": "root@example.org",
                 },
-                "plugins": {
-                    "messagebus": {"nats_sidecar": {"settings": bus}},
-                    **plugins,
-                },
+                "plugins": plugins,
             },
             **sections,
         }
@@ -95,6 +96,15 @@ class HermesProgram(Process):
             f"{self.name} logs {text!r} {times} times: {self.output()[-3000:]}",
         )
 
+    def wait_fetched(self, seconds: float = 30) -> Self:
+        """Wait until it, a hermes-server, has read its sources once."""
+        wait_until(
+            lambda: (self.cached("_hermes-server") or {}).get("lastUpdate"),
+            seconds,
+            f"hermes-server has fetched: {self.output()[-3000:]}",
+        )
+        return self
+
 
 class HermesServer(HermesProgram):
     """A hermes-server that reads the campus every second."""
@@ -108,7 +118,7 @@ class HermesServer(HermesProgram):
         **bus: Any,
     ) -> None:
         super().__init__(home, python, directory, "server")
-        self._bus = bus
+        self._bus = {"nats_sidecar": {"settings": bus}}
         self._campus = campus
         self.set_user_attributes(USER_ATTRIBUTES)
 
@@ -116,16 +126,8 @@ class HermesServer(HermesProgram):
         """Write the configuration with these attributes of Users."""
         source = {"type": "sqlite", "settings": {"uri": str(self._campus)}}
         own = {"updateInterval": 1, "datamodel": server_datamodel(names)}
-        self.configure(
-            self._bus, {"datasources": {"campus": source}}, {"hermes-server": own}
-        )
-
-    def wait_fetched(self) -> Self:
-        wait_until(
-            lambda: (self.cached("_hermes-server") or {}).get("lastUpdate"),
-            what=f"hermes-server has fetched: {self.output()[-3000:]}",
-        )
-        return self
+        plugins = {"messagebus": self._bus, "datasources": {"campus": source}}
+        self.configure(plugins, {"hermes-server": own})
 
 
 class HermesClient(HermesProgram):
@@ -133,13 +135,13 @@ class HermesClient(HermesProgram):
 
     def __init__(self, home: Path, python: Path, directory: Path, **bus: Any) -> None:
         super().__init__(home, python, directory, "client-usersgroups_null")
-        self._bus = bus
+        self._bus = {"nats_sidecar": {"settings": bus}}
         self.set_user_attributes(USER_ATTRIBUTES)
 
     def set_user_attributes(self, names: tuple[str, ...]) -> None:
         """Write the configuration with these attributes of Users."""
         own = {"updateInterval": 1, "datamodel": client_datamodel(names)}
-        self.configure(self._bus, {}, {"hermes-client": own})
+        self.configure({"messagebus": self._bus}, {"hermes-client": own})
 
     @property
     def next_offset(self) -> int | None:

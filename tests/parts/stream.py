@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands in the stream, and what an operator does to it with NATS' own tools."""
+"""What stands in the stream, and what an operator does to it."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
-import nats
-from parts.process import wait_until
+from .jetstream import Operator
+from .process import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from parts.sidecar import SidecarProcess
+    from .sidecar import SidecarProcess
 
 _NANOSECONDS = 1_000_000_000
 
@@ -66,39 +63,18 @@ def age_out(sidecar: SidecarProcess) -> None:
 
 def delete(sidecar: SidecarProcess) -> None:
     """Delete the stream with all its events."""
-
-    async def ask(connection: nats.NATS) -> None:
-        await _ask(connection, f"STREAM.DELETE.{sidecar.settings['stream']}")
-
-    asyncio.run(_with_nats(sidecar, ask))
+    with _operator(sidecar) as operator:
+        operator.delete(str(sidecar.settings["stream"]))
 
 
 def _set_max_age(sidecar: SidecarProcess, seconds: int) -> None:
-    stream = sidecar.settings["stream"]
-
-    async def ask(connection: nats.NATS) -> None:
-        config = (await _ask(connection, f"STREAM.INFO.{stream}"))["config"]
-        config["max_age"] = seconds * _NANOSECONDS
-        config["duplicate_window"] = min(seconds, 120) * _NANOSECONDS
-        await _ask(connection, f"STREAM.UPDATE.{stream}", config)
-
-    asyncio.run(_with_nats(sidecar, ask))
+    with _operator(sidecar) as operator:
+        operator.update(
+            str(sidecar.settings["stream"]),
+            max_age=seconds * _NANOSECONDS,
+            duplicate_window=min(seconds, 120) * _NANOSECONDS,
+        )
 
 
-async def _with_nats(
-    sidecar: SidecarProcess, ask: Callable[[nats.NATS], Awaitable[None]]
-) -> None:
-    connection = await nats.connect(str(sidecar.settings["nats_url"]))
-    try:
-        await ask(connection)
-    finally:
-        await connection.close()
-
-
-async def _ask(
-    connection: nats.NATS, subject: str, body: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    text = b"" if body is None else json.dumps(body).encode()
-    answer = json.loads((await connection.request(f"$JS.API.{subject}", text)).data)
-    assert "error" not in answer, answer
-    return dict(answer)
+def _operator(sidecar: SidecarProcess) -> Operator:
+    return Operator(int(str(sidecar.settings["nats_url"]).rpartition(":")[2]))
