@@ -383,9 +383,7 @@ def test_many_requests_with_one_precondition_store_one_event(
 
 def test_max_event_bytes_lowers_the_limit(nats: NatsProcess, tmp_path: Path) -> None:
     with (
-        SidecarProcess(
-            tmp_path, nats_url=nats.url, stream_create=True, max_event_bytes=500
-        ) as small,
+        sidecar_on(nats, tmp_path, max_event_bytes=500) as small,
         small.client() as http,
     ):
         assert post(http, event(objattrs={"a": "x" * 100})).status_code == 201
@@ -622,8 +620,7 @@ def test_wait_gives_the_event_as_soon_as_it_arrives(
 
     thread = threading.Thread(target=read)
     thread.start()
-    thread.join(0.3)
-    assert thread.is_alive()
+    wait_until(lambda: "readers_waiting 1.0" in ten.get("/metrics").text)
     started_at = time.monotonic()
     post(ten, event(objpkey="late"), last)
     thread.join(10)

@@ -11,7 +11,7 @@ import json
 import time
 import uuid
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from chaos.servers import nats_server
@@ -106,6 +106,21 @@ async def copy(
     seconds: float = 2,
 ) -> Answer:
     return await connection.publish(what or event(), key, last, seconds)
+
+
+async def copy_under_way(
+    connection: Connection, last: int, key: str = "k"
+) -> asyncio.Task[Answer]:
+    """Send a copy and do not wait for its answer."""
+    task = asyncio.create_task(copy(connection, last, key, seconds=20))
+    await asyncio.sleep(0)  # one turn, in which it is written
+    return task
+
+
+async def assert_undecided(asked: asyncio.Task[Any]) -> None:
+    """Give it time to come to a decision, which it must not."""
+    done, _ = await asyncio.wait([asked], timeout=0.5)
+    assert not done
 
 
 async def problem_of(
@@ -562,8 +577,7 @@ async def test_a_killed_server_ends_a_publish_at_once_and_it_resolves_after_rest
         server = NatsServer(urls=(killed.url,))
         async with connected(server, plan_of("dead")) as connection:
             killed.freeze()
-            asked = asyncio.create_task(copy(connection, 0, seconds=10))
-            await asyncio.wait([asked], timeout=0.2)  # lets the copy leave
+            asked = await copy_under_way(connection, 0)
             killed.kill()
             started_at = time.monotonic()
             assert await asked == Disconnected()
@@ -573,7 +587,8 @@ async def test_a_killed_server_ends_a_publish_at_once_and_it_resolves_after_rest
         async with publishing(server, plan_of("dead")) as publisher:
             killed.freeze()
             asked_again = asyncio.create_task(publisher.publish(event(), "k", 0))
-            await asyncio.wait([asked_again], timeout=0.2)
+            await asyncio.sleep(0)
+            assert publisher.oldest_doubt_at is not None  # the copy has left
             killed.kill()
             killed.start()
             assert (await asked_again).offset == 1
@@ -605,6 +620,15 @@ class Replicated:
         self.followers = [node for node in cluster.nodes if node is not self.leader]
         self.server = NatsServer(urls=(self.leader.url,))
         self.plan = plan_of(self.name)
+
+    def freeze_followers(self) -> None:
+        """Leave the leader without a majority, so that nothing is committed."""
+        for node in self.followers:
+            node.freeze()
+
+    def thaw_followers(self) -> None:
+        for node in self.followers:
+            node.thaw()
 
     def _is_made(self, operator: Operator) -> bool:
         try:
@@ -648,18 +672,14 @@ async def test_a_copy_beside_one_under_way_is_in_process_and_resolves(
     replicated: Replicated,
 ) -> None:
     async with connected(replicated.server, replicated.plan) as connection:
-        for node in replicated.followers:
-            node.freeze()
-        first = asyncio.create_task(copy(connection, 0, seconds=20))
-        await asyncio.wait([first], timeout=0.1)
+        replicated.freeze_followers()
+        first = await copy_under_way(connection, 0)
         assert await copy(connection, 0) == InProcess()
         async with publishing(replicated.server, replicated.plan) as publisher:
             asked = asyncio.create_task(publisher.publish(event(), "k", 0))
-            done, _ = await asyncio.wait([asked], timeout=0.5)
-            assert not done
+            await assert_undecided(asked)
             assert publisher.oldest_doubt_at is not None
-            for node in replicated.followers:
-                node.thaw()
+            replicated.thaw_followers()
             assert await asked == Stored(1, duplicate=True)
         assert await first == Acknowledged(1, duplicate=False)
 
@@ -668,17 +688,13 @@ async def test_an_event_proposed_and_not_yet_committed_is_waited_for(
     replicated: Replicated,
 ) -> None:
     async with connected(replicated.server, replicated.plan) as connection:
-        for node in replicated.followers:
-            node.freeze()
-        first = asyncio.create_task(copy(connection, 0, "theirs", seconds=20))
-        await asyncio.wait([first], timeout=0.1)
+        replicated.freeze_followers()
+        first = await copy_under_way(connection, 0, "theirs")
         assert await copy(connection, 0) == WrongLast()
         async with publishing(replicated.server, replicated.plan) as publisher:
             asked = asyncio.create_task(problem_of(publisher, 0))
-            done, _ = await asyncio.wait([asked], timeout=0.5)
-            assert not done
-            for node in replicated.followers:
-                node.thaw()
+            await assert_undecided(asked)
+            replicated.thaw_followers()
             problem = await asked
             assert_problem(problem, errors.PRECONDITION_FAILED, Outcome.NOT_STORED)
             assert problem.members["key"] == "theirs"
@@ -689,12 +705,10 @@ async def test_without_a_majority_it_is_unknown_until_the_majority_is_back(
     replicated: Replicated,
 ) -> None:
     async with publishing(replicated.server, replicated.plan, seconds=3) as publisher:
-        for node in replicated.followers:
-            node.freeze()
+        replicated.freeze_followers()
         problem = await problem_of(publisher, 0)
         assert_problem(problem, errors.UNKNOWN_OUTCOME, Outcome.UNKNOWN)
-        for node in replicated.followers:
-            node.thaw()
+        replicated.thaw_followers()
         assert (await publisher.publish(event(), "k", 0)).offset == 1
         assert (await publisher.publish(event(), "k2", 1)).offset == 2
 

@@ -49,6 +49,25 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
         yield process
 
 
+def refusal(directory: Path, embedded_dir: Path) -> str:
+    """Give what `serve --embedded` says that cannot use its directory."""
+    directory.chmod(0o700)
+    settings = environment(
+        embedded_dir=embedded_dir, unix_socket=directory / "s", http_port=0
+    )
+    answer = subprocess.run(
+        [*COMMAND, "serve", "--embedded"],
+        env=settings,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert answer.returncode == 6
+    assert "Traceback" not in answer.stderr
+    return answer.stderr
+
+
 def test_it_becomes_ready_and_takes_events(embedded: Embedded) -> None:
     with embedded.client() as http:
         last = last_offset(http)
@@ -106,22 +125,9 @@ def test_a_killed_server_is_started_again_and_its_events_stand(
 def test_a_second_sidecar_on_the_directory_is_refused(
     embedded: Embedded, tmp_path: Path
 ) -> None:
-    tmp_path.chmod(0o700)
-    settings = environment(
-        embedded_dir=embedded.data, unix_socket=tmp_path / "s", http_port=0
-    )
-    second = subprocess.run(
-        [*COMMAND, "serve", "--embedded"],
-        env=settings,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert second.returncode == 6
-    assert "Another sidecar uses" in second.stderr
-    assert "SIDECAR_EMBEDDED_DIR" in second.stderr
-    assert "Traceback" not in second.stderr
+    words = refusal(tmp_path, embedded.data)
+    assert "Another sidecar uses" in words
+    assert "SIDECAR_EMBEDDED_DIR" in words
     with embedded.client() as http:
         assert post(http).status_code == 201
 
@@ -144,24 +150,8 @@ def test_the_server_ends_with_a_sidecar_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
-    tmp_path.chmod(0o700)
     (tmp_path / "file").write_text("")
-    settings = environment(
-        embedded_dir=tmp_path / "file" / "nats",
-        unix_socket=tmp_path / "s",
-        http_port=0,
-    )
-    answer = subprocess.run(
-        [*COMMAND, "serve", "--embedded"],
-        env=settings,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert answer.returncode == 6
-    assert "cannot be used" in answer.stderr
-    assert "Traceback" not in answer.stderr
+    assert "cannot be used" in refusal(tmp_path, tmp_path / "file" / "nats")
 
 
 def test_the_server_of_this_environment_is_found() -> None:

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import threading
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import pytest
 from parts.jetstream import Operator, wait_jetstream
 from parts.nats import NatsProcess, free_port
 from parts.process import wait_until
-from parts.sidecar import SidecarProcess, event, last_offset, post
+from parts.sidecar import SidecarProcess, event, last_offset, post, sidecar_on
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -45,19 +45,44 @@ def reasons(process: SidecarProcess) -> str:
     return " ".join(check["reason"] for check in checks if check["reason"])
 
 
-def in_background(call: Any) -> tuple[threading.Thread, list[Any]]:
-    """Run a call in a thread; its result, or its exception, goes into the list."""
-    results: list[Any] = []
+@contextmanager
+def serving(
+    nats: NatsProcess, tmp_path: Path, **settings: object
+) -> Iterator[tuple[SidecarProcess, httpx.Client]]:
+    """Start a ready sidecar that made the stream `hermes`, and HTTP to it."""
+    process = sidecar_on(nats, tmp_path / "s", "hermes", **settings)
+    with process, process.client() as http:
+        yield process, http
 
-    def run() -> None:
-        try:
-            results.append(call())
-        except Exception as error:  # noqa: BLE001 - the test looks at it
-            results.append(error)
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread, results
+def in_background(call: Callable[[], httpx.Response]) -> Future[httpx.Response]:
+    """Run a call in a thread."""
+    executor = ThreadPoolExecutor(1)
+    future = executor.submit(call)
+    executor.shutdown(wait=False)
+    return future
+
+
+class Doubt(NamedTuple):
+    """A publish whose copy a frozen NATS does not answer."""
+
+    process: SidecarProcess
+    answer: Future[httpx.Response]
+    last: int
+
+
+@contextmanager
+def in_doubt(nats: NatsProcess, tmp_path: Path, seconds: float = 10) -> Iterator[Doubt]:
+    with serving(nats, tmp_path, publish_timeout_seconds=seconds) as (process, http):
+        last = last_offset(http)
+        nats.freeze()
+        answer = in_background(lambda: post(http, last=last))
+        wait_until(lambda: "no definite answer" in reasons(process), what="in doubt")
+        yield Doubt(process, answer, last)
+
+
+def is_stopping(process: SidecarProcess) -> bool:
+    return any(row["event"] == "stopping" for row in process.rows())
 
 
 # -- NATS comes and goes ---------------------------------------------------------------
@@ -92,12 +117,7 @@ def test_the_sidecar_starts_without_nats_and_becomes_ready_by_itself(
 def test_nats_killed_and_restarted_between_two_events_loses_neither(
     own_nats: NatsProcess, tmp_path: Path
 ) -> None:
-    with (
-        SidecarProcess(
-            tmp_path / "s", nats_url=own_nats.url, stream_create=True
-        ) as process,
-        process.client() as http,
-    ):
+    with serving(own_nats, tmp_path) as (process, http):
         last = last_offset(http)
         assert post(http, event(objpkey=1), last).status_code == 201
         own_nats.kill()
@@ -119,39 +139,22 @@ def test_nats_killed_and_restarted_between_two_events_loses_neither(
 def test_a_post_while_nats_is_down_is_held_and_stored_when_its_copy_had_left(
     own_nats: NatsProcess, tmp_path: Path
 ) -> None:
-    with (
-        SidecarProcess(
-            tmp_path / "s", nats_url=own_nats.url, stream_create=True
-        ) as process,
-        process.client() as http,
-        process.client() as other,
-    ):
-        last = last_offset(http)
-        own_nats.freeze()
-        thread, results = in_background(lambda: post(other, last=last))
-        wait_until(lambda: "no definite answer" in reasons(process), what="in doubt")
-        assert thread.is_alive()
+    with in_doubt(own_nats, tmp_path) as (process, asked, last):
+        assert not asked.done()
         own_nats.kill()
         own_nats.start()
-        thread.join(20)
-        assert results[0].status_code in (200, 201)
-        assert results[0].json()["offset"] == last + 1
+        answer = asked.result(20)
+        assert answer.status_code in (200, 201)
+        assert answer.json()["offset"] == last + 1
         process.wait_ready()
-        assert last_offset(http) == last + 1
+        with process.client() as http:
+            assert last_offset(http) == last + 1
 
 
 def test_a_frozen_nats_is_unknown_and_the_same_request_resolves_it(
     own_nats: NatsProcess, tmp_path: Path
 ) -> None:
-    with (
-        SidecarProcess(
-            tmp_path / "s",
-            nats_url=own_nats.url,
-            stream_create=True,
-            publish_timeout_seconds=1,
-        ) as process,
-        process.client() as http,
-    ):
+    with serving(own_nats, tmp_path, publish_timeout_seconds=1) as (process, http):
         last = last_offset(http)
         own_nats.freeze()
         answer = post(http, last=last, key="same")
@@ -169,12 +172,7 @@ def test_a_frozen_nats_is_unknown_and_the_same_request_resolves_it(
 def test_a_caller_that_leaves_leaves_nothing_behind(
     own_nats: NatsProcess, tmp_path: Path
 ) -> None:
-    with (
-        SidecarProcess(
-            tmp_path / "s", nats_url=own_nats.url, stream_create=True
-        ) as process,
-        process.client() as http,
-    ):
+    with serving(own_nats, tmp_path) as (process, http):
         last = last_offset(http)
         own_nats.freeze()
         with process.client(timeout=0.3) as impatient, pytest.raises(httpx.ReadTimeout):
@@ -269,10 +267,7 @@ def test_a_stream_that_becomes_unfit_while_serving_is_no_longer_written_to(
 ) -> None:
     with (
         Operator(own_nats.port) as operator,
-        SidecarProcess(
-            tmp_path / "s", nats_url=own_nats.url, stream_create=True
-        ) as process,
-        process.client() as http,
+        serving(own_nats, tmp_path) as (process, http),
     ):
         assert post(http).status_code == 201
         operator.update("hermes", max_msgs_per_subject=5)
@@ -288,10 +283,7 @@ def test_a_full_stream_is_not_ready_until_it_takes_events_again(
 ) -> None:
     with (
         Operator(own_nats.port) as operator,
-        SidecarProcess(
-            tmp_path / "s", nats_url=own_nats.url, stream_create=True
-        ) as process,
-        process.client() as http,
+        serving(own_nats, tmp_path) as (process, http),
     ):
         assert post(http).status_code == 201
         operator.update("hermes", max_msgs=1)
@@ -309,10 +301,7 @@ def test_a_stream_made_anew_by_the_sidecar_starts_above_the_old_one(
 ) -> None:
     with (
         Operator(own_nats.port) as operator,
-        SidecarProcess(
-            tmp_path / "s", nats_url=own_nats.url, stream_create=True
-        ) as process,
-        process.client() as http,
+        serving(own_nats, tmp_path) as (_, http),
     ):
         old = post(http).json()["offset"]
         operator.delete("hermes")
@@ -333,11 +322,9 @@ def test_a_stream_made_anew_by_the_sidecar_starts_above_the_old_one(
 def test_sigterm_ends_with_exit_status_0_and_takes_the_socket_away(
     own_nats: NatsProcess, tmp_path: Path
 ) -> None:
-    process = SidecarProcess(tmp_path / "s", nats_url=own_nats.url, stream_create=True)
-    with process:
-        with process.client() as http:
-            assert post(http).status_code == 201
-            assert process.terminate() == 0
+    with serving(own_nats, tmp_path) as (process, http):
+        assert post(http).status_code == 201
+        assert process.terminate() == 0
         assert not process.socket.exists()
         names = [row["event"] for row in process.rows()]
         assert names[-2:] == ["stopping", "stopped"]
@@ -347,41 +334,27 @@ def test_sigterm_ends_with_exit_status_0_and_takes_the_socket_away(
 def test_a_waiting_reader_does_not_hold_up_the_end(
     own_nats: NatsProcess, tmp_path: Path
 ) -> None:
-    process = SidecarProcess(tmp_path / "s", nats_url=own_nats.url, stream_create=True)
-    with process, process.client(60) as http:
-        thread, results = in_background(
-            lambda: http.get("/v1/events?offset=next&wait=60")
-        )
-        thread.join(0.5)
+    with serving(own_nats, tmp_path) as (process, http):
+        asked = in_background(lambda: http.get("/v1/events?offset=next&wait=60"))
+        wait_until(lambda: "readers_waiting 1.0" in http.get("/metrics").text)
         started_at = time.monotonic()
         assert process.terminate() == 0
         assert time.monotonic() - started_at < 5
-        thread.join(5)
-        (answer,) = results
-        assert isinstance(answer, httpx.HTTPError) or answer.status_code in (200, 503)
+        with suppress(httpx.HTTPError):
+            assert asked.result(5).status_code in (200, 503)
 
 
 def test_sigterm_keeps_the_truth_of_a_publish_in_flight(
     own_nats: NatsProcess, tmp_path: Path
 ) -> None:
-    process = SidecarProcess(
-        tmp_path / "s",
-        nats_url=own_nats.url,
-        stream_create=True,
-        publish_timeout_seconds=5,
-    )
-    with process, process.client() as http:
-        last = last_offset(http)
-        own_nats.freeze()
-        thread, results = in_background(lambda: post(http, last=last))
-        wait_until(lambda: "no definite answer" in reasons(process), what="in doubt")
+    with in_doubt(own_nats, tmp_path, seconds=5) as (process, asked, last):
         process.running.terminate()
-        wait_until(lambda: any(row["event"] == "stopping" for row in process.rows()))
+        wait_until(lambda: is_stopping(process))
         own_nats.thaw()
-        thread.join(20)
+        answer = asked.result(20)
         assert process.running.wait(20) == 0
-        assert results[0].status_code in (200, 201), results
-        assert results[0].json()["offset"] == last + 1
+        assert answer.status_code in (200, 201), answer
+        assert answer.json()["offset"] == last + 1
     with Operator(own_nats.port) as operator:
         assert operator.state("hermes")["last_seq"] == last + 1
 
@@ -389,62 +362,39 @@ def test_sigterm_keeps_the_truth_of_a_publish_in_flight(
 def test_sigterm_answers_unknown_for_what_cannot_be_resolved(
     own_nats: NatsProcess, tmp_path: Path
 ) -> None:
-    process = SidecarProcess(
-        tmp_path / "s",
-        nats_url=own_nats.url,
-        stream_create=True,
-        publish_timeout_seconds=3,
-    )
-    with process, process.client() as http:
-        last = last_offset(http)
-        own_nats.freeze()
-        thread, results = in_background(lambda: post(http, last=last))
-        wait_until(lambda: "no definite answer" in reasons(process), what="in doubt")
+    with in_doubt(own_nats, tmp_path, seconds=3) as (process, asked, _):
         status = process.terminate()
-        thread.join(20)
+        with suppress(httpx.HTTPError):
+            answer = asked.result(20)
+            assert (answer.status_code, answer.json()["outcome"]) == (504, "unknown")
         own_nats.thaw()
         assert status == 0
-        (answer,) = results
-        if not isinstance(answer, httpx.HTTPError):
-            assert (answer.status_code, answer.json()["outcome"]) == (504, "unknown")
 
 
 def test_a_second_sigterm_exits_at_once(own_nats: NatsProcess, tmp_path: Path) -> None:
-    process = SidecarProcess(
-        tmp_path / "s",
-        nats_url=own_nats.url,
-        stream_create=True,
-        publish_timeout_seconds=60,
-    )
-    with process, process.client() as http:
-        last = last_offset(http)
-        own_nats.freeze()
-        thread, results = in_background(lambda: post(http, last=last))
-        wait_until(lambda: "no definite answer" in reasons(process), what="in doubt")
+    with in_doubt(own_nats, tmp_path, seconds=60) as (process, asked, _):
         process.running.terminate()
-        wait_until(lambda: any(row["event"] == "stopping" for row in process.rows()))
+        wait_until(lambda: is_stopping(process))
         assert process.is_alive
         started_at = time.monotonic()
         assert process.terminate() != 0
         assert time.monotonic() - started_at < 2
         own_nats.thaw()
-        thread.join(10)
-        assert isinstance(results[0], httpx.HTTPError)
+        with pytest.raises(httpx.HTTPError):
+            asked.result(10)
 
 
 def test_a_killed_sidecar_can_be_started_again_on_its_socket(
     own_nats: NatsProcess, tmp_path: Path
 ) -> None:
-    process = SidecarProcess(tmp_path / "s", nats_url=own_nats.url, stream_create=True)
-    with process:
-        with process.client() as http:
-            last = post(http).json()["offset"]
+    with serving(own_nats, tmp_path) as (process, http):
+        last = post(http).json()["offset"]
         process.kill()
         assert process.socket.exists()
         process.start()
         process.wait_ready()
-        with process.client() as http:
-            assert post(http, last=last).json()["offset"] == last + 1
+        with process.client() as again:
+            assert post(again, last=last).json()["offset"] == last + 1
 
 
 # -- TCP -------------------------------------------------------------------------------
@@ -487,9 +437,7 @@ def test_the_api_over_tcp_with_a_token_wants_that_token(
 ) -> None:
     token_file = tmp_path / "token"
     token_file.write_text("c0rrect-horse\n")
-    with SidecarProcess(
-        tmp_path / "s", nats_url=nats.url, stream_create=True, token_file=token_file
-    ) as process:
+    with sidecar_on(nats, tmp_path / "s", token_file=token_file) as process:
         with tcp(process) as http:
             answer = post(http)
             assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
@@ -510,9 +458,7 @@ def test_the_api_over_tcp_with_a_token_wants_that_token(
 
 def test_the_api_over_tcp_can_be_open(nats: NatsProcess, tmp_path: Path) -> None:
     with (
-        SidecarProcess(
-            tmp_path / "s", nats_url=nats.url, stream_create=True, tcp_api="open"
-        ) as process,
+        sidecar_on(nats, tmp_path / "s", tcp_api="open") as process,
         tcp(process) as http,
     ):
         assert post(http).status_code == 201

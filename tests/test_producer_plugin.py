@@ -30,10 +30,12 @@ from parts.hermes import load_plugin, new_event
 from parts.jetstream import Operator, wait_jetstream
 from parts.nats import NatsProcess, free_port
 from parts.process import wait_until
-from parts.sidecar import SidecarProcess, last_offset
+from parts.sidecar import last_offset, sidecar_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from parts.sidecar import SidecarProcess
 
 FAMILY = "messagebus_producers"
 SECRET = "c0rrect-horse"
@@ -676,9 +678,7 @@ def has_ipv6() -> bool:
 def test_a_sidecar_on_ipv6_is_reached(
     hermes_home: Path, nats: NatsProcess, tmp_path: Path
 ) -> None:
-    with SidecarProcess(
-        tmp_path, nats_url=nats.url, stream_create=True, http_host="::1", tcp_api="open"
-    ) as process:
+    with sidecar_on(nats, tmp_path, http_host="::1", tcp_api="open") as process:
         url = f"http://[::1]:{process.tcp_port}"
         assert a_pass(load_plugin(hermes_home, FAMILY, {"url": url}), user()) is None
 
@@ -706,10 +706,9 @@ def test_a_sidecar_over_https_with_a_token_is_reached_and_its_certificate_checke
     cert, key = certificate(tmp_path)
     token = tmp_path / "token"
     token.write_text("c0rrect-horse\n")
-    with SidecarProcess(
+    with sidecar_on(
+        nats,
         tmp_path / "s",
-        nats_url=nats.url,
-        stream_create=True,
         token_file=token,
         tls_cert_file=cert,
         tls_key_file=key,
@@ -732,9 +731,7 @@ def test_a_sidecar_over_http_with_a_token_is_reached(
 ) -> None:
     token = tmp_path / "token"
     token.write_text("c0rrect-horse\n")
-    with SidecarProcess(
-        tmp_path / "s", nats_url=nats.url, stream_create=True, token_file=token
-    ) as process:
+    with sidecar_on(nats, tmp_path / "s", token_file=token) as process:
         settings = {
             "url": f"http://127.0.0.1:{process.tcp_port}",
             "token_file": str(token),
@@ -752,11 +749,8 @@ def test_an_event_lost_in_a_frozen_nats_and_stored_is_not_doubled(
 ) -> None:
     with NatsProcess(tmp_path / "nats") as own:
         wait_jetstream(own.port)
-        with SidecarProcess(
-            tmp_path / "s",
-            nats_url=own.url,
-            stream_create=True,
-            publish_timeout_seconds=1,
+        with sidecar_on(
+            own, tmp_path / "s", "hermes", publish_timeout_seconds=1
         ) as process:
             settings = {"url": process.url, "send_timeout": 5, "unknown_timeout": 2}
             plugin = load_plugin(hermes_home, FAMILY, settings)
@@ -782,7 +776,7 @@ def test_an_event_lost_in_a_frozen_nats_and_stored_is_not_doubled(
 def test_a_sidecar_killed_between_two_events_is_waited_for(
     hermes_home: Path, nats: NatsProcess, tmp_path: Path
 ) -> None:
-    with SidecarProcess(tmp_path, nats_url=nats.url, stream_create=True) as process:
+    with sidecar_on(nats, tmp_path, "hermes") as process:
         plugin = load_plugin(hermes_home, FAMILY, {"url": process.url})
         with process.client() as http:
             last = last_offset(http)
