@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import asyncio
-import socket
-import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from parts.nats import NatsProcess
-from parts.process import wait_until
-from parts.sidecar import SidecarProcess, event, post, sidecar_on
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from structlog.testing import capture_logs
 
-from sidecar.access import TokenFile
-from sidecar.publish import MAX_IN_FLIGHT
+from sidecar import errors
+from sidecar.access import Access, Guard, TokenFile
+from sidecar.errors import Outcome, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, MutableMapping
     from pathlib import Path
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 @pytest.fixture
@@ -80,126 +80,162 @@ def test_a_token_file_that_vanished_lets_nobody_in_until_it_is_back(file: Path) 
     assert token.matches("Bearer c0rrect-horse")
 
 
-# -- What a listener lets pass ---------------------------------------------------------
+# -- What a guard lets pass ------------------------------------------------------------
+
+OURS = frozenset({"bus.example.org"})
+BEARER = {"Authorization": "Bearer c0rrect-horse"}
 
 
-@pytest.fixture
-def guarded(nats: NatsProcess, tmp_path: Path) -> Iterator[SidecarProcess]:
-    """Serve the API open on TCP, for events of 1,000 bytes at most."""
-    directory = tmp_path / "guarded"
-    with sidecar_on(nats, directory, tcp_api="open", max_event_bytes=1000) as process:
-        yield process
+async def served(scope: Scope, receive: Receive, send: Send) -> None:
+    await Response(status_code=204)(scope, receive, send)
 
 
-def ask(sidecar: SidecarProcess, path: str, *hosts: str) -> httpx.Response:
-    headers = [("Host", host) for host in hosts]
-    url = f"http://127.0.0.1:{sidecar.tcp_port}{path}"
-    return httpx.get(url, headers=headers, trust_env=False)
+async def ask(guard: ASGIApp, path: str, **headers: str) -> httpx.Response:
+    transport = httpx.ASGITransport(guard)
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://localhost"
+    ) as http:
+        return await http.get(path, headers=headers)
 
 
-def test_a_forged_host_is_refused_but_for_probes(guarded: SidecarProcess) -> None:
-    for path in ("/v1/stream", "/v1/events", "/", "/nothing"):
-        answer = ask(guarded, path, "evil.example")
-        assert (answer.status_code, answer.json()["code"]) == (421, "wrong_host")
-        assert "evil" not in answer.text
-    for path in ("/health", "/health/live", "/metrics"):
-        assert ask(guarded, path, "evil.example").status_code == 200
-
-
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8480", "[::1]", "sidecar"])
-def test_a_host_that_is_ours_is_served(guarded: SidecarProcess, host: str) -> None:
-    assert ask(guarded, "/v1/stream", host).status_code == 200
-
-
-def test_a_second_host_is_refused(guarded: SidecarProcess) -> None:
-    with socket.create_connection(("127.0.0.1", guarded.tcp_port)) as connection:
-        connection.sendall(
-            b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n"
-        )
-        assert connection.recv(4096).startswith(b"HTTP/1.1 4")
-
-
-def test_over_a_unix_socket_any_host_will_do(guarded: SidecarProcess) -> None:
-    with guarded.client() as http:
-        headers = {"Host": "evil.example"}
-        assert http.get("/v1/stream", headers=headers).status_code == 200
-
-
-def test_an_answer_that_may_show_secrets_is_kept_by_nobody(
-    guarded: SidecarProcess,
+@pytest.mark.parametrize(
+    ("access", "path", "headers", "status"),
+    [
+        ("off", "/", {}, 204),
+        ("off", "/health", {}, 204),
+        ("off", "/v1", {}, 204),
+        ("off", "/v1/events", {}, 403),
+        ("off", "/v1/stream", BEARER, 403),
+        ("token", "/health", {}, 204),
+        ("token", "/v1/events", {}, 401),
+        ("token", "/v1/events", {"Authorization": "Bearer wrong"}, 401),
+        ("token", "/v1/events", BEARER, 204),
+        ("open", "/v1/events", {}, 204),
+        ("open", "/v1/events", {"Authorization": "Bearer wrong"}, 204),
+    ],
+)
+async def test_the_api_is_for_whom_the_listener_is_for(
+    file: Path, access: Access, path: str, headers: dict[str, str], status: int
 ) -> None:
-    for path in ("/v1/stream", "/v1/events", "/health", "/v1/events?offset=x"):
-        headers = ask(guarded, path, "localhost").headers
-        assert headers["cache-control"] == "no-store"
-        assert headers["x-content-type-options"] == "nosniff"
-        assert "access-control-allow-origin" not in headers
+    token = TokenFile(file) if access == "token" else None
+    answer = await ask(Guard(served, access, token), path, **headers)
+    assert answer.status_code == status
+    if status != 204:
+        code = "api_off" if status == 403 else "unauthorized"
+        assert answer.json()["code"] == code
 
 
-def test_an_event_over_the_limit_of_the_settings_is_refused(
-    guarded: SidecarProcess,
+@pytest.mark.parametrize(
+    ("path", "host", "status"),
+    [
+        ("/", "bus.example.org", 204),
+        ("/v1/events", "localhost", 204),
+        ("/", "evil.example", 421),
+        ("/v1/events", "evil.example", 421),
+        ("/healthy", "evil.example", 204),
+        ("/health/ready", "evil.example", 204),
+        ("/metrics", "evil.example", 204),
+        ("/x/metrics", "evil.example", 421),
+    ],
+)
+async def test_a_foreign_host_is_refused_but_for_probes(
+    path: str, host: str, status: int
 ) -> None:
-    body = event(objattrs={"photo": "x" * 1000})
-    with guarded.client() as http:
-        answer = post(http, body)
-        assert (answer.status_code, answer.json()["limit_bytes"]) == (413, 1000)
-        assert post(http).status_code == 201
+    guard = Guard(served, "open", own_names=OURS)
+    assert (await ask(guard, path, Host=host)).status_code == status
+    unnamed = Guard(served, "open")
+    assert (await ask(unnamed, path, Host=host)).status_code == 204
 
 
-async def test_one_publish_too_many_is_told_to_come_again(tmp_path: Path) -> None:
-    with (
-        NatsProcess(tmp_path) as nats,
-        SidecarProcess(
-            tmp_path / "busy",
-            nats_url=nats.url,
-            stream_create=True,
-            publish_timeout_seconds=5,
-        ) as sidecar,
-    ):
-        transport = httpx.AsyncHTTPTransport(
-            uds=str(sidecar.socket), limits=httpx.Limits(max_connections=None)
-        )
-        async with httpx.AsyncClient(
-            transport=transport, base_url="http://x", timeout=60
-        ) as http:
-            nats.freeze()
-            try:
-                answers = await asyncio.gather(
-                    *(_post(http) for _ in range(MAX_IN_FLIGHT + 20))
-                )
-            finally:
-                nats.thaw()
-            busy = [one for one in answers if one.status_code == 429]
-            assert len(busy) >= 20
-            assert {one.json()["code"] for one in busy} == {"busy"}
-            assert {one.json()["outcome"] for one in busy} == {"not_stored"}
-            assert {one.headers["retry-after"] for one in busy} == {"1"}
-        sidecar.wait_ready()
-        with sidecar.client() as good:
-            refused = 'hermes_sidecar_requests_refused_total{code="busy"}'
-            assert f"{refused} {len(busy)}.0" in good.get("/metrics").text
-            wait_until(lambda: post(good).status_code == 201, what="stored")
+@pytest.mark.parametrize("hosts", [[], ["localhost", "localhost"]])
+async def test_a_request_has_one_host(hosts: list[str]) -> None:
+    statuses = []
+
+    async def send(message: Message) -> None:
+        statuses.append(message.get("status"))
+
+    headers = [(b"host", host.encode()) for host in hosts]
+    scope = {"type": "http", "path": "/", "headers": headers}
+    await Guard(served, "open", own_names=OURS)(scope, no_body, send)
+    assert statuses[0] == 421
 
 
-async def _post(http: httpx.AsyncClient) -> httpx.Response:
-    return await http.post(
-        "/v1/events",
-        content=event(),
-        headers={
-            "Content-Type": "application/json",
-            "Idempotency-Key": str(uuid.uuid4()),
-            "If-Match": '"0"',
-        },
-    )
+async def no_body() -> Message:
+    return {"type": "http.request"}
 
 
-def test_a_secret_that_everybody_may_read_gives_a_warning(
-    nats: NatsProcess, tmp_path: Path
+async def test_what_is_no_request_passes_unread() -> None:
+    passed = []
+
+    async def application(scope: Scope, _: Receive, __: Send) -> None:
+        passed.append(scope)
+
+    async def unsent(_: Message) -> None:
+        raise AssertionError
+
+    scope = {"type": "lifespan"}
+    await Guard(application, "off", own_names=OURS)(scope, no_body, unsent)
+    assert passed == [scope]
+
+
+def failing(error: Exception, module: str = __name__) -> Guard:
+    """Guard an application that fails in a function of that module."""
+    members: dict[str, Callable[[Exception], None]] = {}
+    exec("def fail(error): raise error", {"__name__": module}, members)  # noqa: S102
+
+    async def application(_: Scope, __: Receive, ___: Send) -> None:
+        members["fail"](error)
+
+    return Guard(application, "open")
+
+
+async def test_a_problem_of_the_application_is_answered() -> None:
+    answer = await ask(failing(Problem(errors.BUSY, Outcome.NOT_STORED)), "/")
+    assert (answer.status_code, answer.json()["code"]) == (429, "busy")
+
+
+async def logged(guard: Guard) -> MutableMapping[str, Any]:
+    """Give the line that a request leaves which is not answered."""
+    scope = {"type": "http", "path": "/v1/events", "headers": []}
+
+    async def unsent(_: Message) -> None:
+        raise AssertionError
+
+    with capture_logs() as lines:
+        await guard(scope, no_body, unsent)
+    (line,) = lines
+    return line
+
+
+@pytest.mark.parametrize(
+    ("error", "module"),
+    [
+        (ClientDisconnect(), __name__),
+        (RuntimeError("closed"), "uvicorn.protocols.http"),
+    ],
+)
+async def test_a_caller_that_left_is_no_error(error: Exception, module: str) -> None:
+    assert await logged(failing(error, module)) == {
+        "event": "client_left",
+        "log_level": "debug",
+        "path": "/v1/events",
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "module"),
+    [
+        (ValueError("c0rrect-horse"), __name__),
+        (RuntimeError("c0rrect-horse"), "uvicornish"),
+        (ValueError("c0rrect-horse"), "uvicorn.protocols.http"),
+    ],
+)
+async def test_an_error_of_ours_is_logged_by_its_place_and_not_its_text(
+    error: Exception, module: str
 ) -> None:
-    token = tmp_path / "token"
-    token.write_text("c0rrect-horse")
-    for mode, warnings in ((0o644, [str(token)]), (0o640, [])):
-        token.chmod(mode)
-        with sidecar_on(nats, tmp_path / f"{mode:o}", token_file=token) as sidecar:
-            rows = sidecar.rows()
-        found = [row["file"] for row in rows if row["event"] == "secret_readable"]
-        assert found == warnings
+    line = await logged(failing(error, module))
+    assert (line["event"], line["log_level"]) == ("internal_error", "error")
+    assert line["error"] == type(error).__name__
+    assert line["where"].count("  File ") == 3
+    assert line["where"].index("access.py") < line["where"].index("in fail")
+    assert "c0rrect" not in repr(line)

@@ -1,25 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import socket
-import uuid
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
-
 import pytest
-from parts.jetstream import Operator
-from parts.process import memory_kib, wait_until
-from parts.sidecar import event, post, sidecar_on
 
 from sidecar import errors
 from sidecar.answer import Position, StoredMessage
 from sidecar.errors import Cause, Problem
 from sidecar.read import MAX_BYTES, NEXT, Query, contiguous, locate, parse_query
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from parts.nats import NatsProcess
 
 
 @pytest.mark.parametrize(
@@ -198,57 +185,3 @@ def test_with_a_filter_each_message_must_name_the_one_before(
 ) -> None:
     found = contiguous(start, batch(*pairs), filtered=True)
     assert [message.sequence for message in found] == kept
-
-
-# -- A stream that a server damaged ----------------------------------------------------
-
-
-def test_a_displaced_event_is_an_error_that_names_its_offset(
-    nats: NatsProcess, tmp_path: Path
-) -> None:
-    """Of a header said twice the server heeds the first, and we read the last."""
-    name = f"d{uuid.uuid4().hex[:12]}"
-    with (
-        sidecar_on(nats, tmp_path / "displaced", name) as sidecar,
-        sidecar.client() as http,
-        Operator(nats.port) as operator,
-    ):
-        good = post(http).json()["offset"]
-        twice = {
-            "Nats-Expected-Last-Sequence": f"{good}\r\nNats-Expected-Last-Sequence: 7"
-        }
-        wrong = operator.publish(f"{name}.base", event(), twice)
-        page = http.get("/v1/events").json()
-        assert [row["offset"] for row in page["events"]] == [good]
-        for query in (f"offset={wrong}", f"offset={wrong}&category=base"):
-            answer = http.get(f"/v1/events?{query}")
-            assert (answer.status_code, answer.json()["code"]) == (503, "displaced")
-            assert answer.json()["offset"] == wrong
-
-
-# -- Readers that stall ----------------------------------------------------------------
-
-
-def test_readers_that_stall_cost_bounded_memory_and_no_publish(
-    nats: NatsProcess, tmp_path: Path
-) -> None:
-    request = b"GET /v1/events?offset=first&limit=5000 HTTP/1.1\r\nHost: x\r\n\r\n"
-    with (
-        sidecar_on(nats, tmp_path / "stalled") as sidecar,
-        sidecar.client() as http,
-        ExitStack() as stack,
-    ):
-        for _ in range(6):
-            post(http, event(objattrs={"photo": "x" * 1_000_000}))
-        answers = []
-        for _ in range(40):
-            reader = stack.enter_context(socket.socket(socket.AF_UNIX))
-            reader.settimeout(30)
-            reader.connect(str(sidecar.socket))
-            reader.sendall(request)
-            answers.append(reader.recv(12, socket.MSG_WAITALL))
-        assert {b"HTTP/1.1 200", b"HTTP/1.1 429"} == set(answers)
-        assert post(http).status_code == 201
-        assert memory_kib(sidecar.running.pid) < 400_000
-        stack.close()  # what they held is free again
-        wait_until(lambda: http.get("/v1/events").status_code == 200, what="room")
