@@ -85,7 +85,8 @@ class Walk:
             self.plant(): ["nested", {"deep": self.plant()}],
             "photo": f"HermesBytes({base64.b64encode(self.plant().encode()).decode()})",
         }
-        return event(**({"objpkey": self.plant(), "objattrs": attributes} | values))
+        own: dict[str, Any] = {"objpkey": self.plant(), "objattrs": attributes}
+        return event(**(own | values))
 
     def post(
         self, body: bytes, key: str | None = None, last: object = "*", **headers: str

@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from datetime import datetime, timedelta
+from queue import Queue
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -423,19 +424,22 @@ def test_an_event_that_comes_in_time_starts_the_timeout_again(
     with sidecar.client() as http:
         plugin = consumer_of(hermes_home, sidecar.url)
         plugin.setTimeout(1000)
-        got: list[int] = []
+        got: Queue[int] = Queue()
+
+        def read() -> None:
+            for one in plugin:
+                got.put(one.offset)
+
         with plugin:
             plugin.seek(last_offset(http) + 1)
-            reading = threading.Thread(
-                target=lambda: got.extend(one.offset for one in plugin)
-            )
+            reading = threading.Thread(target=read)
             started_at = time.monotonic()
             reading.start()
-            for number in range(3):
+            for _ in range(3):
                 reading.join(0.5)
                 assert reading.is_alive()
                 post(http)
-                wait_until(lambda n=number: len(got) == n + 1, 2, "at once")
+                got.get(timeout=2)
             reading.join(10)
             assert time.monotonic() - started_at > 1.5 + 0.9
 

@@ -38,7 +38,7 @@ def test_what_may_pass_says_when_to_try_again(cause: Cause) -> None:
 @pytest.mark.parametrize("cause", CAUSES, ids=IDS)
 def test_an_answer_is_a_problem_document_of_its_cause(cause: Cause) -> None:
     response = answer(Problem(cause, Outcome.NOT_STORED, last_offset=7, key="k"))
-    document = json.loads(response.body)
+    document = json.loads(bytes(response.body))
     assert response.status_code == document["status"] == cause.status
     assert response.headers["content-type"] == MEDIA_TYPE
     assert document == {

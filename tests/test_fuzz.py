@@ -11,7 +11,7 @@ import random
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import schemathesis
@@ -19,7 +19,7 @@ from fuzz.attack import Attack
 from fuzz.inputs import Bad, bad_request, post
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from parts.sidecar import SidecarProcess
+from parts.sidecar import sidecar_on
 
 from sidecar.protocol import HEAD_SECONDS
 
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import httpx
+    from fuzz.inputs import End
     from parts.nats import NatsProcess
+    from parts.sidecar import SidecarProcess
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 INPUTS = 10_000
@@ -45,12 +47,7 @@ def reachable(
     nats: NatsProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SidecarProcess]:
     """Run a sidecar that serves its API over TCP too."""
-    with SidecarProcess(
-        tmp_path_factory.mktemp("fuzz"),
-        nats_url=nats.url,
-        stream_create=True,
-        tcp_api="open",
-    ) as process:
+    with sidecar_on(nats, tmp_path_factory.mktemp("fuzz"), tcp_api="open") as process:
         yield process
 
 
@@ -68,7 +65,7 @@ def attack(reachable: SidecarProcess, http: httpx.Client) -> Attack:
 @schema.parametrize()
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 def test_what_the_openapi_file_allows_and_forbids_has_the_answers_it_describes(
-    case: schemathesis.Case, reachable: SidecarProcess
+    case: schemathesis.Case[Any], reachable: SidecarProcess
 ) -> None:
     with suppress(TypeError, ValueError, KeyError):
         if 0.1 < float(case.query["wait"]) <= 60:
@@ -118,7 +115,7 @@ async def _drip(attack: Attack) -> float:
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.binary(max_size=3000), end=ends)
 def test_any_bytes_are_followed_by_a_good_request_that_succeeds(
-    data: bytes, end: str, attack: Attack
+    data: bytes, end: End, attack: Attack
 ) -> None:
     asyncio.run(attack.throw(Bad("bytes", (data,), end), over_tcp=True))
     attack.send_good()

@@ -77,7 +77,8 @@ def test_a_stop_without_its_start_is_the_first_one(
     assert (stop and stop.offset) == expected
 
 
-WHOLE = Initsync(*marks("SE"), objects=0)
+START, STOP = marks("SE")
+WHOLE = Initsync(START, STOP, objects=0)
 
 
 @pytest.mark.parametrize(

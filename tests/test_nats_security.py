@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -30,7 +31,6 @@ from sidecar.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
     from parts.sidecar import SidecarProcess as Sidecar
 
@@ -96,7 +96,7 @@ def fake() -> Iterator[FakeNats]:
 
 
 def settings_of(**values: Any) -> Settings:
-    return Settings(unix_socket="/run/x", **values)
+    return Settings(unix_socket=Path("/run/x"), **values)
 
 
 @asynccontextmanager

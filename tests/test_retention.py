@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -229,7 +230,7 @@ def test_a_restarted_sidecar_and_one_of_each_role_know_it(
             SidecarProcess(tmp_path / role, role=role, **settings) as sidecar,
             sidecar.client() as http,
         ):
-            wait_until(lambda http=http: known(http) is not None)  # type: ignore[misc]
+            wait_until(partial(known, http))
             shown = known(http) or {}
             assert (shown["start_offset"], shown["objects"]) == (1001, 3)
 

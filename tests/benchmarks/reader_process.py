@@ -18,7 +18,10 @@ import time
 from array import array
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def main() -> None:
@@ -68,7 +71,7 @@ def _first(plugin: Any, count: int, _: int) -> list[float]:
     return series
 
 
-def _follow(plugin: Any, count: int, offset: int) -> dict[str, list[float]]:
+def _follow(plugin: Any, count: int, offset: int) -> dict[str, Sequence[float]]:
     """Wait for that many events; give when each came, by the machine's clock."""
     offsets, moments = array("q"), array("d")
     with plugin:

@@ -82,7 +82,8 @@ def waiting_readers(socket: Path, count: int, query: str = "") -> Iterator[None]
     if not count:
         yield
         return
-    command = [sys.executable, _HERE / "waiting_process.py", socket, str(count), query]
+    command: list[str | Path] = [sys.executable, _HERE / "waiting_process.py", socket]
+    command += [str(count), query]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

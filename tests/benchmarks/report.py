@@ -149,8 +149,10 @@ def _latency(results: Results) -> str:
             for size, by_variant in by_size.items()
             for name, each in by_variant.items()
         ]
-        head = ("event", "variant", "p50 us", "p99 us", "quietest round us", "sends")
-        head += ("p50 / thread", "p50 / SQLite")
+        head = (
+            *("event", "variant", "p50 us", "p99 us", "quietest round us", "sends"),
+            *("p50 / thread", "p50 / SQLite"),
+        )
         text += f"\n### {environment}\n\n{_table(head, rows)}"
     return text
 

@@ -84,7 +84,9 @@ def targets(results: Results) -> list[Target]:
         *_initsync_targets(results.initsyncs or {}),
         *_reading_targets(results.reading),
         *_memory_targets(results),
-        Target("start to ready, NATS up", start and start.p50, 1.5, 0.8, unit=" s"),
+        Target(
+            "start to ready, NATS up", start.p50 if start else None, 1.5, 0.8, unit=" s"
+        ),
         *_growth_targets(results.growth),
     ]
 

@@ -67,7 +67,7 @@ class Attack:
             writer.transport.abort()
         statuses = [int(status) for status in _STATUS.findall(answers)]
         assert _PROMISES.issuperset(statuses), (bad, answers)
-        self.statuses.update(map(str, statuses or ["none"]))
+        self.statuses.update(list(map(str, statuses)) or ["none"])
 
     async def connect(
         self, *, over_tcp: bool

@@ -117,7 +117,7 @@ def bad_request(random: Random) -> Bad:
     make = random.choice(_MAKERS)
     data = make(random)
     end: End = random.choice(("wait", "wait", "wait", "half close", "cut"))
-    pieces = (data,)
+    pieces: tuple[bytes, ...] = (data,)
     if random.randrange(16) == 0:
         dripped = min(len(data), 300)
         pieces = (*(data[i : i + 1] for i in range(dripped)), data[dripped:])
@@ -153,7 +153,7 @@ def _mutated(random: Random) -> bytes:
 
 def _strange_event(random: Random) -> bytes:
     """Be well-formed HTTP around JSON that is no event, or one with a gone offset."""
-    category = random.choice(
+    category: object = random.choice(
         (
             "",
             "a b",
