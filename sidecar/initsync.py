@@ -155,5 +155,4 @@ def gaps(samples: Sequence[Mark]) -> list[tuple[Mark, Mark]]:
 
 def spread(first: int, last: int, count: int) -> list[int]:
     """Choose offsets from first to last, evenly; both are among them."""
-    steps = min(count, last - first) or 1
-    return sorted({first + (last - first) * step // steps for step in range(steps + 1)})
+    return sorted({first + (last - first) * step // count for step in range(count + 1)})

@@ -39,6 +39,8 @@ def file(tmp_path: Path) -> Path:
         ("Bearer c0rrect-horse-battery", False),
         ("Basic c0rrect-horse", False),
         ("c0rrect-horse", False),
+        ("Bearer  c0rrect-horse", True),
+        ("Bearer a c0rrect-horse", False),
         ("Bearer \xe9", False),
     ],
 )
@@ -74,8 +76,13 @@ def test_a_token_file_that_vanished_lets_nobody_in_until_it_is_back(file: Path) 
     token = TokenFile(file)
     assert token.matches("Bearer c0rrect-horse")
     file.unlink()
-    assert not token.matches("Bearer c0rrect-horse")
+    with capture_logs() as lines:
+        assert not token.matches("Bearer c0rrect-horse")
+    assert lines == [
+        {"event": "token_unreadable", "log_level": "error", "file": str(file)}
+    ]
     assert not token.matches("Bearer ")
+    assert token._read() == b""
     file.write_text("c0rrect-horse")
     assert token.matches("Bearer c0rrect-horse")
 
@@ -178,10 +185,10 @@ async def test_what_is_no_request_passes_unread() -> None:
     assert passed == [scope]
 
 
-def failing(error: Exception, module: str = __name__) -> Guard:
-    """Guard an application that fails in a function of that module."""
+def failing(error: Exception, **names: str) -> Guard:
+    """Guard an application that fails in a function of a module with these names."""
     members: dict[str, Callable[[Exception], None]] = {}
-    exec("def fail(error): raise error", {"__name__": module}, members)  # noqa: S102
+    exec("def fail(error): raise error", dict(names), members)  # noqa: S102
 
     async def application(_: Scope, __: Receive, ___: Send) -> None:
         members["fail"](error)
@@ -208,14 +215,10 @@ async def logged(guard: Guard) -> MutableMapping[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("error", "module"),
-    [
-        (ClientDisconnect(), __name__),
-        (RuntimeError("closed"), "uvicorn.protocols.http"),
-    ],
+    "error", [ClientDisconnect(), RuntimeError("closed")], ids=["reading", "writing"]
 )
-async def test_a_caller_that_left_is_no_error(error: Exception, module: str) -> None:
-    assert await logged(failing(error, module)) == {
+async def test_a_caller_that_left_is_no_error(error: Exception) -> None:
+    assert await logged(failing(error, __name__="uvicorn.protocols.http")) == {
         "event": "client_left",
         "log_level": "debug",
         "path": "/v1/events",
@@ -223,17 +226,17 @@ async def test_a_caller_that_left_is_no_error(error: Exception, module: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("error", "module"),
+    ("error", "names"),
     [
-        (ValueError("c0rrect-horse"), __name__),
-        (RuntimeError("c0rrect-horse"), "uvicornish"),
-        (ValueError("c0rrect-horse"), "uvicorn.protocols.http"),
+        (ValueError("c0rrect-horse"), {"__name__": "uvicorn.protocols.http"}),
+        (RuntimeError("c0rrect-horse"), {"__name__": "uvicornish"}),
+        (RuntimeError("c0rrect-horse"), {}),
     ],
 )
 async def test_an_error_of_ours_is_logged_by_its_place_and_not_its_text(
-    error: Exception, module: str
+    error: Exception, names: dict[str, str]
 ) -> None:
-    line = await logged(failing(error, module))
+    line = await logged(failing(error, **names))
     assert (line["event"], line["log_level"]) == ("internal_error", "error")
     assert line["error"] == type(error).__name__
     assert line["where"].count("  File ") == 3

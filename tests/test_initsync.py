@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from sidecar.answer import Position
+from sidecar.answer import Position, StoredMessage
 from sidecar.initsync import (
     Initsync,
     Mark,
@@ -13,6 +13,7 @@ from sidecar.initsync import (
     gaps,
     is_held,
     latest_complete,
+    mark,
     max_age_seconds,
     rfc3339,
     seconds,
@@ -98,6 +99,7 @@ def test_an_initsync_is_held_from_its_first_event_to_its_last(
 
 def test_it_stays_as_long_as_its_first_event() -> None:
     assert WHOLE.stays_seconds(10, now=5) == 6
+    assert WHOLE.stays_seconds(0.5, now=1) == 0.5
     assert WHOLE.stays_seconds(0, now=5) is None
 
 
@@ -113,6 +115,14 @@ def test_the_warning_comes_a_week_before_or_in_the_last_quarter(
 def test_a_retention_is_read_in_nanoseconds() -> None:
     assert max_age_seconds({"max_age": 1_500_000_000}) == 1.5
     assert max_age_seconds({}) == 0
+
+
+def test_a_mark_is_what_the_headers_of_a_message_say() -> None:
+    time = "1970-01-01T00:01:00Z"
+    message = StoredMessage(
+        7, "hermes.initsync", "k", time, b"{}", type="init-start", object_type="Users"
+    )
+    assert mark(message) == Mark(7, "initsync", "init-start", 60.0)
 
 
 def test_times_of_the_server_are_read_to_the_nanosecond_and_written_to_the_second() -> (
@@ -136,13 +146,27 @@ def test_the_document_names_offsets_times_and_objects() -> None:
 
 def test_gaps_are_what_is_far_wider_than_usual_the_latest_first() -> None:
     samples = [
-        replace(mark, time=time)
-        for mark, time in zip(marks("aaaaaa"), [0, 1, 100, 101, 900, 901], strict=True)
+        replace(one, time=time)
+        for one, time in zip(marks("aaaaaa"), [0, 1, 100, 101, 900, 901], strict=True)
     ]
     found = [(left.offset, right.offset) for left, right in gaps(samples)]
     assert found == [(4, 5), (2, 3)]
     assert gaps(marks("aaaa")) == []
     assert gaps(marks("a")) == []
+
+
+@pytest.mark.parametrize(
+    ("pace_seconds", "pause_seconds", "is_gap"),
+    [(1, 11, False), (1, 12, True), (0.125, 2.25, False), (0.125, 2.5, True)],
+)
+def test_a_gap_is_more_than_a_second_and_ten_times_the_usual_pace(
+    pace_seconds: float, pause_seconds: float, is_gap: bool
+) -> None:
+    times = [0, pace_seconds, 2 * pace_seconds, 2 * pace_seconds + pause_seconds]
+    samples = [
+        replace(one, time=time) for one, time in zip(marks("aaaa"), times, strict=True)
+    ]
+    assert bool(gaps(samples)) is is_gap
 
 
 @pytest.mark.parametrize(
@@ -152,6 +176,7 @@ def test_gaps_are_what_is_far_wider_than_usual_the_latest_first() -> None:
         (5, 6, 3, [5, 6]),
         (0, 100, 4, [0, 25, 50, 75, 100]),
         (0, 3, 128, [0, 1, 2, 3]),
+        (90, 94, 3, [90, 91, 92, 94]),
     ],
 )
 def test_offsets_are_spread_from_the_first_to_the_last(

@@ -64,8 +64,7 @@ def test_an_acknowledgement_elsewhere_is_a_doubt(
     in_doubt: bool, anywhere: bool, sequence: int
 ) -> None:
     step = decide(expected(in_doubt, anywhere), Acknowledged(sequence, duplicate=False))
-    assert isinstance(step, Again)
-    assert (step.in_doubt, step.cause) == (True, errors.STREAM_UNFIT)
+    assert_again(step, True, errors.STREAM_UNFIT)
 
 
 @DOUBTS
@@ -92,8 +91,7 @@ def test_a_duplicate_elsewhere_is_a_key_that_was_used_before() -> None:
 
 def test_a_duplicate_elsewhere_while_in_doubt_is_asked_again() -> None:
     step = decide(expected(in_doubt=True), Acknowledged(7, duplicate=True))
-    assert isinstance(step, Again)
-    assert (step.in_doubt, step.cause) == (True, errors.KEY_REUSED)
+    assert_again(step, True, errors.KEY_REUSED)
 
 
 @DOUBTS
@@ -121,10 +119,7 @@ def test_a_copy_without_verdict_is_sent_again(
     answer: Answer, leaves_doubt: bool, cause: Cause, in_doubt: bool
 ) -> None:
     step = decide(expected(in_doubt), answer)
-    assert isinstance(step, Again)
-    assert step.in_doubt is (in_doubt or leaves_doubt)
-    assert step.cause is cause
-    assert 0 <= step.pause_seconds <= 0.5
+    assert_again(step, in_doubt or leaves_doubt, cause)
 
 
 REFUSALS = pytest.mark.parametrize(
@@ -173,8 +168,7 @@ def test_a_refusal_after_an_unanswered_copy_proves_nothing(
 ) -> None:
     del members
     step = decide(expected(in_doubt=True), answer)
-    assert isinstance(step, Again)
-    assert (step.in_doubt, step.cause) == (True, cause)
+    assert_again(step, True, cause)
 
 
 # -- judge: what the leader shows at the next offset -----------------------------------
@@ -240,13 +234,14 @@ def test_an_offset_that_was_taken_and_is_gone_stays_unknown(
 
 
 @DOUBTS
+@pytest.mark.parametrize("first", [1, L + 1], ids=["events before it", "none"])
 @pytest.mark.parametrize("settled_last", [None, L, L - 1])
 def test_a_message_proposed_and_not_yet_there_is_waited_for(
-    in_doubt: bool, settled_last: int | None
+    in_doubt: bool, first: int, settled_last: int | None
 ) -> None:
-    step = judge(expected(in_doubt), L + 1, sight(last=L, settled_last=settled_last))
-    assert isinstance(step, Again)
-    assert step.in_doubt is in_doubt
+    seen = sight(first, last=L, settled_last=settled_last)
+    step = judge(expected(in_doubt), L + 1, seen)
+    assert_again(step, in_doubt, errors.JETSTREAM_UNAVAILABLE)
 
 
 @DOUBTS
@@ -257,8 +252,7 @@ def test_a_stream_that_ends_before_l_is_not_believed_at_once(
     step = judge(
         expected(in_doubt), L + 1, sight(last=L - 1, settled_last=settled_last)
     )
-    assert isinstance(step, Again)
-    assert step.in_doubt is in_doubt
+    assert_again(step, in_doubt, errors.JETSTREAM_UNAVAILABLE)
 
 
 @pytest.mark.parametrize(
@@ -279,6 +273,8 @@ def test_a_stream_that_ends_before_l_for_good_is_said(
 def test_a_doubt_keeps_the_moment_of_its_first_copy_and_ends_with_it() -> None:
     doubts: dict[object, float] = {}
     doubt = Doubt(doubts)
+    assert doubt.cause is errors.JETSTREAM_UNAVAILABLE
+    doubt.set(False, errors.NATS_DOWN)
     assert doubt.since is None
     doubt.set(True, errors.JETSTREAM_UNAVAILABLE)
     first = doubt.since
@@ -294,6 +290,12 @@ def test_a_doubt_keeps_the_moment_of_its_first_copy_and_ends_with_it() -> None:
 def test_an_expected_event_hides_its_body() -> None:
     one = Expected(key="mine", body=b"c0rrect-horse", last=L)
     assert "c0rrect" not in repr(one)
+
+
+def assert_again(step: object, in_doubt: bool, cause: Cause) -> None:
+    assert isinstance(step, Again)
+    assert (step.in_doubt, step.cause) == (in_doubt, cause)
+    assert 0 <= step.pause_seconds <= 0.5
 
 
 def assert_problem(

@@ -173,6 +173,7 @@ def test_without_a_filter_nothing_is_kept_after_a_hole(
     ("start", "pairs", "kept"),
     [
         (5, [], []),
+        (5, [(5, 0)], [5]),
         (5, [(9, 0)], [9]),
         (5, [(9, 0), (12, 9), (40, 12)], [9, 12, 40]),
         (5, [(12, 9), (40, 12)], []),  # the first one was lost on the way

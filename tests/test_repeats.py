@@ -45,12 +45,23 @@ def test_what_came_once_has_no_count_at_its_end() -> None:
 
 def test_series_that_end_all_the_time_are_bounded_too() -> None:
     repeats = Repeats()
-    lines = 0
-    for now in range(600):
-        lines += repeats.is_new(FULL, now / 10)
+    told = []
+    for now in range(150):
+        if repeats.is_new(FULL, now):
+            told.append(now)
         repeats.end()
-    assert lines == LINES_PER_MINUTE
-    assert repeats.is_new(FULL, 61)
+    assert LINES_PER_MINUTE == 30
+    assert told == [*range(30), *range(60, 90), *range(120, 150)]
+
+
+def test_a_series_ends_with_more_than_three_minutes_of_silence() -> None:
+    repeats = Repeats()
+    assert repeats.is_new(FULL, 0)
+    assert not repeats.is_new(FULL, SERIES_SECONDS)
+    assert repeats.is_new(FULL, 2 * SERIES_SECONDS + 1)
+    assert not repeats.is_new(FULL, 2 * SERIES_SECONDS + 3)
+    (ended,) = repeats.end()
+    assert (ended.times, ended.seconds) == (1, 2)
 
 
 def test_it_remembers_a_bounded_number_of_series() -> None:

@@ -58,6 +58,7 @@ def test_zero_days_keep_for_ever() -> None:
         (1_795_427_233.0, 1_795_427_233_000, 1_795_427_233_001),
         (1_795_427_233.0, 1_999_999_999_999, 2_000_000_000_000),
         (0.0, 41, 42),
+        (0.0, None, 1),
     ],
 )
 def test_a_new_stream_starts_above_every_offset_that_was_seen(
@@ -110,6 +111,7 @@ def test_each_unfitness_is_a_sentence(changes: dict[str, Any], word: str) -> Non
         {"max_bytes": 10_000},
         {"max_msgs": 10},
         {"discard": "old"},
+        {"discard": "old", "max_bytes": 0, "max_msgs": 0},
         {"num_replicas": 3},
         {"max_msg_size": 1000},
         {"duplicate_window": SECOND},
@@ -165,28 +167,39 @@ def test_a_stream_as_planned_differs_in_nothing() -> None:
     assert PLAN.differences(config()) == []
 
 
+def test_a_field_that_the_server_does_not_name_is_no_difference() -> None:
+    assert PLAN.differences({}) == []
+
+
+def test_limits_that_the_server_does_not_name_bound_nothing() -> None:
+    bare = config(discard="old")
+    del bare["max_bytes"], bare["max_msgs"]
+    assert unfitness(PLAN, bare, "2.15.1") == []
+
+
 def test_neither_description_nor_first_offset_is_a_difference() -> None:
     assert PLAN.differences(config(description="ours", first_seq=7)) == []
 
 
 @pytest.mark.parametrize(
-    ("changes", "word"),
+    ("changes", "sentence"),
     [
-        ({"max_age": 0}, "max_age"),
-        ({"num_replicas": 3}, "num_replicas"),
-        ({"max_bytes": 1000}, "max_bytes"),
-        ({"discard": "old"}, "discard"),
-        ({"deny_delete": False}, "deny_delete"),
-        ({"deny_purge": False}, "deny_purge"),
-        ({"subjects": ["hermes.>"]}, "subjects"),
+        ({"max_age": 0}, "max_age is 0, the settings say 7776000000000000."),
+        ({"num_replicas": 3}, "num_replicas is 3, the settings say 1."),
+        ({"max_bytes": 1000}, "max_bytes is 1000, the settings say -1."),
+        ({"discard": "old"}, "discard is old, the settings say new."),
+        ({"deny_delete": False}, "deny_delete is False, the settings say True."),
+        ({"deny_purge": False}, "deny_purge is False, the settings say True."),
+        (
+            {"subjects": ["hermes.>"]},
+            "subjects is ['hermes.>'], the settings say ['hermes.*'].",
+        ),
     ],
 )
 def test_each_difference_is_a_sentence_that_names_the_field(
-    changes: dict[str, Any], word: str
+    changes: dict[str, Any], sentence: str
 ) -> None:
-    sentences = PLAN.differences(config(**changes))
-    assert len(sentences) == 1
-    assert word in sentences[0]
+    assert PLAN.differences(config(**changes)) == [sentence]
 
 
 def test_a_stream_of_one_server_has_its_majority() -> None:
@@ -194,6 +207,8 @@ def test_a_stream_of_one_server_has_its_majority() -> None:
     assert info.position == Position(8, 9)
     assert (info.messages, info.size_bytes) == (2, 99)
     assert (info.replicas, info.live_replicas, info.has_majority) == (1, 1, True)
+    assert info.config == config(num_replicas=1)
+    assert info.leader is None
     assert info.created == "2026-11-23T09:48:26.881698198Z"
     assert info.categories == {}
 
@@ -248,12 +263,19 @@ def test_a_replica_counts_as_live_only_when_it_was_heard_lately(
 ) -> None:
     cluster = {"leader": "n1", "replicas": followers}
     info = parse_stream_info(document(cluster, replicas=3))
+    assert info.leader == "n1"
     assert (info.replicas, info.live_replicas) == (3, live)
     assert info.has_majority is majority
 
 
+def test_a_stream_whose_replicas_are_not_named_has_one() -> None:
+    bare = document()
+    del bare["config"]["num_replicas"]
+    assert parse_stream_info(bare).replicas == 1
+
+
 def test_categories_are_counted_by_their_last_token() -> None:
     info = parse_stream_info(
-        document(subjects={"hermes.base": 7, "hermes.initsync": 3})
+        document(subjects={"hermes.base": 7, "pre.fix.initsync": 3})
     )
     assert info.categories == {"base": 7, "initsync": 3}
