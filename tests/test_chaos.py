@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from chaos.checker import Attempt, Message, Told, check, check_reader
@@ -231,7 +231,7 @@ def test_a_damage_is_told_with_what_proves_it() -> None:
     assert "damage" not in page([run | _COUNTS]).partition("## Faults")[2]
 
 
-_COUNTS = dict.fromkeys(
+_COUNTS: dict[str, Any] = dict.fromkeys(
     (
         *("acknowledged", "standing", "not_stored"),
         *("unknown_stored", "unknown_absent", "read"),
