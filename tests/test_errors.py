@@ -59,6 +59,16 @@ def test_an_answer_without_outcome_does_not_name_one() -> None:
     assert "outcome" not in Problem(errors.NOT_FOUND).document()
 
 
+def test_a_problem_is_known_by_its_code() -> None:
+    assert str(Problem(errors.BUSY)) == "busy"
+
+
+@pytest.mark.parametrize("cause", CAUSES, ids=IDS)
+def test_only_who_stops_closes_the_connection(cause: Cause) -> None:
+    connection = answer(Problem(cause)).headers.get("connection")
+    assert connection == ("close" if cause is errors.STOPPING else None)
+
+
 def test_a_401_names_its_scheme() -> None:
     response = answer(Problem(errors.UNAUTHORIZED))
     assert response.headers["www-authenticate"] == "Bearer"

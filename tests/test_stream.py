@@ -33,15 +33,25 @@ def document(
 
 
 def test_a_planned_stream_keeps_events_for_ninety_days_and_lets_nobody_delete() -> None:
-    planned = config(first_seq=1_795_427_233_892)
-    assert planned["subjects"] == ["hermes.*"]
-    assert planned["max_age"] == 90 * 24 * 3600 * SECOND
-    assert planned["max_bytes"] == planned["max_msgs"] == -1
-    assert planned["deny_delete"]
-    assert planned["deny_purge"]
-    assert planned["allow_direct"]
-    assert (planned["storage"], planned["retention"]) == ("file", "limits")
-    assert (planned["discard"], planned["num_replicas"]) == ("new", 1)
+    assert PLAN.config(first_offset=1_795_427_233_892) == {
+        "name": "hermes",
+        "subjects": ["hermes.*"],
+        "description": "Hermes events; written by hermes-nats-sidecar alone",
+        "storage": "file",
+        "retention": "limits",
+        "discard": "new",
+        "max_age": 90 * 24 * 3600 * SECOND,
+        "max_bytes": -1,
+        "max_msgs": -1,
+        "max_msgs_per_subject": -1,
+        "max_msg_size": -1,
+        "max_consumers": -1,
+        "num_replicas": 1,
+        "deny_delete": True,
+        "deny_purge": True,
+        "allow_direct": True,
+        "first_seq": 1_795_427_233_892,
+    }
 
 
 def test_zero_days_keep_for_ever() -> None:
@@ -72,36 +82,43 @@ def test_the_planned_stream_is_fit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "word"),
+    ("changes", "start"),
     [
-        ({"storage": "memory"}, "Storage"),
-        ({"retention": "workqueue"}, "Retention"),
-        ({"retention": "interest"}, "Retention"),
-        ({"subjects": ["other.*"]}, "Subject hermes.* is missing"),
+        ({"storage": "memory"}, "Storage is not file"),
+        ({"retention": "workqueue"}, "Retention is not limits"),
+        ({"retention": "interest"}, "Retention is not limits"),
         ({"subjects": []}, "Subject hermes.* is missing"),
         ({"subjects": None}, "Subject hermes.* is missing"),
-        ({"subjects": ["hermes.base"]}, "Subject hermes.* is missing"),
-        ({"subjects": ["hermes.*", "other"]}, "further subjects"),
-        ({"max_msgs_per_subject": 1}, "max_msgs_per_subject"),
+        ({"subjects": ["hermes.*", "other"]}, "There are further subjects"),
+        ({"max_msgs_per_subject": 1}, "max_msgs_per_subject is set"),
         ({"discard": "old", "max_bytes": 1}, "Discard is old"),
         ({"discard": "old", "max_msgs": 1}, "Discard is old"),
-        ({"persist_mode": "async"}, "persist_mode"),
-        ({"sealed": True}, "sealed"),
-        ({"no_ack": True}, "no_ack"),
-        ({"subject_transform": {"src": "a", "dest": "b"}}, "transform"),
-        ({"republish": {"dest": "b"}}, "Republish"),
-        ({"sources": [{"name": "other"}]}, "Sources"),
-        ({"mirror": {"name": "other"}}, "mirror"),
-        ({"allow_rollup_hdrs": True}, "allow_rollup_hdrs"),
-        ({"allow_msg_ttl": True}, "allow_msg_ttl"),
-        ({"allow_msg_counter": True}, "allow_msg_counter"),
-        ({"allow_direct": False}, "allow_direct"),
+        ({"persist_mode": "async"}, "persist_mode is async"),
+        ({"sealed": True}, "The stream is sealed"),
+        ({"no_ack": True}, "no_ack is set"),
+        ({"subject_transform": {"src": "a", "dest": "b"}}, "A subject transform is"),
+        ({"republish": {"dest": "b"}}, "Republish is set"),
+        ({"sources": [{"name": "other"}]}, "Sources are set"),
+        ({"mirror": {"name": "other"}}, "It is a mirror"),
+        ({"allow_rollup_hdrs": True}, "allow_rollup_hdrs is set"),
+        ({"allow_msg_ttl": True}, "allow_msg_ttl is set"),
+        ({"allow_msg_counter": True}, "allow_msg_counter is set"),
+        ({"allow_direct": False}, "allow_direct is not set"),
     ],
 )
-def test_each_unfitness_is_a_sentence(changes: dict[str, Any], word: str) -> None:
-    sentences = unfitness(PLAN, config(**changes), "2.15.1")
-    assert any(word in sentence for sentence in sentences)
-    assert all(sentence.endswith(".") for sentence in sentences)
+def test_each_unfitness_is_a_sentence(changes: dict[str, Any], start: str) -> None:
+    (sentence,) = unfitness(PLAN, config(**changes), "2.15.1")
+    assert sentence.startswith(start)
+    assert sentence.endswith(".")
+
+
+@pytest.mark.parametrize("subjects", [["other.*"], ["hermes.base"]])
+def test_another_subject_is_one_too_many_and_not_ours(subjects: list[str]) -> None:
+    sentences = unfitness(PLAN, config(subjects=subjects), "2.15.1")
+    assert [sentence.partition(" ")[0] for sentence in sentences] == [
+        "Subject",
+        "There",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +166,7 @@ def test_a_server_before_2_11_is_too_old(version: str, old: bool) -> None:
 @pytest.mark.parametrize(
     ("version", "changes", "fit"),
     [
-        ("2.13.9", {"num_replicas": 3, "max_bytes": 1}, False),
+        ("2.13.9", {"num_replicas": 2, "max_bytes": 1}, False),
         ("2.11.0", {"num_replicas": 5, "max_msgs": 1}, False),
         ("2.14.0", {"num_replicas": 3, "max_bytes": 1, "max_msgs": 1}, True),
         ("3.0.0", {"num_replicas": 3, "max_bytes": 1}, True),
@@ -160,7 +177,12 @@ def test_a_server_before_2_11_is_too_old(version: str, old: bool) -> None:
 def test_a_replicated_stream_with_a_size_limit_needs_2_14(
     version: str, changes: dict[str, Any], fit: bool
 ) -> None:
-    assert (unfitness(PLAN, config(**changes), version) == []) is fit
+    sentence = (
+        f"A size limit is set and NATS server {version} is older than 2.14: raising "
+        "the limit of a replicated stream could lose events. Upgrade it, or remove "
+        "the limit before the stream is full."
+    )
+    assert unfitness(PLAN, config(**changes), version) == [sentence] * (not fit)
 
 
 def test_a_stream_as_planned_differs_in_nothing() -> None:
@@ -173,8 +195,14 @@ def test_a_field_that_the_server_does_not_name_is_no_difference() -> None:
 
 def test_limits_that_the_server_does_not_name_bound_nothing() -> None:
     bare = config(discard="old")
-    del bare["max_bytes"], bare["max_msgs"]
+    del bare["max_bytes"], bare["max_msgs"], bare["max_msgs_per_subject"]
     assert unfitness(PLAN, bare, "2.15.1") == []
+
+
+def test_a_stream_whose_replicas_are_not_named_is_not_replicated() -> None:
+    bare = config(max_bytes=1)
+    del bare["num_replicas"]
+    assert unfitness(PLAN, bare, "2.13.9") == []
 
 
 def test_neither_description_nor_first_offset_is_a_difference() -> None:
