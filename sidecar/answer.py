@@ -94,7 +94,7 @@ _REFUSALS = {
 }
 # 10077 is "store failed" for any reason; only these are decided before the write, the
 # same on each replica. Any other (an IO error, servers before 2.12) may be partial.
-_LIMITS = ("maximum messages", "maximum bytes", "message size exceeds")
+_LIMITS = ("maximum messages", "maximum bytes")
 
 
 def parse_answer(payload: bytes, status: str | None, stream: str) -> Answer:

@@ -105,3 +105,14 @@ def test_a_message_names_its_category_and_hides_its_body() -> None:
     message = StoredMessage(7, "pre.fix.base", "k", "t", b"c0rrect-horse")
     assert message.category == "base"
     assert "c0rrect" not in repr(message)
+
+
+@pytest.mark.parametrize(
+    ("after", "is_displaced"),
+    [(None, False), (5, True), (6, False), (7, True), (8, True)],
+)
+def test_a_message_is_displaced_unless_it_follows_what_it_was_to_follow(
+    after: int | None, is_displaced: bool
+) -> None:
+    message = StoredMessage(7, "hermes.base", "k", "t", b"", after=after)
+    assert message.is_displaced is is_displaced

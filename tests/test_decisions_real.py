@@ -37,7 +37,7 @@ from sidecar.errors import Outcome, Problem
 from sidecar.event import LAST, Event, parse_event
 from sidecar.jetstream import Connection
 from sidecar.login import NatsServer
-from sidecar.publish import Stored
+from sidecar.publish import MAX_IN_FLIGHT, Stored
 from sidecar.settings import Settings
 from sidecar.stream import StreamPlan
 
@@ -565,6 +565,29 @@ async def test_a_frozen_server_leaves_it_unknown_until_the_same_request_resolves
                 await publisher._bus.wait()  # the doubtful connection was dropped
                 assert (await publisher.publish(event(), "k", 1)).offset == 2
             assert operator.state("cold")["messages"] == 2
+
+
+async def test_a_publish_too_many_is_told_to_come_again(tmp_path: Path) -> None:
+    with NatsProcess(tmp_path) as frozen:
+        wait_jetstream(frozen.port)
+        with Operator(frozen.port) as operator:
+            operator.create("busy")
+        server = NatsServer(urls=(frozen.url,))
+        async with publishing(server, plan_of("busy"), seconds=1) as publisher:
+            frozen.freeze()
+            ends = await asyncio.gather(
+                *(publisher.publish(event(), f"k{n}", 0) for n in range(MAX_IN_FLIGHT)),
+                problem_of(publisher, 0, "one too many"),
+                return_exceptions=True,
+            )
+            frozen.thaw()
+            *unknown, busy = [end for end in ends if isinstance(end, Problem)]
+            assert_problem(busy, errors.BUSY, Outcome.NOT_STORED)
+            assert [end.cause for end in unknown] == [
+                errors.UNKNOWN_OUTCOME
+            ] * MAX_IN_FLIGHT
+            assert publisher.in_flight == 0
+            assert b'refused_total{code="busy"} 1.0' in publisher._metrics.text()
 
 
 async def test_a_killed_server_ends_a_publish_at_once_and_it_resolves_after_restart(

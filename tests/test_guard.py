@@ -3,22 +3,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
-import uuid
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from parts.nats import NatsProcess
-from parts.process import wait_until
 from parts.sidecar import SidecarProcess, event, post, sidecar_on
-
-from sidecar.publish import MAX_IN_FLIGHT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from parts.nats import NatsProcess
 
 
 @pytest.fixture(scope="module")
@@ -83,48 +79,6 @@ def test_an_event_over_the_limit_of_the_settings_is_refused(
         answer = post(http, body)
         assert (answer.status_code, answer.json()["limit_bytes"]) == (413, 1000)
         assert post(http).status_code == 201
-
-
-async def test_one_publish_too_many_is_told_to_come_again(tmp_path: Path) -> None:
-    with (
-        NatsProcess(tmp_path) as nats,
-        sidecar_on(nats, tmp_path / "busy", publish_timeout_seconds=5) as sidecar,
-    ):
-        transport = httpx.AsyncHTTPTransport(
-            uds=str(sidecar.socket), limits=httpx.Limits(max_connections=None)
-        )
-        async with httpx.AsyncClient(
-            transport=transport, base_url="http://x", timeout=60
-        ) as http:
-            nats.freeze()
-            try:
-                answers = await asyncio.gather(
-                    *(_post(http) for _ in range(MAX_IN_FLIGHT + 20))
-                )
-            finally:
-                nats.thaw()
-            busy = [one for one in answers if one.status_code == 429]
-            assert len(busy) >= 20
-            assert {one.json()["code"] for one in busy} == {"busy"}
-            assert {one.json()["outcome"] for one in busy} == {"not_stored"}
-            assert {one.headers["retry-after"] for one in busy} == {"1"}
-        sidecar.wait_ready()
-        with sidecar.client() as good:
-            refused = 'hermes_sidecar_requests_refused_total{code="busy"}'
-            assert f"{refused} {len(busy)}.0" in good.get("/metrics").text
-            wait_until(lambda: post(good).status_code == 201, what="stored")
-
-
-async def _post(http: httpx.AsyncClient) -> httpx.Response:
-    return await http.post(
-        "/v1/events",
-        content=event(),
-        headers={
-            "Content-Type": "application/json",
-            "Idempotency-Key": str(uuid.uuid4()),
-            "If-Match": '"0"',
-        },
-    )
 
 
 def test_a_secret_that_everybody_may_read_gives_a_warning(

@@ -90,7 +90,7 @@ ASK = "Look at the NATS servers; the event is asked for until it is known."
                 errors.JETSTREAM_UNAVAILABLE.title,
                 errors.JETSTREAM_UNAVAILABLE.remedy,
             )
-            for age in (None, 5.1)
+            for age in (None, 5.01)
         ),
         (
             {"info": replace(INFO, live_replicas=1)},
@@ -104,7 +104,7 @@ ASK = "Look at the NATS servers; the event is asked for until it is known."
             "The stream has no leader.",
             "Look at the NATS servers.",
         ),
-        ({"doubt_age": 2.1}, "outcomes", "A publish has no definite answer yet.", ASK),
+        ({"doubt_age": 2.01}, "outcomes", "A publish has no definite answer yet.", ASK),
         *(
             (
                 {"refusal": cause, "refusal_age": age},
@@ -147,11 +147,11 @@ def test_each_reason_not_to_be_ready_is_a_sentence_with_a_remedy(
         {"info": replace(INFO, live_replicas=2)},
         {"info": replace(INFO, leader=None, replicas=1, live_replicas=1)},
         {"doubt_age": 2.0},
-        {"refusal": errors.STREAM_FULL, "refusal_age": 180.1},
+        {"refusal": errors.STREAM_FULL, "refusal_age": 180.01},
         {"refusal": errors.STREAM_FULL, "refusal_age": None},
         {"refusal": errors.EVENT_TOO_LARGE, "refusal_age": 0.0, "refusals": 1},
         {"refusal": errors.EVENT_TOO_LARGE, "refusal_age": 181.0, "refusals": 9},
-        {"second_writer_age": 600.1},
+        {"second_writer_age": 600.01},
         {"searched": True, "initsync": INITSYNC, "initsync_stays": None},
         {"searched": True, "initsync": INITSYNC, "initsync_stays": 7.1 * DAY},
         {"searched": True, "cause": None, "info": None},

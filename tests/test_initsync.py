@@ -28,6 +28,7 @@ KINDS = {
     "E": ("initsync", "init-stop"),
     "b": ("base", "modified"),
     "x": ("base", "init-start"),
+    "y": ("base", "init-stop"),
     "?": ("initsync", None),
 }
 
@@ -56,6 +57,8 @@ def marks(letters: str) -> list[Mark]:
         ("aaE", None),
         ("Saa", None),
         ("xaE", None),
+        ("Say", None),
+        ("SaEay", (1, 3, 1)),
         ("S?E", (1, 3, 1)),
         ("aESaEaa", (3, 5, 1)),
     ],

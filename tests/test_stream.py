@@ -296,6 +296,18 @@ def test_a_replica_counts_as_live_only_when_it_was_heard_lately(
     assert info.has_majority is majority
 
 
+@pytest.mark.parametrize(
+    ("replicas", "followers", "majority"),
+    [(2, [], False), (2, [{}], True), (4, [{}], False), (4, [{}, {}], True)],
+)
+def test_half_of_the_replicas_are_no_majority(
+    replicas: int, followers: list[dict[str, Any]], majority: bool
+) -> None:
+    cluster = {"leader": "n1", "replicas": followers}
+    info = parse_stream_info(document(cluster, replicas=replicas))
+    assert info.has_majority is majority
+
+
 def test_a_stream_whose_replicas_are_not_named_has_one() -> None:
     bare = document()
     del bare["config"]["num_replicas"]
