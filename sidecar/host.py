@@ -17,11 +17,8 @@ _NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?", re.ASCII)
 _PORT = re.compile(r":[0-9]{1,5}\Z", re.ASCII)
 
 # Nobody can register a name below these (RFC 6761, RFC 6762, RFC 8375, ICANN on
-# "internal"), nor below the cluster domain of Kubernetes.
-_RESERVED: Final = (
-    *(".localhost", ".local", ".internal", ".home.arpa", ".test", ".svc"),
-    ".cluster.local",
-)
+# "internal"; Kubernetes' own names end in .svc and .cluster.local).
+_RESERVED: Final = (".localhost", ".local", ".internal", ".home.arpa", ".test", ".svc")
 
 
 def own_names(http_host: str) -> frozenset[str]:

@@ -15,7 +15,8 @@ OWN = frozenset({"bus.example.org", "127.0.0.1"})
         *("127.0.0.1", "127.0.0.1:8480", "10.1.2.3", "[::1]", "[::1]:8480"),
         *("bus.example.org", "bus.example.org:8480", "Bus.Example.ORG."),
         *("hermes-bus.idm.svc", "hermes-bus.idm.svc.cluster.local", "bus.internal"),
-        *("printer.local", "api.localhost"),
+        *("printer.local", "api.localhost", "bus.home.arpa", "bus.test"),
+        *("localhost:65535", "bus.internal."),
     ],
 )
 def test_a_name_that_no_attacker_can_own_is_ours(host: str) -> None:
@@ -37,7 +38,7 @@ def test_a_name_that_no_attacker_can_own_is_ours(host: str) -> None:
             "localhost,evil.com",
         ),
         *("[::1", "[::1]evil.com", "evil.example:", "localhost:80:80", "\xe9vil.com"),
-        *("local.evil.com", "evilsvc.com"),
+        *("local.evil.com", "evilsvc.com", "a..local", ".local", "localhost:"),
     ],
 )
 def test_any_other_name_is_not_ours(host: str) -> None:

@@ -154,6 +154,13 @@ def test_gaps_are_what_is_far_wider_than_usual_the_latest_first() -> None:
     ]
     found = [(left.offset, right.offset) for left, right in gaps(samples)]
     assert found == [(4, 5), (2, 3)]
+    pauses = [
+        replace(one, time=2 * one.time + (one.offset // 3) * 100)
+        for one in marks("aaa" * 10)
+    ]
+    latest = [(one.offset, one.offset + 1) for one in pauses if one.offset % 3 == 2]
+    found = [(left.offset, right.offset) for left, right in gaps(pauses)]
+    assert found == latest[::-1][:8]
     assert gaps(marks("aaaa")) == []
     assert gaps(marks("a")) == []
 

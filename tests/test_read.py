@@ -26,6 +26,7 @@ from sidecar.read import MAX_BYTES, NEXT, Query, contiguous, locate, parse_query
         ([("wait", "0.250")], Query(None, wait_seconds=0.25)),
         ([("wait", "60")], Query(None, wait_seconds=60)),
         ([("category", "base")], Query(None, category="base")),
+        ([("category", "a" * 64)], Query(None, category="a" * 64)),
         (
             [("offset", "7"), ("limit", "2"), ("wait", "1"), ("category", "a-B_1")],
             Query(7, limit=2, wait_seconds=1, category="a-B_1"),
@@ -63,6 +64,7 @@ def test_a_query_in_range_is_read(
         ("wait", "nan"),
         ("wait", "inf"),
         ("wait", "1e1"),
+        ("wait", "1."),
         ("wait", ""),
         ("category", ""),
         ("category", "a.b"),
