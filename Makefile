@@ -45,7 +45,7 @@ image: ## build the image: IMAGE=NAME, BUILD_ARGS="--build-arg BASE=..."
 	  --build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
 	  $(BUILD_ARGS) .
 
-test-image: $(VENV)/system ## build the image here and run it, as root: tests/system
+test-image: $(VENV)/system ## build and run image and compose here, as root: HERMES_HOME=DIR
 	$(BIN)/python -m pytest -rs tests/system/test_image.py
 
 test-system: $(VENV)/system ## load all of deploy/ by the real tools, as root
