@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -73,12 +74,15 @@ def _sidecar(directory: Path) -> Iterator[Path]:
         "SIDECAR_LOG_LEVEL": "error",
     }
     environ = {k: v for k, v in os.environ.items() if not k.startswith("SIDECAR_")}
+    # Held back until there is a process that we know and can stop.
+    others = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     process = subprocess.Popen(
         [sys.executable, "-m", "sidecar", "serve"],
         env=environ | settings,
         start_new_session=True,  # Ctrl-C is for us; we stop it afterwards
     )
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, others)
         _wait_until_ready(process, socket)
         yield socket
     finally:
