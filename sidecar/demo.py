@@ -119,7 +119,7 @@ def _prepare_hermes(hermes: Path) -> None:
     install_plugins(hermes / "plugins")
     sys.path.insert(0, str(hermes))
     sys.dont_write_bytecode = True
-    builtins.__hermes__ = SimpleNamespace(  # type: ignore[attr-defined]
+    vars(builtins)["__hermes__"] = SimpleNamespace(
         logger=logging.getLogger("hermes-demo")
     )
 

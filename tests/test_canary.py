@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -44,7 +45,6 @@ from sidecar.tail import View, _line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 RUNS = (
     ("debug", "json"),  # the most talkative in both formats
@@ -131,7 +131,7 @@ class Walk:
 
     @property
     def tcp_port(self) -> int:
-        return self.process.settings["http_port"]  # type: ignore[return-value]
+        return int(str(self.process.settings["http_port"]))
 
 
 @pytest.fixture(scope="module")
@@ -205,8 +205,7 @@ def _free_port() -> int:
 
 
 def _token(walk: Walk) -> str:
-    file: Path = walk.process.settings["token_file"]  # type: ignore[assignment]
-    return file.read_text()
+    return Path(str(walk.process.settings["token_file"])).read_text()
 
 
 def _succeed(walk: Walk) -> None:
@@ -488,8 +487,8 @@ def test_no_secret_of_a_refused_login_is_said_by_any_command(tmp_path: Path) -> 
 # -- Values and exceptions -------------------------------------------------------------
 
 
-def test_no_value_shows_the_event_it_holds() -> None:
-    walk = Walk(None)  # type: ignore[arg-type]
+def test_no_value_shows_the_event_it_holds(tmp_path: Path) -> None:
+    walk = Walk(SidecarProcess(tmp_path))
     body = walk.event(eventtype=walk.plant(), objtype=walk.plant())
     message = StoredMessage(7, "hermes.base", "key", "2026-01-01T00:00:00Z", body)
     values = (
@@ -600,7 +599,7 @@ def test_no_error_of_the_producer_shows_an_event_or_a_token(
     hermes_home: Path, clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    walk = Walk(None)  # type: ignore[arg-type]
+    walk = Walk(SidecarProcess(tmp_path))
     token = tmp_path / "token"
     texts = []
     token_texts = [walk.plant(), f"{walk.plant()}\n{walk.plant()}", f"é€{walk.plant()}"]
@@ -642,10 +641,10 @@ def failure(work: Callable[[], object]) -> str:
 
 
 def test_no_error_of_the_consumer_shows_what_it_could_not_read(
-    hermes_home: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+    hermes_home: Path, clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    walk = Walk(None)  # type: ignore[arg-type]
+    walk = Walk(SidecarProcess(tmp_path))
     pages = [
         *(f'{{"a": "{walk.plant()}"', f'"{walk.plant()}"', f'["{walk.plant()}"]'),
         f'{{"objattrs": {{"a": "HermesBytes({walk.plant()}=)"}}}}',

@@ -257,7 +257,7 @@ def test_one_way_in_is_enough(load_with: Load, variables: dict[str, str]) -> Non
 def test_settings_cannot_be_changed_later(load_with: Load) -> None:
     settings = load_with()
     with pytest.raises(ValueError, match="frozen"):
-        settings.stream = "other"  # type: ignore[misc]
+        settings.stream = "other"  # type: ignore[misc] # that is what is tested
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ class Clock:
 def timed(plugin: Any, clock: Clock) -> Any:
     """Give a plugin like this one, that lives by the test's clock."""
 
-    class Timed(type(plugin)):  # type: ignore[misc]
+    class Timed(type(plugin)):  # type: ignore[misc] # a class of the test's Hermes
         _now = staticmethod(clock.now)
         _sleep = staticmethod(clock.sleep)
 

@@ -43,7 +43,7 @@ def make_hermes_home(directory: Path) -> Path:
 def use_hermes_home(home: Path) -> None:
     """Put it first on the path and make the logger that Hermes' programs make."""
     sys.path.insert(0, str(home))
-    builtins.__hermes__ = SimpleNamespace(  # type: ignore[attr-defined]
+    vars(builtins)["__hermes__"] = SimpleNamespace(
         appname="hermes-test", logger=logging.getLogger("hermes-test")
     )
 

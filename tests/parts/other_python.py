@@ -23,7 +23,7 @@ def main(home: Path, site_packages: str, url: str) -> None:
     sys.path.insert(0, str(home))
     sys.path.append(site_packages)
     logger = logging.getLogger("hermes")
-    builtins.__hermes__ = SimpleNamespace(logger=logger)  # type: ignore[attr-defined]
+    vars(builtins)["__hermes__"] = SimpleNamespace(logger=logger)
     event_class = importlib.import_module("lib.datamodel.event").Event
     attributes = {
         "name": "Zoé Dœuff",

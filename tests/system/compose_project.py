@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from parts.process import Process, wait_until
-from secrets_made import ROOT, make_secrets
+from system.secrets_made import ROOT, make_secrets
 
 if TYPE_CHECKING:
-    from containers import Containers
+    from system.containers import Containers
 
 HERE = Path(__file__).resolve().parent
 USERS = ("hlefevre", "jmuller", "nokafor")

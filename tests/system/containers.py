@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from parts.process import Process
-from secrets_made import ROOT
+from system.secrets_made import ROOT
 
 IMAGE = "hermes-nats-sidecar"
 BASES = ROOT / ".cache" / "bases"

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from browser import screenshot
+from system.browser import screenshot
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,8 +20,8 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from parts.hermes import load_plugin
-from secrets_made import ROOT, Secrets, make_secrets
-from systemd_root import install_units
+from system.secrets_made import ROOT, Secrets, make_secrets
+from system.systemd_root import install_units
 
 from sidecar.embedded import find_nats_server
 
@@ -52,7 +52,7 @@ def deploy(with_secrets: Path, tmp_path: Path) -> Path:
 
 
 def run(*command: str | Path, **options: Any) -> str:
-    done = subprocess.run(
+    done: subprocess.CompletedProcess[str] = subprocess.run(
         command, capture_output=True, text=True, check=False, **options
     )
     if done.returncode != 0:

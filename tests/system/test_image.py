@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from compose_project import STARTED, USERS, Project, hermes_checkout
-from containers import IMAGE, USER, Container, Containers, shared_directory
 from parts.process import wait_until
 from parts.sidecar import event, last_offset, post
+from system.compose_project import STARTED, USERS, Project, hermes_checkout
+from system.containers import IMAGE, USER, Container, Containers, shared_directory
 
 from sidecar import __version__
 from sidecar.install import PLUGIN_STUB

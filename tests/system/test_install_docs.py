@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from secrets_made import ROOT
+from system.secrets_made import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

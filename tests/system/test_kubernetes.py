@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from secrets_made import ROOT, make_secrets
+from system.secrets_made import ROOT, make_secrets
 
 from sidecar.settings import Settings
 

@@ -24,7 +24,7 @@ from parts.sidecar import (
     last_offset,
     post,
 )
-from secrets_made import NATS, ROLES, ROOT, Secrets, make_secrets
+from system.secrets_made import NATS, ROLES, ROOT, Secrets, make_secrets
 
 from sidecar.embedded import find_nats_server
 
@@ -180,7 +180,9 @@ def test_make_cluster_gives_a_stream_that_outlives_a_node(tmp_path: Path) -> Non
         ):
             last = last_offset(http)
             assert post(http, event(), last).json()["offset"] == last + 1
-            os.kill(int(_PID.match(logs[0].read_text())[1]), signal.SIGKILL)
+            found = _PID.match(logs[0].read_text())
+            assert found is not None
+            os.kill(int(found[1]), signal.SIGKILL)
             wait_until(lambda: post(http, event(), last + 1).is_success, 60)
             assert last_offset(http) == last + 2
     finally:

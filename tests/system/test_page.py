@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from browser import SCHEMES, chromium, colours, screenshot
 from parts.jetstream import Operator
 from parts.nats import NatsProcess
 from parts.process import wait_until
 from parts.sidecar import SidecarProcess, event, post
+from system.browser import SCHEMES, chromium, colours, screenshot
 
 from sidecar.page import STYLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 DESKTOP, PHONE = (1000, 1100), (390, 844)
@@ -109,7 +109,7 @@ def expiring(nats: NatsProcess) -> None:
         operator.update("hermes", max_age=retention, duplicate_window=10**9)
 
 
-CASES = {
+CASES: dict[str, tuple[Callable[[NatsProcess], object], str, str]] = {
     "ready": (lambda _: None, "pass", "Events can flow."),
     "nats-down": (NatsProcess.kill, "fail", "There is no connection to NATS."),
     "unfit-stream": (unfit, "fail", "max_msgs_per_subject is set"),

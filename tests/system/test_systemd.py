@@ -8,8 +8,8 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from secrets_made import ROOT
-from systemd_root import HERMES, UNITS, install_units
+from system.secrets_made import ROOT
+from system.systemd_root import HERMES, UNITS, install_units
 
 if TYPE_CHECKING:
     from pathlib import Path

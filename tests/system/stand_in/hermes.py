@@ -23,7 +23,7 @@ from lib.datamodel.event import Event
 
 def main(program: str) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    builtins.__hermes__ = SimpleNamespace(logger=logging.getLogger("hermes"))
+    vars(builtins)["__hermes__"] = SimpleNamespace(logger=logging.getLogger("hermes"))
     config = yaml.safe_load(Path(f"hermes-{program}-config.yml").read_text("utf-8"))
     plugins = config["hermes"]["plugins"]
     settings = plugins["messagebus"]["nats_sidecar"]["settings"]
