@@ -16,7 +16,7 @@ BUILD ?= $(shell if docker info >/dev/null 2>&1; then echo docker build; \
 CONTRACT := tests/test_producer_plugin.py tests/test_consumer_plugin.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-hermes chaos bench fuzz check format docs lock clean cluster audit image test-image test-system release
+.PHONY: help demo run test test-hermes chaos bench fuzz coverage mutants check format docs lock clean cluster audit image test-image test-system release
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,20 @@ bench: $(VENV)/benched ## measure beside the alternatives, ARGS=--quick
 fuzz: $(VENV)/developed ## throw 100,000 bad requests, ARGS="--inputs 20000"
 	PYTHONPATH=tests $(BIN)/python -m fuzz.campaign $(ARGS)
 
+# Before sys.monitoring, lines went missing after tasks that were cancelled.
+coverage: $(VENV)/probed ## show the lines that no test runs, by Python 3.12 or later
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
+	  echo "Use: make coverage PYTHON=python3.12 VENV=.venv-coverage"; exit 1; }
+	rm -rf .cache/coverage; mkdir -p .cache/coverage
+	env -u HERMES_HOME COVERAGE_CORE=sysmon \
+	  $(BIN)/coverage run -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/coverage combine --quiet; $(BIN)/coverage report
+
+mutants: $(VENV)/probed ## break the decisions, see the tests notice: docs/mutants.md
+	rm -rf mutants
+	$(BIN)/mutmut run --max-children $(WORKERS)
+	$(BIN)/mutmut results | grep -v ': no tests'
+
 check: $(VENV)/developed ## check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -101,7 +115,7 @@ release: $(VENV)/developed ## build wheel and sdist, run the demo from the wheel
 	cd dist && ../.venv-release/bin/hermes-nats-sidecar demo
 
 clean: ## remove what the targets above made
-	rm -rf $(VENV) .venv-* .cache run dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-* .cache mutants run dist .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -122,6 +136,10 @@ $(VENV)/developed: $(VENV)/installed requirements-dev.lock
 
 $(VENV)/system: $(VENV)/developed requirements-system.lock
 	$(PIP) --require-hashes --requirement requirements-system.lock
+	@touch $@
+
+$(VENV)/probed: $(VENV)/developed
+	$(PIP) coverage mutmut
 	@touch $@
 
 $(VENV)/benched: $(VENV)/developed
