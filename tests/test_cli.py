@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+import trustme
 from parts.jetstream import Operator, wait_jetstream
 from parts.nats import NatsProcess, free_port
 from parts.process import wait_until
@@ -446,6 +447,30 @@ def test_healthcheck_of_a_live_daemon_without_nats_is_well(
     try:
         process.wait_live()
         assert run("healthcheck", unix_socket=process.socket).returncode == 0
+    finally:
+        process.stop()
+
+
+def test_healthcheck_over_tls_trusts_the_daemons_own_certificate_alone(
+    run: Run, private: Path
+) -> None:
+    certificate, other = (trustme.CA().issue_cert("bus.example.org") for _ in range(2))
+    cert, key, token = (private / name for name in ("cert", "key", "token"))
+    certificate.cert_chain_pems[0].write_to_path(cert)
+    certificate.private_key_pem.write_to_path(key)
+    token.write_text("c0rrect-horse")
+    tls = {"http_host": "::1", "tls_cert_file": cert, "token_file": token}
+    nats_url = f"nats://127.0.0.1:{free_port()}"
+    process = SidecarProcess(private, nats_url=nats_url, tls_key_file=key, **tls)
+    process.start()
+    try:
+        process.wait_live()
+        settings = tls | {"http_port": process.tcp_port, "tls_key_file": key}
+        assert run("healthcheck", **settings).returncode == 0
+        other.cert_chain_pems[0].write_to_path(cert)
+        assert_complaint(run("healthcheck", **settings), 1, "does not answer")
+        cert.write_text("no certificate")
+        assert_complaint(run("healthcheck", **settings), 1, "SIDECAR_TLS_CERT_FILE")
     finally:
         process.stop()
 

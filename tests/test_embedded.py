@@ -5,6 +5,7 @@ import os
 import signal
 import stat
 import subprocess
+import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import pytest
 from parts.process import wait_until
 from parts.sidecar import COMMAND, SidecarProcess, environment, last_offset, post
 
-from sidecar.embedded import find_nats_server
+from sidecar.embedded import EmbeddedError, find_nats_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -154,5 +155,11 @@ def test_a_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     assert "cannot be used" in refusal(tmp_path, tmp_path / "file" / "nats")
 
 
-def test_the_server_of_this_environment_is_found() -> None:
+def test_the_server_of_this_environment_is_found_or_missed_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     assert find_nats_server().name == "nats-server"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    with pytest.raises(EmbeddedError, match="No nats-server was found"):
+        find_nats_server()

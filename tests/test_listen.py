@@ -107,6 +107,16 @@ def test_a_directory_that_everybody_may_write_is_refused(directory: Path) -> Non
     assert "writable by everybody" in complaint(directory / "api.sock")
 
 
+def test_a_directory_of_another_user_is_refused(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() == 0:
+        os.chown(directory, 1, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert "belongs to another user" in complaint(directory / "api.sock")
+
+
 def test_a_missing_directory_is_named(directory: Path) -> None:
     missing = directory / "missing"
     text = complaint(missing / "api.sock")

@@ -24,10 +24,13 @@ from parts.sidecar import SidecarProcess, event, post
 
 from sidecar import errors
 from sidecar.answer import Refused
+from sidecar.bus import Bus
 from sidecar.errors import Cause, Problem
 from sidecar.event import parse_event
 from sidecar.jetstream import INBOX_PREFIX, Connection, NoReply
+from sidecar.login import NatsServer
 from sidecar.settings import Settings
+from sidecar.stream import StreamPlan
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -43,13 +46,13 @@ HOST = "127.0.0.1"
 class FakeNats:
     """Greets like a nats-server without TLS, says yes to all, keeps every byte."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: str = "2.11.4") -> None:
         self.received = bytearray()
         self._listener = socket.create_server((HOST, 0))
         self._thread = threading.Thread(target=self._serve)
         greeting = {
             "server_id": "fake",
-            "version": "2.11.4",
+            "version": version,
             "headers": True,
             "max_payload": 1_000_000,
             "auth_required": True,
@@ -93,6 +96,20 @@ class FakeNats:
 def fake() -> Iterator[FakeNats]:
     with FakeNats() as server:
         yield server
+
+
+async def test_a_server_that_is_too_old_is_asked_for_nothing() -> None:
+    with FakeNats("2.10.26") as old:
+        server = NatsServer((f"nats://{old.address}",))
+        bus = Bus("test", server, StreamPlan("hermes", "hermes", 1, 0))
+        running = asyncio.create_task(bus.run())
+        async with asyncio.timeout(10):
+            while bus.cause is not errors.SERVER_TOO_OLD:
+                await asyncio.wait({running}, timeout=0.01)
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        assert b"$JS" not in old.received
 
 
 def settings_of(**values: Any) -> Settings:

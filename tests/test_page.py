@@ -14,9 +14,12 @@ from parts.jetstream import Operator
 from parts.sidecar import event, last_offset, post
 
 from sidecar import errors
+from sidecar.answer import Position
 from sidecar.health import Check
+from sidecar.initsync import Initsync, Mark
 from sidecar.page import HEADERS, STYLE, View, duration, render, size
 from sidecar.recent import Row
+from sidecar.stream import StreamInfo
 
 if TYPE_CHECKING:
     from parts.nats import NatsProcess
@@ -72,6 +75,36 @@ def test_the_state_is_said_in_words_with_reason_and_remedy(
     assert f'class="state {check.status}"' in text
     assert (check.reason or "") in text
     assert (check.remedy or "") in text
+
+
+def test_the_stream_and_its_last_initsync_are_told_with_their_ends() -> None:
+    info = StreamInfo(
+        config={"max_bytes": 4_000, "max_msgs": -1, "max_age": 3_600 * 10**9},
+        position=Position(1, 41),
+        messages=41,
+        size_bytes=1_000,
+        created="",
+        leader="n1",
+        replicas=3,
+        live_replicas=2,
+        categories={},
+    )
+    start = Mark(2, "initsync", "init-start", 0)
+    whole = Initsync(start, Mark(9, "initsync", "init-stop", 60), objects=6)
+    view = replace(WELL, info=info, searched=True, initsync=whole, initsync_stays=90)
+    text = render(view)
+    for words in (
+        *("1 to 41", "41, no limit", f"{size(1_000)} of {size(4_000)} (25%)"),
+        *(duration(3_600), "2 of 3 live"),
+        *("1970-01-01T00:01:00Z, 6 objects", "2 to 9", f"for {duration(90)}"),
+    ):
+        assert words in text
+    uncounted = replace(
+        view, initsync=replace(whole, objects=None), initsync_stays=None
+    )
+    text = render(uncounted)
+    assert "objects" not in text
+    assert "for ever" in text
 
 
 def test_the_page_is_whole_and_asks_for_nothing_else() -> None:

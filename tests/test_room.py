@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import pytest
+import asyncio
+from typing import TYPE_CHECKING
 
-from sidecar import errors
+import pytest
+from starlette.requests import Request
+
+from sidecar import app, errors
 from sidecar.errors import Outcome, Problem
 from sidecar.room import MAX_BYTES, Room
+
+if TYPE_CHECKING:
+    from starlette.types import Message
 
 
 def test_bytes_are_held_until_their_requests_end() -> None:
@@ -41,3 +48,18 @@ def test_what_is_alone_may_be_as_large_as_it_likes() -> None:
     with room.hold() as one:
         one.add(MAX_BYTES)
         one.add(1)
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app, "BODY_SECONDS", 0.05)
+
+    async def receive() -> Message:
+        return await asyncio.Future()
+
+    room = Room()
+    with room.hold() as held, pytest.raises(Problem) as raised:
+        await app._read_body(Request({"type": "http", "headers": []}, receive), held, 9)
+    assert raised.value.cause is errors.SLOW_BODY
+    assert raised.value.outcome is Outcome.NOT_STORED
