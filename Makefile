@@ -60,7 +60,7 @@ bench: $(VENV)/benched ## measure beside the alternatives, ARGS=--quick
 fuzz: $(VENV)/developed ## throw 100,000 bad requests, ARGS="--inputs 20000"
 	PYTHONPATH=tests $(BIN)/python -m fuzz.campaign $(ARGS)
 
-# Before sys.monitoring, lines went missing after tasks that were cancelled.
+# Before sys.monitoring (Python 3.12) lines that ran in started processes went missing.
 coverage: $(VENV)/probed ## show the lines that no test runs, by Python 3.12 or later
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
 	  echo "Use: make coverage PYTHON=python3.12 VENV=.venv-coverage"; exit 1; }
