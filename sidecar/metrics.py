@@ -165,17 +165,17 @@ class _Now(Collector):
             "Each check of /health: 0 passed, 1 a warning, 2 failed.",
             labels=("check",),
         )
-        for check in health.assess(facts):
+        assessed = health.assess(facts)
+        for check in assessed:
             checks.add_metric((check.name,), _STATUSES.index(check.status))
         yield checks
-        for name, text, value in _gauges(facts):
+        for name, text, value in _gauges(facts, health.is_ready(assessed)):
             if value is not None:
                 yield GaugeMetricFamily(_PREFIX + name, text, value)
 
 
-def _gauges(facts: Facts) -> list[tuple[str, str, Any]]:
+def _gauges(facts: Facts, ready: bool) -> list[tuple[str, str, Any]]:
     info = facts.info
-    ready = health.is_ready(health.assess(facts))
     gauges: list[tuple[str, str, Any]] = [
         ("ready", "1 while events can flow.", int(ready)),
         ("nats_connected", "1 while a fit stream is reached.", int(not facts.cause)),
