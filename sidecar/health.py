@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sidecar import errors
-from sidecar.initsync import max_age_seconds, warning_seconds
+from sidecar.initsync import REMEDY, max_age_seconds, warning_seconds
 
 if TYPE_CHECKING:
     from sidecar.errors import Cause
@@ -143,12 +143,11 @@ def _leader(facts: Facts) -> Check:
 def _initsync(facts: Facts) -> Check:
     if facts.cause is not None or facts.info is None or not facts.searched:
         return Check("initsync", None)
-    remedy = "Run hermes-server-cli initsync."
     if facts.initsync is None:
         return Check(
             "initsync",
             "The stream holds no complete initsync: no new client can start.",
-            remedy,
+            REMEDY,
             blocks=False,
         )
     stays, age = facts.initsync_stays, max_age_seconds(facts.info.config)
@@ -158,7 +157,7 @@ def _initsync(facts: Facts) -> Check:
         "initsync",
         "The last complete initsync leaves the stream soon: then no new client can "
         "start.",
-        remedy,
+        REMEDY,
         blocks=False,
     )
 

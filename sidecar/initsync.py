@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 INITSYNC: Final = "initsync"
 START: Final = "init-start"
 STOP: Final = "init-stop"
+REMEDY: Final = "Run hermes-server-cli initsync."
 
 _NANOSECONDS = 1_000_000_000
 _WARNING_SECONDS = 7 * 86_400.0

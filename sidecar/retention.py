@@ -18,6 +18,7 @@ from sidecar import errors
 from sidecar.errors import Problem
 from sidecar.initsync import (
     INITSYNC,
+    REMEDY,
     Initsync,
     Mark,
     first_stop,
@@ -112,12 +113,11 @@ class RetentionGuard:
             return
         self._told = initsync, is_ending
         if initsync is None:
-            log.warning("initsync_missing", remedy="Run hermes-server-cli initsync.")
+            log.warning("initsync_missing", remedy=REMEDY)
             return
         members = initsync.document(age_seconds)
         if is_ending:
-            remedy = "Run hermes-server-cli initsync."
-            log.warning("initsync_expiring", remedy=remedy, **members)
+            log.warning("initsync_expiring", remedy=REMEDY, **members)
         else:
             log.info("initsync_complete", **members)
 
