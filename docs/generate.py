@@ -93,12 +93,18 @@ the same request is answered by 200, 201, 410, 412 or 422: later refusals speak 
 copies. `If-Match: *` appends after whatever is last, for people with curl: repetitions
 are recognised only inside the stream's duplicate window (2 minutes).
 
+The `ETag` of `200` and `201` is the event's offset. With `Prefer: return=minimal`
+(RFC 7240) they have no body, which spares both sides time.
+
 ## Reading events
 
 The answer of `GET /v1/events` holds `events`, each with `offset`, `timestamp` (the
 server's clock, RFC 3339), `category` and `data` (the stored text, byte for byte), and
 `next_offset`, where to go on. An offset outside [first, last + 1] is an error. `wait`
 holds the request until there is an event. `max_bytes` is passed by one event at most.
+While there are more events, a `Link` with `rel="next"` (RFC 8288) names the page that
+follows, so that a reader can ask for it before it reads this one. `first_offset` may be
+two seconds old.
 
 ## Error answers
 

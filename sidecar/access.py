@@ -13,13 +13,16 @@ from starlette.requests import ClientDisconnect
 from sidecar import errors
 from sidecar.errors import Problem
 from sidecar.host import is_ours
-from sidecar.log import log
+from sidecar.log import internal_error, log
 from sidecar.problem import answer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from starlette.types import ASGIApp, Receive, Scope, Send
+
+    RawHeaders = list[tuple[bytes, bytes]]
+    """Lower-case names and values, as ASGI has them."""
 
 Access = Literal["off", "token", "open"]
 
@@ -77,7 +80,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         try:
-            self._check(scope)
+            self.check(scope["path"], scope["headers"])
             await self._app(scope, receive, send)
         except Problem as problem:
             await answer(problem)(scope, receive, send)
@@ -88,24 +91,19 @@ class Guard:
                 log.debug("client_left", path=scope["path"])
                 return
             # It was answered by the application; uvicorn would log all of its text.
-            # The place, not the text: an exception's text may hold what it tripped on.
-            log.error(
-                "internal_error",
-                error=type(error).__name__,
-                where="".join(traceback.format_tb(error.__traceback__)[-3:]),
-            )
+            internal_error(error)
 
-    def _check(self, scope: Scope) -> None:
-        path = scope["path"]
+    def check(self, path: str, headers: RawHeaders) -> None:
+        """Raise Problem for what may not pass."""
         if self._own_names is not None and not path.startswith(_FOR_PROBES):
-            hosts = Headers(scope=scope).getlist("host")
+            hosts = Headers(raw=headers).getlist("host")
             if len(hosts) != 1 or not is_ours(hosts[0], self._own_names):
                 raise Problem(errors.WRONG_HOST)
         if not path.startswith("/v1/") or self._access == "open":
             return
         if self._token is None:
             raise Problem(errors.API_OFF)
-        if not self._token.matches(Headers(scope=scope).get("authorization")):
+        if not self._token.matches(Headers(raw=headers).get("authorization")):
             raise Problem(errors.UNAUTHORIZED)
 
 

@@ -10,39 +10,33 @@ from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlencode
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.requests import (
-    ClientDisconnect,
-    Request,
-)
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from sidecar import __version__, errors, health, metrics
-from sidecar.errors import Outcome, Problem
-from sidecar.event import parse_event, parse_key, parse_precondition
+from sidecar.errors import Problem
 from sidecar.initsync import max_age_seconds
-from sidecar.log import log, tell_repeats
 from sidecar.openapi import GET_EVENTS, GET_STREAM, HEALTH, METRICS, PAGE, POST_EVENT
 from sidecar.page import HEADERS as PAGE_HEADERS
 from sidecar.page import View, render
-from sidecar.problem import PRIVATE, answer
+from sidecar.problem import PRIVATE, answer, json_answer
+from sidecar.protocol import EVENTS
 from sidecar.read import parse_query
+from sidecar.store import post_event as store_event
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
     from sidecar.daemon import Daemon
-    from sidecar.event import Event
-    from sidecar.room import Held, Room
+    from sidecar.room import Room
 
 _T = TypeVar("_T")
-
-BODY_SECONDS: Final = 30.0
-"""How long a body may take to arrive."""
 
 PAGE_SECONDS: Final = 3.0
 """How long the status page waits for the stream before it does without."""
@@ -70,7 +64,7 @@ def create_app(daemon: Daemon) -> FastAPI:
     @app.post("/v1/events", openapi_extra=POST_EVENT, response_class=Response)
     async def post_event(request: Request) -> Response:
         """Store one Hermes event as the offset after If-Match."""
-        return await _post_event(daemon, request)
+        return await store_event(daemon, request)
 
     @app.get("/v1/events", openapi_extra=GET_EVENTS, response_class=Response)
     async def get_events(request: Request) -> Response:
@@ -95,7 +89,7 @@ def create_app(daemon: Daemon) -> FastAPI:
     @app.get("/health/live", openapi_extra=HEALTH, response_class=Response)
     async def get_live() -> Response:
         """Say that the process serves requests, whatever NATS does."""
-        return _json({"status": "live"})
+        return json_answer({"status": "live"})
 
     @app.get("/health/ready", openapi_extra=HEALTH, response_class=Response)
     @app.get("/health", openapi_extra=HEALTH, response_class=Response)
@@ -103,7 +97,7 @@ def create_app(daemon: Daemon) -> FastAPI:
         """Say whether events can flow, and if not why."""
         document = health.document(daemon.facts())
         is_ready = document["status"] == "ready"
-        return _json(
+        return json_answer(
             document,
             HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE,
         )
@@ -111,115 +105,17 @@ def create_app(daemon: Daemon) -> FastAPI:
     return app
 
 
-def create_api(daemon: Daemon) -> ASGIApp:
-    """Build what a listener serves: the application, its one hot route called directly.
-
-    FastAPI's layers cost a fifth of an acknowledged event (docs/adr/0007).
-    """
-    app = create_app(daemon)
-
-    async def api(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not _is_hot(scope):
-            await app(scope, receive, send)
-            return
-        try:
-            response = await _post_event(daemon, Request(scope, receive))
-        except Problem as problem:
-            response = answer(problem)
-        except ClientDisconnect:
-            raise
-        except Exception:
-            await answer(Problem(errors.INTERNAL))(scope, receive, send)
-            raise
-        await response(scope, receive, send)
-
-    return api
-
-
-def _is_hot(scope: Scope) -> bool:
-    return bool(scope["method"] == "POST" and scope["path"] == "/v1/events")
-
-
-async def _post_event(daemon: Daemon, request: Request) -> Response:
-    with daemon.bodies.hold() as held:
-        try:
-            event, key, precondition = await _receive(daemon, request, held)
-        except Problem as problem:
-            daemon.publisher.refused(problem)
-            _log_refusal(daemon, problem)
-            raise
-        try:
-            stored = await daemon.publisher.publish(event, key, precondition)
-        except Problem as problem:
-            _log_refusal(daemon, problem, key)
-            raise
-    if daemon.refusals:
-        tell_repeats(daemon.refusals)
-    return _json(
-        {
-            "offset": stored.offset,
-            "stream": daemon.settings.stream,
-            "subject": f"{daemon.settings.subject_prefix}.{event.category}",
-            "duplicate": stored.duplicate,
-        },
-        HTTPStatus.OK if stored.duplicate else HTTPStatus.CREATED,
-        {"ETag": f'"{stored.offset}"'},
-    )
-
-
-async def _receive(
-    daemon: Daemon, request: Request, held: Held
-) -> tuple[Event, str, int | str]:
-    """Read what is to be stored; raise Problem for what never can be."""
-    if not daemon.writes:
-        raise Problem(errors.WRONG_ROLE, Outcome.NOT_STORED)
-    if daemon.stopping.is_set():
-        raise Problem(errors.STOPPING, Outcome.NOT_STORED)
-    headers = request.headers
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise Problem(errors.UNSUPPORTED_MEDIA_TYPE, Outcome.NOT_STORED)
-    key = parse_key(headers.get("idempotency-key"))
-    precondition = parse_precondition(headers.get("if-match"))
-    limit_bytes = daemon.settings.max_event_bytes or daemon.bus.connection().limit_bytes
-    event = parse_event(await _read_body(request, held, limit_bytes))
-    return event, key, precondition
-
-
-async def _read_body(request: Request, held: Held, limit_bytes: int) -> bytes:
-    """Read the body, never more of it than the limit."""
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limit_bytes:
-        raise _too_large(int(declared), limit_bytes)
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.stream():
-                held.add(len(chunk))
-                body += chunk
-                if len(body) > limit_bytes:
-                    raise _too_large(len(body), limit_bytes)
-    except TimeoutError:
-        raise Problem(errors.SLOW_BODY, Outcome.NOT_STORED) from None
-    return bytes(body)
-
-
-def _too_large(size_bytes: int, limit_bytes: int) -> Problem:
-    return Problem(
-        errors.EVENT_TOO_LARGE,
-        Outcome.NOT_STORED,
-        size_bytes=size_bytes,
-        limit_bytes=limit_bytes,
-    )
-
-
 async def _get_events(daemon: Daemon, request: Request) -> Response:
     if not daemon.reads:
         raise Problem(errors.WRONG_ROLE)
     query = parse_query(request.query_params.multi_items())
     page = await _while_wanted(daemon, request, daemon.reader.read(query))
+    headers = PRIVATE
+    if page.events and page.next_offset <= page.position.last:
+        headers = headers | {"Link": _next_link(request, page.next_offset)}
     return _PageResponse(
         daemon.pages,
+        headers,
         {
             "events": [
                 {
@@ -237,12 +133,21 @@ async def _get_events(daemon: Daemon, request: Request) -> Response:
     )
 
 
+def _next_link(request: Request, offset: int) -> str:
+    """Name the page that follows (RFC 8288): a reader may ask before it reads this."""
+    query = dict(request.query_params) | {"offset": offset}
+    query.pop("wait", None)
+    return f'<{EVENTS}?{urlencode(query)}>; rel="next"'
+
+
 class _PageResponse(Response):
     """A page of events; it counts as held until the reader has taken it."""
 
-    def __init__(self, room: Room, document: dict[str, Any]) -> None:
+    def __init__(
+        self, room: Room, headers: dict[str, str], document: dict[str, Any]
+    ) -> None:
         super().__init__(
-            json.dumps(document), headers=PRIVATE, media_type="application/json"
+            json.dumps(document), headers=headers, media_type="application/json"
         )
         self._room = room
 
@@ -290,7 +195,7 @@ async def _get_stream(daemon: Daemon) -> Response:
     last = info.position.last
     message = await daemon.bus.message(last) if info.messages else None
     initsync = await daemon.guard.known(info.position)
-    return _json(
+    return json_answer(
         {
             "stream": daemon.settings.stream,
             "first_offset": info.position.first,
@@ -331,30 +236,6 @@ async def _get_page(daemon: Daemon) -> Response:
                 rows=await daemon.recent.rows(info),
             )
     return Response(render(view), media_type="text/html", headers=PAGE_HEADERS)
-
-
-def _log_refusal(daemon: Daemon, problem: Problem, key: str | None = None) -> None:
-    """Log what was not stored, without anything of the event; once for a series."""
-    if not daemon.refusals.is_new(("refused", problem.cause.code), time.monotonic()):
-        return
-    members = {name: value for name, value in problem.members.items() if name != "key"}
-    if problem.cause is errors.PRECONDITION_FAILED:
-        members |= {"key": key, "stored_key": problem.members.get("key")}
-    log.warning("refused", code=problem.cause.code, outcome=problem.outcome, **members)
-
-
-def _json(
-    document: dict[str, Any],
-    status: HTTPStatus = HTTPStatus.OK,
-    headers: dict[str, str] | None = None,
-) -> Response:
-    return Response(
-        json.dumps(document),
-        status_code=status,
-        media_type="application/json",
-        # The answer to an event shows nothing, and each header costs its time.
-        headers=PRIVATE if headers is None else headers,
-    )
 
 
 async def _answer_problem(_: Request, problem: Exception) -> Response:

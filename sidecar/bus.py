@@ -144,6 +144,13 @@ class Bus:
         with _as_problem():
             return await self.connection().categories()
 
+    def recent_info(self) -> StreamInfo | None:
+        """Give what the leader said in the last 2 seconds; None if it did not."""
+        if self.info is None or not self._lasts:
+            return None
+        age_seconds = time.monotonic() - self._lasts[-1][0]
+        return self.info if age_seconds <= LONGEST_GAP_SECONDS else None
+
     async def position(self) -> Position:
         """Ask the stream's leader where the stream stands; raise Problem."""
         return (await self.stream_info()).position

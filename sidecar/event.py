@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
@@ -20,8 +19,7 @@ _ENTITY_TAG = re.compile(r'"(0|[1-9][0-9]{0,18})"', re.ASCII)
 _MAX_SEQUENCE = 2**63 - 1  # what the server parses Nats-Expected-Last-Sequence into
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """One Hermes event, with what may be shown of it and its bytes unchanged.
 
     `type` and `object_type` are None where Hermes gives none, or where the value is

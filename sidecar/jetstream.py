@@ -20,7 +20,8 @@ import re
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import nats.errors
 
@@ -39,8 +40,11 @@ from sidecar.errors import Cause, Problem
 from sidecar.login import read_login
 from sidecar.nats_client import NatsClient, header_block, header_fields, status
 from sidecar.stream import StreamInfo, StreamPlan, parse_stream_info
+from sidecar.told import told
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sidecar.event import Event
     from sidecar.login import NatsServer
 
@@ -53,10 +57,10 @@ BATCH_SECONDS: Final = 10.0
 _PING_SECONDS = 5
 _CLOSE_SECONDS = 1.0
 
-KEY_HEADER: Final = "Nats-Msg-Id"
-TYPE_HEADER: Final = "Hermes-Event-Type"
-OBJECT_TYPE_HEADER: Final = "Hermes-Object-Type"
-PRECONDITION_HEADER: Final = "Nats-Expected-Last-Sequence"
+KEY_HEADER: Final = b"Nats-Msg-Id"
+TYPE_HEADER: Final = b"Hermes-Event-Type"
+OBJECT_TYPE_HEADER: Final = b"Hermes-Object-Type"
+PRECONDITION_HEADER: Final = b"Nats-Expected-Last-Sequence"
 
 _BATCH_ENDS = ("204", "404")  # the end mark; nothing at or after start
 _NO_MESSAGE = 10037
@@ -82,22 +86,29 @@ class ApiError(Exception):
         self.code = code
 
 
-@dataclass
-class _Reply:
+class _Reply(NamedTuple):
     status: str | None
     data: bytes
 
 
-@dataclass
-class _Waiting:
+_Outcome = _Reply | NoReply | TimeoutError
+"""What came of a request."""
+
+
+class _Waiting(NamedTuple):
     subject: str
-    reply: asyncio.Future[_Reply]
+    told: Callable[[_Outcome], None]
+    timer: asyncio.TimerHandle
+
+    def end(self, outcome: _Outcome) -> None:
+        self.timer.cancel()
+        self.told(outcome)
 
 
 @dataclass
 class _Batch:
     messages: list[StoredMessage]
-    end: asyncio.Future[None]
+    end: asyncio.Future[int]
 
 
 class Connection:
@@ -166,6 +177,7 @@ class Connection:
         except BaseException:
             self._client.abort()
             raise
+        self._client.read_directly()
         self._inbox = self._client.new_inbox()
         await self._client.subscribe(f"{self._inbox}.*")
 
@@ -180,19 +192,18 @@ class Connection:
     # -- What comes in -----------------------------------------------------------------
 
     def _take(self, subject: str, block: bytes, data: bytes) -> None:
-        """Give a message to whoever waits for it; nats-py calls this as it reads."""
+        """Give a message to whoever waits for it, as it comes in."""
         token = subject.rpartition(".")[2]
         if (waiting := self._waiting.pop(token, None)) is not None:
-            if not waiting.reply.done():
-                waiting.reply.set_result(_Reply(status(block), data))
+            waiting.end(_Reply(status(block) if block else None, data))
         elif (batch := self._batches.get(token)) is not None and not batch.end.done():
             try:
-                is_last = _take_of_batch(batch.messages, block, data)
+                last = _take_of_batch(batch.messages, block, data)
             except (KeyError, ValueError):  # no server wrote this
                 batch.end.set_exception(NoReply())
             else:
-                if is_last:
-                    batch.end.set_result(None)
+                if last is not None:
+                    batch.end.set_result(last)
 
     async def _on_lost(self) -> None:
         self._lose(self.cause)
@@ -200,13 +211,11 @@ class Connection:
     def _lose(self, cause: Cause) -> None:
         self.cause = cause
         self.lost.set()
-        for waiting in self._waiting.values():
-            if not waiting.reply.done():
-                waiting.reply.set_exception(NoReply(cause))
+        while self._waiting:
+            self._waiting.popitem()[1].end(NoReply(cause))
         for batch in self._batches.values():
             if not batch.end.done():
                 batch.end.set_exception(NoReply(cause))
-        self._waiting.clear()
         self._batches.clear()
 
     async def _on_error(self, error: Exception) -> None:
@@ -220,12 +229,12 @@ class Connection:
         # The server names the subject in lower case and not the message. With two
         # copies under way on one subject nobody can say which of them was refused.
         refused = [
-            waiting
-            for waiting in self._waiting.values()
+            token
+            for token, waiting in self._waiting.items()
             if waiting.subject.lower() == match[2].lower()
         ]
-        if len(refused) == 1 and not refused[0].reply.done():
-            refused[0].reply.set_exception(NoReply(errors.NATS_PERMISSION))
+        if len(refused) == 1:
+            self._waiting.pop(refused[0]).end(NoReply(errors.NATS_PERMISSION))
         elif refused:
             self._lose(errors.NATS_PERMISSION)
 
@@ -235,32 +244,53 @@ class Connection:
         self, event: Event, key: str, last: int, timeout_seconds: float
     ) -> Answer:
         """Send one copy of the event, fenced to become last + 1; say what came back."""
+        return await told(partial(self.send, event, key, last, timeout_seconds))
+
+    def send(
+        self,
+        event: Event,
+        key: str,
+        last: int,
+        timeout_seconds: float,
+        tell: Callable[[Answer], None],
+    ) -> None:
+        """Send one copy of the event, fenced to become last + 1; tell what came back.
+
+        It may be told before this returns.
+        """
         headers = {
-            KEY_HEADER: key,
-            "Nats-Expected-Stream": self._plan.name,
-            PRECONDITION_HEADER: str(last),
+            KEY_HEADER: key.encode(),
+            b"Nats-Expected-Stream": self._plan.name.encode(),
+            PRECONDITION_HEADER: b"%d" % last,
         }
         if event.type is not None:
-            headers[TYPE_HEADER] = event.type
+            headers[TYPE_HEADER] = event.type.encode()
         if event.object_type is not None:
-            headers[OBJECT_TYPE_HEADER] = event.object_type
+            headers[OBJECT_TYPE_HEADER] = event.object_type.encode()
         block = header_block(headers)
         size_bytes = len(block) + len(event.body)
         if size_bytes > self.limit_bytes:
             # nats-py counts the body alone; the server would close the connection.
-            return TooLarge(size_bytes, self.limit_bytes)
-        if self.lost.is_set():
-            return NotSent()
-        subject = self._subject(event.category)
-        try:
-            reply = await self._exchange(subject, event.body, block, timeout_seconds)
-        except TimeoutError:
+            tell(TooLarge(size_bytes, self.limit_bytes))
+        elif self.lost.is_set():
+            tell(NotSent())
+        else:
+            self._ask(
+                self._subject(event.category),
+                event.body,
+                block,
+                timeout_seconds,
+                lambda outcome: tell(self._answer(outcome)),
+            )
+
+    def _answer(self, outcome: _Outcome) -> Answer:
+        if isinstance(outcome, _Reply):
+            return parse_answer(outcome.data, outcome.status, self._plan.name)
+        if isinstance(outcome, TimeoutError):
             return NoAnswer()
-        except NoReply as absence:
-            if absence.cause is errors.NATS_PERMISSION and not self.lost.is_set():
-                return Refused(errors.NATS_PERMISSION)
-            return Disconnected()
-        return parse_answer(reply.data, reply.status, self._plan.name)
+        if outcome.cause is errors.NATS_PERMISSION and not self.lost.is_set():
+            return Refused(errors.NATS_PERMISSION)
+        return Disconnected()
 
     async def stream_info(self) -> StreamInfo | None:
         """Ask the stream's leader for its state; None if there is no such stream."""
@@ -328,11 +358,11 @@ class Connection:
 
     async def batch(
         self, start: int, limit: int, max_bytes: int, category: str | None
-    ) -> list[StoredMessage]:
+    ) -> tuple[list[StoredMessage], int]:
         """Read messages from `start` on, from any replica (NATS ADR-31).
 
-        Complete only with its end mark. max_bytes is passed by at most one message.
-        Raises NoReply.
+        With them comes the least that the stream's last sequence can be. Complete only
+        with its end mark. max_bytes is passed by at most one message. Raises NoReply.
         """
         request: dict[str, Any] = {"seq": start, "batch": limit, "max_bytes": max_bytes}
         if category is not None:
@@ -347,22 +377,23 @@ class Connection:
                     f"{self._inbox}.{token}",
                     json.dumps(request).encode(),
                 )
-                await batch.end
+                last = await batch.end
         except (TimeoutError, nats.errors.Error):
             raise NoReply from None
         finally:
             self._batches.pop(token, None)
-        return batch.messages
+        return batch.messages, last
 
     async def _api(self, name: str, request: dict[str, Any] | None = None) -> Any:
         """Ask the JetStream API; raise NoReply, or ApiError for an error answer."""
         payload = b"" if request is None else json.dumps(request).encode()
-        try:
-            reply = await self._exchange(
-                f"$JS.API.{name}", payload, b"", REQUEST_SECONDS
-            )
-        except TimeoutError:
-            raise NoReply from None
+        reply = await told(
+            partial(self._ask, f"$JS.API.{name}", payload, b"", REQUEST_SECONDS)
+        )
+        if isinstance(reply, TimeoutError):
+            raise NoReply
+        if isinstance(reply, NoReply):
+            raise reply
         if reply.status == "503":
             raise NoReply
         document = json.loads(reply.data)
@@ -371,66 +402,67 @@ class Connection:
             raise ApiError(error.get("err_code", 0), error.get("description", ""))
         return document
 
-    async def _exchange(
+    def _ask(
         self,
         subject: str,
         payload: bytes,
         block: bytes,
         timeout_seconds: float,
-    ) -> _Reply:
-        """Publish and wait for the reply; raise TimeoutError or NoReply."""
-        loop = asyncio.get_running_loop()
+        tell: Callable[[_Outcome], None],
+    ) -> None:
+        """Publish, and tell what came of it."""
         token = str(next(self._tokens))
-        reply: asyncio.Future[_Reply] = loop.create_future()
-        self._waiting[token] = _Waiting(subject, reply)
-        timer = loop.call_later(timeout_seconds, _expire, reply)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(timeout_seconds, self._expire, token)
+        self._waiting[token] = _Waiting(subject, tell, timer)
         try:
             self._client.send(subject, f"{self._inbox}.{token}", payload, block)
-            return await reply
         except nats.errors.Error:
-            raise NoReply from None
-        finally:
-            timer.cancel()
-            self._waiting.pop(token, None)
+            self._waiting.pop(token).end(NoReply())
+
+    def _expire(self, token: str) -> None:
+        if (waiting := self._waiting.pop(token, None)) is not None:
+            waiting.end(TimeoutError())
 
 
-def _expire(reply: asyncio.Future[_Reply]) -> None:
-    if not reply.done():
-        reply.set_exception(TimeoutError())
+def _take_of_batch(
+    messages: list[StoredMessage], block: bytes, data: bytes
+) -> int | None:
+    """Add a message of a batched direct get (NATS ADR-31); None if more is to come.
 
-
-def _take_of_batch(messages: list[StoredMessage], block: bytes, data: bytes) -> bool:
-    """Add a message of a batched direct get (NATS ADR-31); tell whether it was its end.
-
-    Raises KeyError or ValueError for an error status and for what is no such message.
+    At the end gives the least that the stream's last sequence can be: as many messages
+    as are pending stand after the batch's last. Raises KeyError or ValueError for an
+    error status and for what is no such message.
     """
     code = status(block)
     if code in _BATCH_ENDS:
-        return True
+        end = header_fields(block)
+        pending = end.get(b"Nats-Num-Pending", b"0")
+        return int(end.get(b"Nats-Last-Sequence", b"0")) + int(pending)
     if code is not None:
         raise ValueError(code)
     fields = header_fields(block)
     messages.append(
         StoredMessage(
             sequence=int(fields[b"Nats-Sequence"]),
-            previous=int(fields[b"Nats-Last-Sequence"]),
             subject=fields[b"Nats-Subject"].decode(),
-            key=_text(fields, KEY_HEADER),
+            key=None,
             time=fields[b"Nats-Time-Stamp"].decode(),
             body=data,
+            previous=int(fields[b"Nats-Last-Sequence"]),
             after=_number(fields, PRECONDITION_HEADER),
         )
     )
-    return False
+    return None
 
 
-def _text(fields: dict[bytes, bytes], name: str) -> str | None:
-    value = fields.get(name.encode())
+def _text(fields: dict[bytes, bytes], name: bytes) -> str | None:
+    value = fields.get(name)
     return None if value is None else value.decode("utf-8", "replace")
 
 
-def _number(fields: dict[bytes, bytes], name: str) -> int | None:
-    value = fields.get(name.encode(), b"")
+def _number(fields: dict[bytes, bytes], name: bytes) -> int | None:
+    value = fields.get(name, b"")
     return int(value) if value.isdigit() else None
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import traceback
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import structlog
@@ -43,6 +44,15 @@ def tell_repeats(repeats: Repeats = _repeats, now: float | None = None) -> None:
             times=each.times,
             seconds=round(each.seconds, 1),
         )
+
+
+def internal_error(error: Exception) -> None:
+    """Log an error of our own: its place, for its text may hold what it tripped on."""
+    log.error(
+        "internal_error",
+        error=type(error).__name__,
+        where="".join(traceback.format_tb(error.__traceback__)[-3:]),
+    )
 
 
 def _drop_repeats(

@@ -46,6 +46,21 @@ _STORED = {
     "duplicate": "boolean",
 }
 
+_NO_BODY = " Without a body if the request says Prefer: return=minimal."
+_ETAG = {
+    "headers": {
+        "ETag": {"description": 'The offset, "L".', "schema": {"type": "string"}}
+    }
+}
+_LINK = {
+    "headers": {
+        "Link": {
+            "description": 'The page that follows, rel="next", while there is one.',
+            "schema": {"type": "string"},
+        }
+    }
+}
+
 POST_EVENT: dict[str, Any] = {
     "parameters": [
         {
@@ -81,8 +96,11 @@ POST_EVENT: dict[str, Any] = {
         },
     },
     "responses": {
-        "200": _object("It stood there already: same key, same bytes.", **_STORED),
-        "201": _object("Stored.", **_STORED),
+        "200": _object(
+            "It stood there already: same key, same bytes." + _NO_BODY, **_STORED
+        )
+        | _ETAG,
+        "201": _object("Stored." + _NO_BODY, **_STORED) | _ETAG,
         "400": _problem("Malformed JSON, key or precondition; or no key."),
         "401": _problem("Token missing or wrong."),
         "403": _problem("The API is off on this listener, or this is no producer."),
@@ -126,7 +144,8 @@ GET_EVENTS: dict[str, Any] = {
             next_offset="integer",
             first_offset="integer",
             last_offset="integer",
-        ),
+        )
+        | _LINK,
         "400": _problem("A parameter is unknown or out of range."),
         "401": _problem("Token missing or wrong."),
         "403": _problem("The API is off on this listener, or this is no consumer."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.responses import Response
 
@@ -35,5 +35,19 @@ def answer(problem: Problem) -> Response:
         json.dumps(problem.document()),
         status_code=problem.cause.status,
         media_type=MEDIA_TYPE,
+        headers=headers,
+    )
+
+
+def json_answer(
+    document: dict[str, Any],
+    status: HTTPStatus = HTTPStatus.OK,
+    headers: dict[str, str] = PRIVATE,
+) -> Response:
+    """Give a JSON document as an answer."""
+    return Response(
+        json.dumps(document),
+        status_code=status,
+        media_type="application/json",
         headers=headers,
     )

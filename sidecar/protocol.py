@@ -1,15 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits of one HTTP connection that uvicorn leaves to a proxy we do not have."""
+"""One HTTP connection: its limits, and a direct way for the request of each event.
+
+uvicorn leaves such limits to a proxy, which we do not have.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 if TYPE_CHECKING:
-    import asyncio
     from asyncio import TimerHandle
+    from collections.abc import Callable
+
+    from starlette.responses import Response
+
+    Respond = Callable[[Response], None]
+    Serve = Callable[[list[tuple[bytes, bytes]], bytes, Respond], None]
+    """Serves a whole POST to EVENTS: its headers, its body, what to do at its end."""
+
+EVENTS: Final = "/v1/events"
+_URL = EVENTS.encode()
+_CLOSE = (b"connection", b"close")
 
 MAX_HEAD_BYTES: Final = 16 * 1024
 """Request line and headers; as nginx' four buffers of 4 KB. Ours need 500 bytes."""
@@ -21,12 +36,35 @@ MAX_CONNECTIONS: Final = 2_000
 """On one listener. A further one is closed at once; idle ones cost 20 KB each."""
 
 
+class _Direct:
+    """A request served directly, as far as uvicorn looks at one (RequestResponseCycle).
+
+    While response_complete is False it lets the next request of the connection wait.
+    """
+
+    def __init__(self) -> None:
+        self.response_complete = False
+        self.disconnected = False
+        self.keep_alive = True
+        self.message_event = asyncio.Event()
+
+
 class BoundedProtocol(HttpToolsProtocol):
-    """An HTTP connection that can neither fill the memory nor stay half a request."""
+    """An HTTP connection that can neither fill the memory nor stay half a request.
+
+    A POST to EVENTS that arrives in one piece is served directly: uvicorn's and
+    FastAPI's layers cost a fifth of an acknowledged event (docs/adr/0007, 0010).
+    Whatever is less plain goes their way.
+    """
 
     _head_bytes = 0
     _is_in_head = False
     _head_timer: TimerHandle | None = None
+    _body: list[bytes] | None = None  # of a request that may be served directly
+
+    def __init__(self, serve_directly: Serve, **uvicorns: Any) -> None:
+        super().__init__(**uvicorns)
+        self._serve_directly = serve_directly
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Refuse one connection too many."""
@@ -43,6 +81,12 @@ class BoundedProtocol(HttpToolsProtocol):
         """Bound the head; most come whole, and need no clock."""
         self._head_bytes += len(data)
         super().data_received(data)
+        if self._body is not None:  # more of it is to come: no direct way
+            body, self._body = self._body, None
+            if not self.transport.is_closing():
+                super().on_headers_complete()
+                for piece in body:
+                    super().on_body(piece)
         if not self._is_in_head:
             return
         if self._head_bytes > MAX_HEAD_BYTES:
@@ -59,12 +103,54 @@ class BoundedProtocol(HttpToolsProtocol):
         """Stop the clock; the body has limits of its own."""
         self._is_in_head = False
         self._end_head()
-        super().on_headers_complete()
+        if self._may_be_direct():
+            self._body = []
+        else:
+            super().on_headers_complete()
+
+    def _may_be_direct(self) -> bool:
+        return (
+            self.url == _URL
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+            and not self.parser.should_upgrade()
+            and not self.expect_100_continue
+            and not self.flow.write_paused
+            and (self.cycle is None or self.cycle.response_complete)
+        )
+
+    def on_body(self, body: bytes) -> None:
+        """Keep what is served directly."""
+        if self._body is None:
+            super().on_body(body)
+        else:
+            self._body.append(body)
 
     def on_message_complete(self) -> None:
-        """Count anew for the next request on this connection."""
+        """Count anew for the next request on this connection; serve a whole one."""
         self._head_bytes = 0
-        super().on_message_complete()
+        if self._body is None:
+            super().on_message_complete()
+            return
+        body, self._body = b"".join(self._body), None
+        self.cycle = direct = _Direct()  # type: ignore[assignment]
+        self._serve_directly(self.headers, body, partial(self._respond, direct))
+
+    def _respond(self, direct: _Direct, response: Response) -> None:
+        if direct.response_complete or self.transport.is_closing():
+            return  # nobody is there; or a second answer, to be taken for the next one
+        direct.response_complete = True
+        headers = response.raw_headers
+        if not direct.keep_alive and _CLOSE not in headers:
+            headers.append(_CLOSE)
+        fields = b"".join([b"%s: %s\r\n" % field for field in headers])
+        self.transport.write(
+            b"%s%s\r\n%s" % (STATUS_LINE[response.status_code], fields, response.body)
+        )
+        if _CLOSE in headers:
+            self.transport.close()
+        self.on_response_complete()
 
     def _end_head(self) -> None:
         if self._head_timer is not None:

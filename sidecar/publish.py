@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Self
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sidecar import errors
 from sidecar.answer import (
@@ -31,11 +32,17 @@ from sidecar.answer import (
 )
 from sidecar.errors import Cause, Outcome, Problem
 from sidecar.event import LAST, Event
-from sidecar.log import log
+from sidecar.log import internal_error, log
+from sidecar.told import told
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from sidecar.bus import Bus
+    from sidecar.jetstream import Connection
     from sidecar.metrics import Metrics
+
+    Tell = Callable[["Stored | Problem"], None]
 
 COPY_TIMEOUT_SECONDS: Final = 2.0
 """How long one copy may stay unanswered before its connection is thrown away."""
@@ -44,18 +51,20 @@ MAX_IN_FLIGHT: Final = 256
 """Of events that wait for their outcome. One hermes-server has one."""
 
 
-@dataclass(frozen=True)
-class Expected:
+class Expected(NamedTuple):
     """An event that is to become L + 1, and what is known of its copies.
 
     `anywhere`: the caller sent If-Match: *, so its key may stand at any offset.
     """
 
     key: str
-    body: bytes = field(repr=False)
+    body: bytes
     last: int
     anywhere: bool = False
     in_doubt: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Expected {self.key} after {self.last}>"
 
     @property
     def next(self) -> int:
@@ -197,6 +206,7 @@ class Publisher:
         self._timeout_seconds = timeout_seconds
         self._copy_seconds = min(COPY_TIMEOUT_SECONDS, timeout_seconds)
         self._doubts: dict[object, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self.in_flight = 0
         self.acknowledged_at: float | None = None
         self.refusal: Refusal | None = None
@@ -207,49 +217,71 @@ class Publisher:
         """When the oldest publish without a definite answer was sent, monotonic."""
         return min(self._doubts.values(), default=None)
 
-    async def publish(self, event: Event, key: str, precondition: int | str) -> Stored:
+    def start(
+        self, event: Event, key: str, precondition: int | str, tell: Tell
+    ) -> None:
         """Store the event once, as the offset after the precondition's.
 
-        Raises Problem with the outcome not_stored or unknown.
+        Tells Stored, or a Problem with the outcome not_stored or unknown; perhaps
+        before this returns.
         """
         if self.in_flight >= MAX_IN_FLIGHT:
             busy = Problem(errors.BUSY, Outcome.NOT_STORED)
             self.refused(busy)
-            raise busy
-        started_at = time.monotonic()
+            tell(busy)
+            return
         self.in_flight += 1
-        try:
-            if precondition == LAST:
-                stored = await self._append(event, key)
-            else:
-                stored = await self._publish(event, key, int(precondition))
-        except Problem as problem:
-            self._metrics.not_stored(
-                event.category,
-                problem.outcome or Outcome.UNKNOWN,
-                time.monotonic() - started_at,
-            )
-            self.refused(problem)
-            raise
-        finally:
-            self.in_flight -= 1
-        self.acknowledged_at = time.monotonic()
+        end = partial(self._end, event, time.monotonic(), tell)
+        if precondition == LAST:
+            self._go_on(self._append(event, key), end)
+        else:
+            self._send_first(event, Expected(key, event.body, int(precondition)), end)
+
+    def _end(
+        self, event: Event, started_at: float, tell: Tell, result: Stored | Problem
+    ) -> None:
+        self.in_flight -= 1
+        now = time.monotonic()
+        if isinstance(result, Problem):
+            outcome = result.outcome or Outcome.UNKNOWN
+            self._metrics.not_stored(event.category, outcome, now - started_at)
+            self.refused(result)
+            tell(result)
+            return
+        self.acknowledged_at = now
         self.refusal = None
+        tell(result)
+        # Counted while the answer is on its way: nobody waits for that.
+        size_bytes = len(event.body)
         self._metrics.stored(
-            event.category,
-            stored.duplicate,
-            len(event.body),
-            self.acknowledged_at - started_at,
+            event.category, result.duplicate, size_bytes, now - started_at
         )
         log.debug(
             "stored",
-            offset=stored.offset,
-            duplicate=stored.duplicate,
+            offset=result.offset,
+            duplicate=result.duplicate,
             category=event.category,
             event_type=event.type,
-            size_bytes=len(event.body),
+            size_bytes=size_bytes,
         )
-        return stored
+
+    def _go_on(self, work: Coroutine[Any, Any, Stored], end: Tell) -> None:
+        """Do in a task what one copy did not settle."""
+
+        async def go_on() -> None:
+            result: Stored | Problem
+            try:
+                result = await work
+            except Problem as problem:
+                result = problem
+            except Exception as error:  # noqa: BLE001 - whoever asked needs an answer
+                internal_error(error)
+                result = Problem(errors.INTERNAL)
+            end(result)
+
+        task = asyncio.create_task(go_on())
+        self._tasks.add(task)  # the loop keeps none
+        task.add_done_callback(self._tasks.discard)
 
     def refused(self, problem: Problem) -> None:
         """Remember why a request to store an event was refused, at any stage."""
@@ -271,40 +303,63 @@ class Publisher:
         ends_at = time.monotonic() + self._timeout_seconds
         while True:
             last = (await self._bus.position()).last
+            expected = Expected(key, event.body, last, anywhere=True)
             try:
-                return await self._publish(event, key, last, anywhere=True)
+                return _stored(await told(partial(self._send_first, event, expected)))
             except Problem as problem:
                 lost_race = problem.cause is errors.PRECONDITION_FAILED
                 if not lost_race or time.monotonic() > ends_at:
                     raise
 
-    async def _publish(
-        self, event: Event, key: str, last: int, *, anywhere: bool = False
-    ) -> Stored:
-        ends_at = asyncio.get_running_loop().time() + self._timeout_seconds
-        expected = Expected(key, event.body, last, anywhere=anywhere)
-        with Doubt(self._doubts) as doubt:
-            step = await self._send(event, expected, doubt)
-            if isinstance(step, Stored):
-                return step  # before a clock is set up, which costs a twentieth
-            if isinstance(step, Problem):
-                raise step
-            try:
-                async with asyncio.timeout_at(ends_at):
-                    stored = await self._resolve(event, expected, step, doubt)
-            except TimeoutError:
-                problem = Problem(doubt.cause, Outcome.NOT_STORED)
-                if doubt.since is not None:
-                    problem = Problem(errors.UNKNOWN_OUTCOME, Outcome.UNKNOWN)
-                self._metrics.resolved(problem.outcome)
-                raise problem from None
-            except Problem as problem:
-                self._metrics.resolved(problem.outcome)
-                raise
-            self._metrics.resolved(Outcome.STORED)
-            return stored
+    def _send_first(self, event: Event, expected: Expected, end: Tell) -> None:
+        """Send one copy, which settles almost every event without a task or a clock."""
+        try:
+            connection = self._bus.connection()
+        except Problem as problem:
+            end(problem)
+            return
+        doubt = Doubt(self._doubts)
+        doubt.set(True, errors.JETSTREAM_UNAVAILABLE)
+        sent_at = time.monotonic()
+
+        def take(answer: Answer) -> None:
+            step = self._follow(connection, expected, answer)
+            if isinstance(step, (Stored, Problem)):
+                doubt.end()
+                end(step)
+            else:
+                ends_at = sent_at + self._timeout_seconds
+                self._go_on(self._resolve(event, expected, step, doubt, ends_at), end)
+
+        connection.send(event, expected.key, expected.last, self._copy_seconds, take)
 
     async def _resolve(
+        self,
+        event: Event,
+        expected: Expected,
+        step: Again | Look,
+        doubt: Doubt,
+        ends_at: float,
+    ) -> Stored:
+        """Find out what one copy left open, until the time is up."""
+        try:
+            async with asyncio.timeout(ends_at - time.monotonic()):
+                stored = await self._look_and_send(event, expected, step, doubt)
+        except TimeoutError:
+            problem = Problem(doubt.cause, Outcome.NOT_STORED)
+            if doubt.since is not None:
+                problem = Problem(errors.UNKNOWN_OUTCOME, Outcome.UNKNOWN)
+            self._metrics.resolved(problem.outcome)
+            raise problem from None
+        except Problem as problem:
+            self._metrics.resolved(problem.outcome)
+            raise
+        finally:
+            doubt.end()
+        self._metrics.resolved(Outcome.STORED)
+        return stored
+
+    async def _look_and_send(
         self,
         event: Event,
         expected: Expected,
@@ -315,13 +370,11 @@ class Publisher:
         while True:
             if isinstance(step, Look):
                 step = await self._look(expected, step, doubt)
-            if isinstance(step, Stored):
-                return step
-            if isinstance(step, Problem):
-                raise step
+            if isinstance(step, (Stored, Problem)):
+                return _stored(step)
             doubt.set(step.in_doubt, step.cause)
             await asyncio.sleep(step.pause_seconds)
-            expected = replace(expected, in_doubt=doubt.since is not None)
+            expected = expected._replace(in_doubt=doubt.since is not None)
             step = await self._send(event, expected, doubt)
 
     async def _send(
@@ -336,6 +389,12 @@ class Publisher:
         answer = await connection.publish(
             event, expected.key, expected.last, self._copy_seconds
         )
+        return self._follow(connection, expected, answer)
+
+    def _follow(
+        self, connection: Connection, expected: Expected, answer: Answer
+    ) -> Stored | Again | Look | Problem:
+        """Say what follows from an answer; drop a connection that left a doubt."""
         if isinstance(answer, NoAnswer):
             self._bus.drop(connection)
         return decide(expected, answer)
@@ -358,12 +417,6 @@ class Doubt:
         self._doubts = doubts
         self.cause = errors.JETSTREAM_UNAVAILABLE
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._doubts.pop(self, None)
-
     @property
     def since(self) -> float | None:
         """When the first copy without a definite answer was sent, monotonic."""
@@ -376,3 +429,13 @@ class Doubt:
             self._doubts.setdefault(self, time.monotonic())
         else:
             self._doubts.pop(self, None)
+
+    def end(self) -> None:
+        """Forget it: the request has ended."""
+        self._doubts.pop(self, None)
+
+
+def _stored(result: Stored | Problem) -> Stored:
+    if isinstance(result, Problem):
+        raise result
+    return result

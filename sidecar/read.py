@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sidecar.answer import Position, StoredMessage
     from sidecar.bus import Bus
     from sidecar.metrics import Metrics
+    from sidecar.stream import StreamInfo
 
 MAX_LIMIT: Final = 5_000
 MAX_WAIT_SECONDS: Final = 60.0
@@ -110,6 +111,18 @@ def locate(
     return Problem(errors.OFFSET_AHEAD, **ends)
 
 
+def inside(query: Query, info: StreamInfo | None) -> Position | None:
+    """Give the position that was known a moment ago if the offset lies inside it.
+
+    Then the leader need not be asked: what has gone since shows as a hole, which is
+    explained by what the leader says. With a filter it would not show.
+    """
+    if info is None or query.offset is None or query.category is not None:
+        return None
+    position = info.position
+    return position if position.first <= query.offset <= position.last else None
+
+
 def contiguous(
     start: int, batch: list[StoredMessage], *, filtered: bool
 ) -> list[StoredMessage]:
@@ -148,7 +161,7 @@ class Reader:
         return page
 
     async def _read(self, query: Query) -> Page:
-        position = await self._bus.position()
+        position = inside(query, self._bus.recent_info()) or await self._bus.position()
         start = locate(query.offset, position, self._bus.settled_last())
         if isinstance(start, Problem):
             raise start
@@ -177,7 +190,7 @@ class Reader:
             return Page([], start, position)
         try:
             async with self._fetches:
-                batch = await self._bus.connection().batch(
+                batch, least_last = await self._bus.connection().batch(
                     start, query.limit, query.max_bytes, query.category
                 )
         except NoReply as absence:
@@ -187,8 +200,10 @@ class Reader:
             await self._explain_absence(start)
         elif not events and batch:  # a filter's first event need not stand at start
             await self._explain_absence(batch[0].sequence)
-        next_offset = events[-1].sequence + 1 if events else start
-        return Page(events, next_offset, position)
+        if not events:
+            return Page([], start, position)
+        last = max(position.last, least_last, events[-1].sequence)
+        return Page(events, events[-1].sequence + 1, position._replace(last=last))
 
     async def _explain_absence(self, sequence: int) -> None:
         """Tell a lagging or false replica from a hole, by what the leader says."""

@@ -38,7 +38,12 @@ class Held:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Hold nothing any more."""
         self._room.bytes -= self.bytes
+        self.bytes = 0
 
     def add(self, size_bytes: int) -> None:
         """Count more bytes; raise Problem if all requests together hold too many."""

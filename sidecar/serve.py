@@ -8,19 +8,21 @@ import os
 import resource
 import signal
 from contextlib import AsyncExitStack, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import uvicorn
 
 from sidecar import __version__
 from sidecar.access import Access, Guard, TokenFile
-from sidecar.app import create_api
+from sidecar.app import create_app
 from sidecar.daemon import Daemon
 from sidecar.embedded import embedded_nats
 from sidecar.host import own_names
 from sidecar.listen import ListenError, bind_tcp, unix_socket
 from sidecar.log import log, tell_repeats
 from sidecar.protocol import BoundedProtocol
+from sidecar.store import Direct
 
 if TYPE_CHECKING:
     import socket
@@ -56,9 +58,9 @@ async def serve(settings: Settings) -> None:
                 embedded_nats(settings.embedded_dir)
             )
         daemon = Daemon(settings, server)
-        api = create_api(daemon)
+        app = create_app(daemon)
         servers = [
-            (_server(api, settings, listener, access), listener)
+            (_server(daemon, app, listener, access), listener)
             for listener, access in listeners
         ]
         for file in settings.readable_secrets():
@@ -108,21 +110,23 @@ class _Server(uvicorn.Server):
 
 
 def _server(
-    api: ASGIApp, settings: Settings, listener: socket.socket, access: Access
+    daemon: Daemon, app: ASGIApp, listener: socket.socket, access: Access
 ) -> _Server:
+    settings = daemon.settings
     is_tcp = not isinstance(listener.getsockname(), str)
     token = TokenFile(settings.token_file) if settings.token_file else None
     has_tls = is_tcp and settings.tls_cert_file is not None
+    guard = Guard(
+        app,
+        access,
+        token if access == "token" else None,
+        # A browser cannot reach a Unix socket, nor believe our certificate under
+        # an attacker's name.
+        own_names(settings.http_host) if is_tcp and not has_tls else None,
+    )
     config = uvicorn.Config(
-        Guard(
-            api,
-            access,
-            token if access == "token" else None,
-            # A browser cannot reach a Unix socket, nor believe our certificate under
-            # an attacker's name.
-            own_names(settings.http_host) if is_tcp and not has_tls else None,
-        ),
-        http=BoundedProtocol,
+        guard,
+        http=partial(BoundedProtocol, Direct(daemon, guard)),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_config=None,

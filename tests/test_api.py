@@ -569,6 +569,42 @@ def test_pages_of_a_limit_join_without_gap_or_overlap(ten: httpx.Client) -> None
     assert seen == list(range(seen[0], last + 1))
 
 
+def test_the_page_that_follows_is_linked_until_there_is_none(
+    ten: httpx.Client,
+) -> None:
+    page = ten.get("/v1/events?offset=first&limit=4&wait=1&max_bytes=100000")
+    seen = offsets(page.json())
+    while "next" in page.links:
+        url = page.links["next"]["url"]
+        offset = page.json()["next_offset"]
+        assert url == f"/v1/events?offset={offset}&limit=4&max_bytes=100000"
+        page = ten.get(url)
+        seen += offsets(page.json())
+    assert page.json()["next_offset"] == page.json()["last_offset"] + 1
+    assert seen == offsets(get(ten))
+    assert "link" not in ten.get("/v1/events?offset=next").headers
+
+
+def test_the_last_offset_of_a_page_is_not_one_of_a_moment_ago(
+    ten: httpx.Client,
+) -> None:
+    first = get(ten, offset="first")["first_offset"]
+    for _ in range(3):
+        stored = post(ten).json()["offset"]
+        assert get(ten, offset=first, limit=1)["last_offset"] == stored
+        assert get(ten, offset=stored)["last_offset"] == stored
+
+
+def test_a_link_keeps_the_category_and_begins_where_no_offset_was_named(
+    ten: httpx.Client,
+) -> None:
+    page = ten.get("/v1/events?category=base&limit=1")
+    offset = page.json()["next_offset"]
+    assert page.links["next"]["url"] == (
+        f"/v1/events?category=base&limit=1&offset={offset}"
+    )
+
+
 def test_max_bytes_gives_at_least_one_event(ten: httpx.Client) -> None:
     last = last_offset(ten)
     assert offsets(get(ten, offset=last - 4, max_bytes=1)) == [last - 4]

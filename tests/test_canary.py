@@ -529,7 +529,7 @@ def test_what_cannot_be_read_is_not_quoted(
 BROKEN = """
 import asyncio, httpx, sys
 from sidecar.access import Guard
-from sidecar.app import create_api
+from sidecar.app import create_app
 from sidecar.log import configure
 
 class Broken:
@@ -541,7 +541,7 @@ class Broken:
 
 async def main():
     configure(sys.argv[2], sys.argv[3])
-    api = Guard(create_api(Broken()), "open")
+    api = Guard(create_app(Broken()), "open")
     transport = httpx.ASGITransport(api)
     async with httpx.AsyncClient(transport=transport, base_url="http://it") as it:
         for method, path in (("POST", "/v1/events"), ("GET", "/v1/events")):

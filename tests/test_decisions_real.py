@@ -11,9 +11,11 @@ import json
 import time
 import uuid
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import uvloop
 from chaos.servers import nats_server
 from parts.jetstream import Operator, wait_jetstream
 from parts.nats import NatsCluster, NatsProcess
@@ -40,6 +42,7 @@ from sidecar.login import NatsServer
 from sidecar.publish import MAX_IN_FLIGHT, Stored
 from sidecar.settings import Settings
 from sidecar.stream import StreamPlan
+from sidecar.told import told
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -123,6 +126,15 @@ async def assert_undecided(asked: asyncio.Task[Any]) -> None:
     assert not done
 
 
+async def published(
+    publisher: Publisher, what: Event, key: str, last: int | str
+) -> Stored:
+    result: Stored | Problem = await told(partial(publisher.start, what, key, last))
+    if isinstance(result, Problem):
+        raise result
+    return result
+
+
 async def problem_of(
     publisher: Publisher,
     last: int | str,
@@ -130,7 +142,7 @@ async def problem_of(
     what: Event | None = None,
 ) -> Problem:
     with pytest.raises(Problem) as caught:
-        await publisher.publish(what or event(), key, last)
+        await published(publisher, what or event(), key, last)
     return caught.value
 
 
@@ -193,7 +205,7 @@ async def test_a_repetition_on_one_server_is_a_wrong_last_and_stored(
         await copy(connection, 0)
         assert await copy(connection, 0) == WrongLast()
     async with publishing(server, plan_of(name)) as publisher:
-        assert await publisher.publish(event(), "k", 0) == Stored(1, duplicate=True)
+        assert await published(publisher, event(), "k", 0) == Stored(1, duplicate=True)
     assert operator.state(name)["messages"] == 1
 
 
@@ -201,9 +213,9 @@ async def test_a_repetition_is_stored_also_when_others_came_after_it(
     server: NatsServer, operator: Operator, name: str
 ) -> None:
     async with publishing(server, plan_of(name)) as publisher:
-        await publisher.publish(event(), "k", 0)
+        await published(publisher, event(), "k", 0)
         operator.publish(f"{name}.base", b"{}")
-        assert await publisher.publish(event(), "k", 0) == Stored(1, duplicate=True)
+        assert await published(publisher, event(), "k", 0) == Stored(1, duplicate=True)
 
 
 async def test_a_repetition_after_the_duplicate_window_is_stored(
@@ -211,8 +223,8 @@ async def test_a_repetition_after_the_duplicate_window_is_stored(
 ) -> None:
     operator.create("window", duplicate_window=100_000_000)
     async with publishing(server, plan_of("window")) as publisher:
-        await publisher.publish(event(), "k", 0)
-        await publisher.publish(event(), "k2", 1)
+        await published(publisher, event(), "k", 0)
+        await published(publisher, event(), "k2", 1)
 
         def is_forgotten() -> bool:
             headers = {"Nats-Msg-Id": "k2"}
@@ -220,7 +232,7 @@ async def test_a_repetition_after_the_duplicate_window_is_stored(
             return "duplicate" not in answer
 
         wait_until(is_forgotten)
-        assert await publisher.publish(event(), "k", 0) == Stored(1, duplicate=True)
+        assert await published(publisher, event(), "k", 0) == Stored(1, duplicate=True)
 
 
 async def test_a_key_used_at_another_offset_is_a_reused_key(
@@ -240,7 +252,7 @@ async def test_a_key_with_other_bytes_is_a_reused_key(
     server: NatsServer, operator: Operator, name: str
 ) -> None:
     async with publishing(server, plan_of(name)) as publisher:
-        await publisher.publish(event("a=1"), "k", 0)
+        await published(publisher, event("a=1"), "k", 0)
         problem = await problem_of(publisher, 0, what=event("a=2"))
         assert_problem(problem, errors.KEY_REUSED, Outcome.NOT_STORED)
     assert operator.bodies(name) == [event("a=1").body]
@@ -252,18 +264,22 @@ async def test_a_key_with_the_same_bytes_in_another_category_is_told_apart(
     one = Event("base", None, None, b"{}")
     other = Event("initsync", None, None, b"{}")
     async with publishing(server, plan_of(name)) as publisher:
-        await publisher.publish(one, "k", 0)
-        assert (await publisher.publish(one, "k", 0)).duplicate
-        assert (await publisher.publish(other, "k2", 1)).offset == 2
+        await published(publisher, one, "k", 0)
+        assert (await published(publisher, one, "k", 0)).duplicate
+        assert (await published(publisher, other, "k2", 1)).offset == 2
 
 
 async def test_anywhere_deduplicates_by_key_and_bytes(
     server: NatsServer, operator: Operator, name: str
 ) -> None:
     async with publishing(server, plan_of(name)) as publisher:
-        assert await publisher.publish(event(), "k", LAST) == Stored(1, duplicate=False)
-        assert await publisher.publish(event(), "k2", LAST) == Stored(2, False)
-        assert await publisher.publish(event(), "k", LAST) == Stored(1, duplicate=True)
+        assert await published(publisher, event(), "k", LAST) == Stored(
+            1, duplicate=False
+        )
+        assert await published(publisher, event(), "k2", LAST) == Stored(2, False)
+        assert await published(publisher, event(), "k", LAST) == Stored(
+            1, duplicate=True
+        )
         problem = await problem_of(publisher, LAST, what=event("other"))
         assert_problem(problem, errors.KEY_REUSED, Outcome.NOT_STORED)
     assert operator.state(name)["messages"] == 2
@@ -274,7 +290,7 @@ async def test_many_appends_at_once_are_each_stored_once(
 ) -> None:
     async with publishing(server, plan_of(name)) as publisher:
         stored = await asyncio.gather(
-            *(publisher.publish(event(str(n)), f"k{n}", LAST) for n in range(10))
+            *(published(publisher, event(str(n)), f"k{n}", LAST) for n in range(10))
         )
     assert sorted(one.offset for one in stored) == list(range(1, 11))
     assert operator.state(name)["messages"] == 10
@@ -285,8 +301,8 @@ async def test_a_duplicate_of_a_message_that_is_gone_stays_unknown(
 ) -> None:
     operator.create("gone", deny_delete=False)
     async with publishing(server, plan_of("gone")) as publisher:
-        await publisher.publish(event(), "k", LAST)
-        await publisher.publish(event(), "k2", LAST)
+        await published(publisher, event(), "k", LAST)
+        await published(publisher, event(), "k2", LAST)
         operator.api("STREAM.MSG.DELETE.gone", {"seq": 1})
         problem = await problem_of(publisher, LAST)
         assert_problem(problem, errors.OFFSET_GONE, Outcome.UNKNOWN)
@@ -373,14 +389,16 @@ async def test_a_full_stream_is_called_full_and_takes_events_again_with_room(
     server: NatsServer, operator: Operator, name: str
 ) -> None:
     async with publishing(server, plan_of(name)) as publisher:
-        await publisher.publish(event(), "k", 0)
+        await published(publisher, event(), "k", 0)
         operator.update(name, max_msgs=1)
         problem = await problem_of(publisher, 1, "k2")
         assert_problem(problem, errors.STREAM_FULL, Outcome.NOT_STORED)
         assert problem.members == {"jetstream_code": 10077}
         assert publisher.refusal is not None
         operator.update(name, max_msgs=-1)
-        assert await publisher.publish(event(), "k2", 1) == Stored(2, duplicate=False)
+        assert await published(publisher, event(), "k2", 1) == Stored(
+            2, duplicate=False
+        )
         assert publisher.refusal is None
 
 
@@ -404,7 +422,7 @@ async def test_an_event_over_the_streams_limit_is_too_large(
         problem = await problem_of(publisher, 0, what=event("x" * 450))
         assert_problem(problem, errors.EVENT_TOO_LARGE, Outcome.NOT_STORED)
         assert problem.members["limit_bytes"] == 500
-        assert (await publisher.publish(event(), "k", 0)).offset == 1
+        assert (await published(publisher, event(), "k", 0)).offset == 1
 
 
 async def test_a_subject_bound_to_another_stream_is_refused(
@@ -470,7 +488,7 @@ async def test_a_server_without_room_is_called_full(tmp_path: Path) -> None:
             last = 0
             with suppress(Problem):
                 while last < 10:
-                    last = (await publisher.publish(large, f"k{last}", last)).offset
+                    last = (await published(publisher, large, f"k{last}", last)).offset
             problem = await problem_of(publisher, last, "more", large)
             assert_problem(problem, errors.STORAGE_FULL, Outcome.NOT_STORED)
             assert problem.members == {"jetstream_code": 10023}
@@ -505,7 +523,7 @@ async def test_a_write_that_fails_on_the_servers_disk_is_in_doubt_and_resolves(
             nats.wait()
             wait_jetstream(nats.port)
         async with publishing(server, plan_of("disk")) as publisher:
-            stored = await publisher.publish(photo, f"k{last}", last)
+            stored = await published(publisher, photo, f"k{last}", last)
         assert stored.offset == last + 1
         with Operator(nats.port) as operator:
             assert operator.state("disk")["messages"] == last + 1
@@ -542,6 +560,20 @@ async def test_a_closed_connection_sends_nothing(server: NatsServer, name: str) 
         assert await copy(connection, 0) == NotSent()
 
 
+def test_a_socket_that_was_reset_a_moment_ago_is_a_disconnection_and_no_error(
+    server: NatsServer, name: str
+) -> None:
+    """The loop knows of it before nats-py does, and raises what nats-py does not."""
+
+    async def copy_into_it() -> None:
+        async with connected(server, plan_of(name)) as connection:
+            connection._client.abort()
+            assert await copy(connection, 0) == Disconnected()
+            assert not connection._waiting
+
+    uvloop.run(copy_into_it())
+
+
 async def test_a_frozen_server_leaves_it_unknown_until_the_same_request_resolves_it(
     tmp_path: Path,
 ) -> None:
@@ -563,7 +595,7 @@ async def test_a_frozen_server_leaves_it_unknown_until_the_same_request_resolves
                 frozen.thaw()
                 wait_until(lambda: operator.state("cold")["messages"] == 2)
                 await publisher._bus.wait()  # the doubtful connection was dropped
-                assert (await publisher.publish(event(), "k", 1)).offset == 2
+                assert (await published(publisher, event(), "k", 1)).offset == 2
             assert operator.state("cold")["messages"] == 2
 
 
@@ -576,7 +608,10 @@ async def test_a_publish_too_many_is_told_to_come_again(tmp_path: Path) -> None:
         async with publishing(server, plan_of("busy"), seconds=1) as publisher:
             frozen.freeze()
             ends = await asyncio.gather(
-                *(publisher.publish(event(), f"k{n}", 0) for n in range(MAX_IN_FLIGHT)),
+                *(
+                    published(publisher, event(), f"k{n}", 0)
+                    for n in range(MAX_IN_FLIGHT)
+                ),
                 problem_of(publisher, 0, "one too many"),
                 return_exceptions=True,
             )
@@ -609,7 +644,7 @@ async def test_a_killed_server_ends_a_publish_at_once_and_it_resolves_after_rest
         killed.wait()
         async with publishing(server, plan_of("dead")) as publisher:
             killed.freeze()
-            asked_again = asyncio.create_task(publisher.publish(event(), "k", 0))
+            asked_again = asyncio.create_task(published(publisher, event(), "k", 0))
             await asyncio.sleep(0)
             assert publisher.oldest_doubt_at is not None  # the copy has left
             killed.kill()
@@ -684,7 +719,7 @@ async def test_a_repetition_on_three_servers_is_a_duplicate_at_its_offset(
         assert await copy(connection, 0) == Acknowledged(1, duplicate=False)
         assert await copy(connection, 0) == Acknowledged(1, duplicate=True)
     async with publishing(replicated.server, replicated.plan) as publisher:
-        assert await publisher.publish(event(), "k", 0) == Stored(1, duplicate=True)
+        assert await published(publisher, event(), "k", 0) == Stored(1, duplicate=True)
         problem = await problem_of(publisher, 0, what=event("other"))
         assert_problem(problem, errors.KEY_REUSED, Outcome.NOT_STORED)
         problem = await problem_of(publisher, 1)
@@ -699,7 +734,7 @@ async def test_a_copy_beside_one_under_way_is_in_process_and_resolves(
         first = await copy_under_way(connection, 0)
         assert await copy(connection, 0) == InProcess()
         async with publishing(replicated.server, replicated.plan) as publisher:
-            asked = asyncio.create_task(publisher.publish(event(), "k", 0))
+            asked = asyncio.create_task(published(publisher, event(), "k", 0))
             await assert_undecided(asked)
             assert publisher.oldest_doubt_at is not None
             replicated.thaw_followers()
@@ -732,8 +767,8 @@ async def test_without_a_majority_it_is_unknown_until_the_majority_is_back(
         problem = await problem_of(publisher, 0)
         assert_problem(problem, errors.UNKNOWN_OUTCOME, Outcome.UNKNOWN)
         replicated.thaw_followers()
-        assert (await publisher.publish(event(), "k", 0)).offset == 1
-        assert (await publisher.publish(event(), "k2", 1)).offset == 2
+        assert (await published(publisher, event(), "k", 0)).offset == 1
+        assert (await published(publisher, event(), "k2", 1)).offset == 2
 
 
 async def test_a_stream_without_a_leader_is_unavailable(
@@ -754,7 +789,7 @@ async def test_a_stream_without_a_leader_is_unavailable(
         assert set(map(type, answers)) <= {Unavailable, NoAnswer}
     wait_jetstream(survivor.port, 60)
     async with publishing(replicated.server, replicated.plan, seconds=30) as publisher:
-        tries = (publisher.publish(event(), key, 1) for key in ("k0", "k1"))
+        tries = (published(publisher, event(), key, 1) for key in ("k0", "k1"))
         ends = await asyncio.gather(*tries, return_exceptions=True)
     stored = [end for end in ends if isinstance(end, Stored)]
     refused = [end for end in ends if isinstance(end, Problem)]

@@ -6,7 +6,16 @@ import pytest
 from sidecar import errors
 from sidecar.answer import Position, StoredMessage
 from sidecar.errors import Cause, Problem
-from sidecar.read import MAX_BYTES, NEXT, Query, contiguous, locate, parse_query
+from sidecar.read import (
+    MAX_BYTES,
+    NEXT,
+    Query,
+    contiguous,
+    inside,
+    locate,
+    parse_query,
+)
+from sidecar.stream import StreamInfo
 
 
 @pytest.mark.parametrize(
@@ -131,6 +140,45 @@ def test_an_offset_outside_is_an_error_and_never_a_silent_skip(
     assert problem.cause is cause
     if cause is not errors.JETSTREAM_UNAVAILABLE:
         assert problem.members == {"first_offset": first, "last_offset": last}
+
+
+@pytest.mark.parametrize(
+    ("query", "is_inside"),
+    [
+        (Query(8), True),
+        (Query(20), True),
+        (Query(7), False),
+        (Query(21), False),
+        (Query(0), False),
+        (Query(None), False),
+        (Query(NEXT), False),
+        (Query(9, category="base"), False),
+    ],
+)
+def test_the_leader_is_spared_a_question_only_inside_what_it_said(
+    query: Query, is_inside: bool
+) -> None:
+    known = info(8, 20)
+    assert inside(query, known) == (known.position if is_inside else None)
+    assert inside(query, None) is None
+
+
+def test_nothing_is_inside_an_empty_stream() -> None:
+    assert inside(Query(8), info(8, 7)) is None
+
+
+def info(first: int, last: int) -> StreamInfo:
+    return StreamInfo(
+        config={},
+        position=Position(first, last),
+        messages=last + 1 - first,
+        size_bytes=0,
+        created="t",
+        leader=None,
+        replicas=1,
+        live_replicas=1,
+        categories={},
+    )
 
 
 def test_what_its_own_precondition_did_not_allow_there_is_never_given() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from starlette.requests import Request
 
-from sidecar import app, errors
+from sidecar import errors, store
 from sidecar.errors import Outcome, Problem
 from sidecar.room import MAX_BYTES, Room
 
@@ -53,13 +53,15 @@ def test_what_is_alone_may_be_as_large_as_it_likes() -> None:
 async def test_a_body_that_does_not_come_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(app, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(store, "BODY_SECONDS", 0.05)
 
     async def receive() -> Message:
         return await asyncio.Future()
 
     room = Room()
     with room.hold() as held, pytest.raises(Problem) as raised:
-        await app._read_body(Request({"type": "http", "headers": []}, receive), held, 9)
+        await store._read_body(
+            Request({"type": "http", "headers": []}, receive), held, 9
+        )
     assert raised.value.cause is errors.SLOW_BODY
     assert raised.value.outcome is Outcome.NOT_STORED

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which requests go the direct way, and that the others lose nothing by it.
+
+A real transport on a socket pair; its protocol is fed by hand, so that it is the test
+that says in which pieces a request arrives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from uvicorn.server import ServerState
+
+from sidecar.protocol import BoundedProtocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.types import Receive, Scope, Send
+
+    from sidecar.protocol import Respond
+
+BODY = b'{"evcategory": "base"}'
+HEAD = (
+    b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nIf-Match: *\r\n"
+    b"Content-Length: %d\r\n\r\n" % len(BODY)
+)
+WHOLE = HEAD + BODY
+
+
+class Wire:
+    """One connection: what came which way, and what was answered."""
+
+    def __init__(self, caller: socket.socket) -> None:
+        self.direct: list[bytes] = []
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.responds: list[Respond] = []
+        self.asgi: list[bytes] = []
+        self.caller = caller
+        self.protocol: BoundedProtocol = None  # type: ignore[assignment]
+
+    def serve_directly(
+        self, headers: list[tuple[bytes, bytes]], body: bytes, respond: Respond
+    ) -> None:
+        self.direct.append(body)
+        self.headers = headers
+        self.responds.append(respond)
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await Request(scope, receive).body()
+        self.asgi.append(body)
+        await PlainTextResponse("by uvicorn")(scope, receive, send)
+
+    async def read(self) -> bytes:
+        async with asyncio.timeout(10):
+            return await asyncio.get_running_loop().sock_recv(self.caller, 65_536)
+
+    async def read_to(self, end: bytes) -> bytes:
+        answers = b""
+        while not answers.endswith(end):
+            piece = await self.read()
+            assert piece, answers
+            answers += piece
+        return answers
+
+
+@asynccontextmanager
+async def wire() -> AsyncIterator[Wire]:
+    caller, server = socket.socketpair()
+    caller.setblocking(False)
+    one = Wire(caller)
+    config = uvicorn.Config(
+        one.serve,
+        interface="asgi3",
+        log_config=None,
+        lifespan="off",
+        ws="none",
+        proxy_headers=False,
+    )
+    config.load()
+    transport, protocol = await asyncio.get_running_loop().connect_accepted_socket(
+        lambda: BoundedProtocol(
+            one.serve_directly, config=config, server_state=ServerState(), app_state={}
+        ),
+        server,
+    )
+    one.protocol = protocol
+    try:
+        yield one
+    finally:
+        transport.abort()
+        caller.close()
+
+
+async def test_a_whole_request_is_served_directly() -> None:
+    async with wire() as one:
+        one.protocol.data_received(WHOLE)
+        assert one.direct == [BODY]
+        assert (b"if-match", b"*") in one.headers
+        one.responds[0](Response(b"{}", 201, {"ETag": '"7"'}, "application/json"))
+        assert await one.read() == (
+            b'HTTP/1.1 201 Created\r\netag: "7"\r\ncontent-length: 2\r\n'
+            b"content-type: application/json\r\n\r\n{}"
+        )
+        one.protocol.data_received(WHOLE)
+        assert one.direct == [BODY, BODY]
+        assert not one.asgi
+
+
+@pytest.mark.parametrize("cut", range(1, len(WHOLE)))
+async def test_a_request_in_two_pieces_is_served_once_and_whole(cut: int) -> None:
+    """Directly if its body came in one piece with the end of its head, else not."""
+    async with wire() as one:
+        one.protocol.data_received(WHOLE[:cut])
+        assert not one.direct
+        one.protocol.data_received(WHOLE[cut:])
+        if cut < len(HEAD):
+            assert (one.direct, one.asgi) == ([BODY], [])
+            one.responds[0](PlainTextResponse("directly"))
+        assert (await one.read()).startswith(b"HTTP/1.1 200 OK\r\n")
+        if cut >= len(HEAD):
+            assert (one.direct, one.asgi) == ([], [BODY])
+
+
+async def test_a_body_in_many_pieces_is_put_together() -> None:
+    async with wire() as one:
+        one.protocol.data_received(HEAD + BODY[:1])
+        for number in range(1, len(BODY)):
+            one.protocol.data_received(BODY[number : number + 1])
+        await one.read_to(b"by uvicorn")
+        assert (one.direct, one.asgi) == ([], [BODY])
+
+
+async def test_a_chunked_body_that_is_whole_is_put_together() -> None:
+    chunks = b"5\r\n" + BODY[:5] + b"\r\n11\r\n" + BODY[5:] + b"\r\n0\r\n\r\n"
+    head = b"POST /v1/events HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with wire() as one:
+        one.protocol.data_received(head + chunks)
+        assert one.direct == [BODY]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        WHOLE.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        WHOLE.replace(b"Host", b"Connection: close\r\nHost"),
+        WHOLE.replace(b"Host", b"Expect: 100-continue\r\nHost"),
+        WHOLE.replace(b"POST", b"PUT"),
+        WHOLE.replace(b"/v1/events", b"/v1/events?"),
+        WHOLE.replace(b"/v1/events", b"/v1/%65vents"),
+        WHOLE.replace(b"/v1/events", b"/v1/event"),
+        WHOLE.replace(b"/v1/events", b"http://localhost/v1/events"),
+    ],
+    ids=["1.0", "close", "continue", "PUT", "query", "escaped", "other", "absolute"],
+)
+async def test_whatever_is_less_plain_goes_uvicorns_way(request_: bytes) -> None:
+    async with wire() as one:
+        one.protocol.data_received(request_)
+        await one.read_to(b"by uvicorn")
+        assert (one.direct, one.asgi) == ([], [BODY])
+
+
+async def test_a_caller_that_reads_nothing_is_made_to_wait() -> None:
+    async with wire() as one:
+        one.protocol.pause_writing()
+        one.protocol.data_received(WHOLE)
+        assert not one.direct
+        one.protocol.resume_writing()
+        await one.read_to(b"by uvicorn")
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+async def test_a_request_behind_one_under_way_waits_for_its_answer(pieces: int) -> None:
+    async with wire() as one:
+        if pieces == 1:
+            one.protocol.data_received(WHOLE + WHOLE)
+        else:
+            one.protocol.data_received(WHOLE)
+            one.protocol.data_received(WHOLE)
+        assert one.direct == [BODY]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not one.asgi
+        one.responds[0](PlainTextResponse("directly"))
+        answers = await one.read_to(b"by uvicorn")
+        assert answers.index(b"directly") < answers.index(b"by uvicorn")
+        assert (one.direct, one.asgi) == ([BODY], [BODY])
+
+
+async def test_an_answer_to_who_has_left_is_dropped() -> None:
+    async with wire() as one:
+        one.protocol.data_received(WHOLE)
+        one.protocol.transport.abort()
+        one.responds[0](PlainTextResponse("too late"))
+        await asyncio.sleep(0)
+        assert await one.read() == b""
+
+
+async def test_a_shutdown_lets_what_is_under_way_end() -> None:
+    async with wire() as one:
+        one.protocol.data_received(WHOLE)
+        one.protocol.shutdown()
+        assert not one.protocol.transport.is_closing()
+        one.responds[0](PlainTextResponse("directly"))
+        assert b"\r\nconnection: close\r\n" in await one.read()
+        assert await one.read() == b""
+
+
+async def test_an_answer_that_ends_the_connection_ends_it() -> None:
+    async with wire() as one:
+        one.protocol.data_received(WHOLE)
+        one.responds[0](PlainTextResponse("bye", headers={"Connection": "close"}))
+        answer = await one.read()
+        assert answer.count(b"connection: close") == 1
+        assert await one.read() == b""
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n",
+    ],
+)
+async def test_a_body_that_is_broken_is_served_by_nobody(broken: bytes) -> None:
+    async with wire() as one:
+        one.protocol.data_received(b"POST /v1/events HTTP/1.1\r\n" + broken)
+        assert (await one.read()).startswith(b"HTTP/1.1 400")
+        await asyncio.sleep(0)
+        assert (one.direct, one.asgi) == ([], [])
+
+
+async def test_a_request_is_answered_once() -> None:
+    async with wire() as one:
+        one.protocol.data_received(WHOLE)
+        one.responds[0](PlainTextResponse("first"))
+        one.responds[0](PlainTextResponse("second"))
+        one.protocol.data_received(WHOLE)
+        one.responds[0](PlainTextResponse("second"))
+        one.responds[1](PlainTextResponse("third"))
+        answers = await one.read_to(b"third")
+        assert b"second" not in answers
+
+
+async def test_an_idle_connection_is_closed_after_a_direct_answer_too() -> None:
+    async with wire() as one:
+        one.protocol.data_received(WHOLE)
+        assert one.protocol.timeout_keep_alive_task is None
+        one.responds[0](PlainTextResponse("directly"))
+        timer: Any = one.protocol.timeout_keep_alive_task
+        assert timer is not None
+        one.protocol.data_received(WHOLE)
+        assert timer.cancelled()
