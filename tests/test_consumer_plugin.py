@@ -5,7 +5,7 @@ import importlib
 import threading
 import time
 import uuid
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from queue import Queue
 from typing import TYPE_CHECKING, Any
 
@@ -557,9 +557,11 @@ def test_an_offset_that_vanishes_in_an_iteration_is_an_index_error_after_a_pause
 
 
 def more(*offsets: int, last: int) -> Reply:
-    """Give a page that is not the stream's last."""
+    """Give a page that is not the stream's last, and the link to the next."""
     answer = page(*offsets)
     answer.document["last_offset"] = last
+    query = f"offset={offsets[-1] + 1}&limit=500&max_bytes=262144"
+    answer.headers["Link"] = f'</v1/events?{query}>; rel="next"'
     return answer
 
 
@@ -573,6 +575,53 @@ def test_the_next_page_is_asked_for_while_this_one_is_handled(
         wait_until(lambda: len(player.requests) == 3, what="asked ahead")  # 1: open()
         assert [next(events).offset, next(events).offset] == [2, 3]
         assert "offset=3&" in player.requests[2].path
+        assert len(player.requests) == 3  # what was asked ahead was taken
+
+
+def test_without_a_link_pages_are_asked_for_one_by_one(
+    hermes_home: Path, player: Player, clock: Clock
+) -> None:
+    with consumer_of(hermes_home, player.url, clock) as plugin:
+        player.then(page(1, 2), page(3))
+        events = iter(plugin)
+        next(events)
+        next(events)
+        assert len(player.requests) == 2  # 1: open()
+        assert next(events).offset == 3
+
+
+def test_a_link_to_elsewhere_is_not_mistaken_for_the_next_page(
+    hermes_home: Path, player: Player, clock: Clock
+) -> None:
+    with consumer_of(hermes_home, player.url, clock) as plugin:
+        wrong = more(1, last=9)
+        wrong.headers["Link"] = '</v1/events?offset=7>; rel="next"'
+        player.then(wrong, page(7), page(2))
+        events = iter(plugin)
+        assert [next(events).offset, next(events).offset] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "microsecond"),
+    [
+        ("2026-11-23T09:48:26Z", 0),
+        ("2026-11-23T09:48:26.5Z", 500_000),
+        ("2026-11-23T09:48:26.948035Z", 948_035),
+        ("2026-11-23T09:48:26.948035854Z", 948_035),
+        ("2026-11-23T09:48:26.000000999Z", 0),
+    ],
+)
+def test_a_timestamp_is_local_time_to_the_microsecond(
+    hermes_home: Path, player: Player, clock: Clock, text: str, microsecond: int
+) -> None:
+    with consumer_of(hermes_home, player.url, clock) as plugin:
+        answer = page(1)
+        answer.document["events"][0]["timestamp"] = text
+        player.then(answer)
+        seen = next(iter(plugin)).timestamp
+    assert seen.tzinfo is None
+    expected = datetime(2026, 11, 23, 9, 48, 26, microsecond, UTC)
+    assert seen.astimezone(UTC) == expected
 
 
 def test_a_seek_forgets_what_was_asked_ahead(one_by_one: Any, first: int) -> None:

@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import threading
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from parts.answers import (
     problem,
     stands,
     stored,
+    stored_minimally,
     taken,
     timed,
     unknown,
@@ -191,6 +194,104 @@ def test_an_event_is_posted_verbatim_with_its_precondition_and_a_key(
     assert request.headers["if-match"] == f'"{L}"'
     assert request.headers["content-type"] == "application/json"
     assert len(request.headers["idempotency-key"]) == 36
+    assert request.headers["host"] == player.url.partition("//")[2]
+    assert request.headers["prefer"] == "return=minimal"
+
+
+def test_the_entity_tag_stands_for_the_answer_that_was_not_wanted(
+    plugin: Any, player: Player
+) -> None:
+    player.then(stands(L), stored_minimally(L + 1), stored_minimally(L + 2))
+    with plugin:
+        assert [plugin._send(user()), plugin._send(user())] == [L + 1, L + 2]
+    assert player.posts[1].headers["if-match"] == f'"{L + 1}"'
+
+
+ANSWER = b'HTTP/1.1 201 Created\r\ncontent-length: 0\r\netag: "%d"\r\n\r\n'
+
+
+@pytest.mark.parametrize("cut", range(len(ANSWER % (L + 1))))
+def test_an_answer_that_is_cut_off_never_gives_another_offset(
+    hermes_home: Path, clock: Clock, cut: int
+) -> None:
+    """http.client takes a head that ends anywhere for whole."""
+    answer = ANSWER % (L + 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            for part in (answer[:cut], answer):
+                try:
+                    connection, _ = server.accept()
+                except OSError:  # the first was enough
+                    return
+                with connection:
+                    connection.recv(65_536)
+                    connection.sendall(part)
+
+        url = "http://127.0.0.1:{1}".format(*server.getsockname())
+        plugin = timed(load_plugin(hermes_home, FAMILY, {"url": url}), clock)
+        plugin._last = L
+        serving = threading.Thread(target=serve)
+        serving.start()
+        try:
+            assert plugin._send(user()) == L + 1
+        finally:
+            plugin.close()
+            server.shutdown(socket.SHUT_RDWR)
+            serving.join()
+
+
+@pytest.mark.parametrize("offset", [1, L, L + 2])
+def test_the_answer_to_something_else_is_no_answer(
+    plugin: Any, player: Player, offset: int
+) -> None:
+    player.then(stands(L), stored_minimally(offset), stored_minimally(L + 1))
+    with plugin:
+        assert plugin._send(user()) == L + 1
+    keys = {request.headers["idempotency-key"] for request in player.posts}
+    assert (len(keys), len(player.posts), player.connections) == (1, 2, 2)
+
+
+def test_a_sidecar_that_mixes_up_its_answers_leaves_it_unknown(
+    plugin: Any, player: Player
+) -> None:
+    player.then(stands(L), stored_minimally(L + 7))
+    assert a_pass(plugin, user()) == (
+        "It is not known whether the event was stored: "
+        "the sidecar answers with an offset that was not asked for"
+    )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Reply(200, text="", headers={"ETag": "17"}),
+        Reply(200, text="", headers={"ETag": '"17'}),
+        Reply(200, text="", headers={"ETag": 'W/"17"'}),
+        Reply(200, text="", headers={"ETag": '"x"'}),
+        Reply(412, text="", headers={"ETag": '"17"'}),
+    ],
+    ids=["bare", "cut", "weak", "text", "412"],
+)
+def test_an_entity_tag_counts_only_where_it_stands_for_an_offset(
+    plugin: Any, player: Player, answer: Reply
+) -> None:
+    player.then(stands(L), answer, stored(L + 1))
+    assert a_pass(plugin, user()) is None
+    assert len(player.posts) == 2
+
+
+def test_keys_are_uuids_of_which_no_two_plugins_have_the_same(
+    hermes_home: Path, player: Player, clock: Clock
+) -> None:
+    player.then(stands(L), *(stored_minimally(L + n) for n in range(1, 4)), stands(L))
+    for _ in range(2):
+        plugin = timed(load_plugin(hermes_home, FAMILY, {"url": player.url}), clock)
+        assert a_pass(plugin, user(), user(), user()) is None
+        player.then(stands(L), *(stored_minimally(L + n) for n in range(1, 4)))
+    keys = {uuid.UUID(request.headers["idempotency-key"]) for request in player.posts}
+    assert len(keys) == 6
+    assert {key.version for key in keys} == {4}
 
 
 def test_each_event_has_a_key_of_its_own_and_the_offset_before_it(
@@ -391,6 +492,18 @@ def test_a_sidecar_that_dies_while_it_is_asked_leaves_it_unknown(
     assert text == (
         "It is not known whether the event was stored: the sidecar does not answer"
     )
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "sm\xf6rg\xe5s", "tab\there", "\x7f"])
+def test_a_token_that_is_none_never_leaves(
+    hermes_home: Path, player: Player, clock: Clock, tmp_path: Path, text: str
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(text, "utf-8")
+    settings = {"url": player.url, "token_file": str(file)}
+    plugin = timed(load_plugin(hermes_home, FAMILY, settings), clock)
+    assert once(plugin) == "No message bus: the plugin's token_file holds no token"
+    assert not player.requests
 
 
 def test_an_unreadable_token_file_is_named(

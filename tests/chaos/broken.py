@@ -15,7 +15,7 @@ def break_publisher(plugin: Any, how: str) -> None:
         method: str,
         path: str,
         timeout_seconds: float,
-        body: bytes | None = None,
+        body: bytes = b"",
         headers: dict[str, str] | None = None,
     ) -> Any:
         if method == "POST" and headers is not None:

@@ -378,7 +378,8 @@ class Link:
             if not chunk:
                 return
             buffer += chunk
-        middle = frame.body + int((frame.end - frame.body) * strike.fraction)
+        size = frame.end - frame.start  # the plugin's answers have no body
+        middle = frame.start + max(1, min(size - 1, int(size * strike.fraction)))
         if strike.place != "in_answer":
             middle = frame.start
         self.near_writer.write(buffer[:middle])

@@ -23,6 +23,7 @@ class Reply:
     retry_after: str | None = None
     text: str | None = None
     """Sent in place of the document."""
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -36,6 +37,11 @@ class Request:
 def stored(offset: int, *, duplicate: bool = False) -> Reply:
     document = {"offset": offset, "duplicate": duplicate}
     return Reply(200 if duplicate else 201, document)
+
+
+def stored_minimally(offset: int) -> Reply:
+    """Answer as a sidecar does that was asked for no more than the entity tag."""
+    return Reply(201, text="", headers={"ETag": f'"{offset}"'})
 
 
 def stands(last: int) -> Reply:
@@ -105,6 +111,8 @@ class Player:
                 self.send_response(answer.status)
                 if answer.retry_after is not None:
                     self.send_header("Retry-After", answer.retry_after)
+                for name, value in answer.headers.items():
+                    self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

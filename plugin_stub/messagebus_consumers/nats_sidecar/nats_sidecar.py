@@ -11,7 +11,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlencode
@@ -106,15 +106,16 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
                 event = self._event(self._rows[0])  # raises and stays where it is
                 self._offset = self._rows.popleft()["offset"] + 1
                 yield event
-                ends_at = self._ends_at()
+                if not self._rows:
+                    ends_at = self._ends_at()
             answer = self._http.take_ahead(_path(self._query(category=category)))
             if answer is None:
                 left_seconds = ends_at - self._now()
                 wait_seconds = max(0.0, min(left_seconds, LONGEST_WAIT_SECONDS))
-                answer = self._ask(self._query(wait_seconds, category), wait_seconds)
+                path = _path(self._query(wait_seconds, category))
+                answer = self._http.ask_page(path, wait_seconds + ANSWER_SECONDS)
             if answer.status == 200:
                 self._take(answer)
-                self._ask_ahead(answer, category)
             elif (
                 answer.status in PASSING and answer.document.get("code") not in DAMAGED
             ):
@@ -149,23 +150,13 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
     def _ask_patiently(self, query: dict[str, Any]) -> Answer:
         ends_at = self._now() + PATIENCE_SECONDS
         while True:
-            answer = self._ask(query)
+            answer = self._http.ask("GET", _path(query), ANSWER_SECONDS)
             if answer.status == 200:
                 return answer
             pause_seconds = answer.retry_after or 0.5
             if answer.status not in PASSING or self._now() + pause_seconds > ends_at:
                 raise self._error(answer)
             self._sleep(pause_seconds)
-
-    def _ask(self, query: dict[str, Any], wait_seconds: float = 0) -> Answer:
-        return self._http.ask("GET", _path(query), wait_seconds + ANSWER_SECONDS)
-
-    def _ask_ahead(self, answer: Answer, category: str | None) -> None:
-        """Let the sidecar read the next page while Hermes handles this one."""
-        page = answer.document
-        if page["events"] and page["next_offset"] <= page["last_offset"]:
-            query = self._query(category=category) | {"offset": page["next_offset"]}
-            self._http.ask_ahead(_path(query), ANSWER_SECONDS)
 
     def _event(self, row: dict[str, Any]) -> Event:
         try:
@@ -209,8 +200,8 @@ def _document(text: str) -> str | dict[str, Any]:
 
 def _local_time(text: str) -> datetime:
     """Read RFC 3339 with up to 9 decimals, which Python 3.10 cannot, as local time."""
-    seconds, _, decimals = text.rstrip("Z").partition(".")
-    return _local_second(seconds).replace(microsecond=int(decimals.ljust(6, "0")[:6]))
+    seconds, decimals = text[:19], text[20:-1]
+    return _local_second(seconds) + timedelta(0, 0, int(f"{decimals}000000"[:6]))
 
 
 @lru_cache(maxsize=16)

@@ -12,18 +12,21 @@ import builtins
 import sys
 import time
 import uuid
+from itertools import count
 from typing import Any
 
 from lib.datamodel.event import Event
 from lib.plugins import AbstractMessageBusProducerPlugin
 
-from .sidecar_http import NOT_STORED, Answer, SidecarHttp
+from .sidecar_http import NOT_STORED, UNKNOWN, Answer, SidecarHttp
 
 HERMES_PLUGIN_CLASSNAME: str | None = "NatsSidecarProducerPlugin"
 """The plugin class name defined in this module file"""
 
 ATTEMPT_SECONDS = 15.0
 """How long one answer is waited for: longer than a sidecar holds a request."""
+
+MIXED_UP = "the sidecar answers with an offset that was not asked for"
 
 TAKEN = 412
 OFFSETS_MEAN_NOTHING = (409, 410)
@@ -38,8 +41,8 @@ class NatsSidecarError(Exception):
 class _Sent:
     """One event on its way, and what makes it known when it comes again."""
 
-    def __init__(self, event: Event) -> None:
-        self.key = str(uuid.uuid4())
+    def __init__(self, key: str, event: Event) -> None:
+        self.key = key
         self.body = event.to_json().encode()
         self.object = (event.objtype, event.objpkey)
         # A new initsync needs all its events; a schema is never taken for sent.
@@ -61,6 +64,9 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         self._unknown: dict[str, _Sent] = {}  # by key; each was sent with this L
         self._stored_unseen: dict[Any, _Sent] = {}  # by object; Hermes does not know
         self._is_initsync = False
+        # To count on from one UUID takes less time than one for each event.
+        self._keys_start = str(uuid.uuid4())[:24]
+        self._numbers = count()
 
     def open(self) -> None:
         """Learn the last offset; wait for a sidecar that can tell it."""
@@ -86,7 +92,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
 
     def _send(self, event: Event) -> int | None:
         """Store the event and return its offset; None if it stood there already."""
-        sent = _Sent(event)
+        sent = _Sent(f"{self._keys_start}{next(self._numbers):012x}", event)
         self._is_initsync |= event.evcategory == "initsync"
         if self._stands_already(sent):
             return None
@@ -127,8 +133,16 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             "Content-Type": "application/json",
             "Idempotency-Key": sent.key,
             "If-Match": f'"{self._last}"',
+            "Prefer": "return=minimal",  # the offset is in the ETag
         }
-        return self._http.ask("POST", "/v1/events", timeout_seconds, sent.body, headers)
+        answer = self._http.ask(
+            "POST", "/v1/events", timeout_seconds, sent.body, headers
+        )
+        is_tag = answer.status in (200, 201) and "duplicate" not in answer.document
+        if is_tag and answer.document.get("offset") != self._last + 1:
+            self._http.close()  # it was the answer to something else
+            return Answer(0, UNKNOWN, MIXED_UP, {})
+        return answer
 
     def _learn(self, answer: Answer) -> None:
         """Take the new last offset, and see whose event holds the one after L."""
