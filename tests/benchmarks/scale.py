@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much is measured: quick (a minute), by default (eight), or in full."""
+"""How much is measured: quick (a minute), by default (ten), or in full."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ DEFAULT = Scale(
     ),
     sends=100,
     users=5_000,
-    initsyncs=5,
+    initsyncs=9,
     replay_events=100_000,
     replay_rounds=3,
     waited_events=200,
