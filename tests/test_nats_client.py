@@ -21,7 +21,7 @@ from sidecar.nats_client import (
 
 BLOCK = b"NATS/1.0\r\nA: b\r\n\r\n"
 MSG = b"MSG in.7 1 5\r\nhello\r\n"
-ODD = b"MSG in.9 1 10\r\nMSG x 1 5\r\r\n"
+ODD = b"MSG in.9 1 11\r\nMSG x 1 0\r\n\r\n"
 HMSG = b"HMSG in.8 1 %d %d\r\n%shello\r\n" % (len(BLOCK), len(BLOCK) + 5, BLOCK)
 
 
@@ -88,7 +88,7 @@ def test_whatever_the_pieces_each_message_is_taken_once_and_in_order(
     expected = {
         MSG: ("in.7", b"", b"hello"),
         HMSG: ("in.8", BLOCK, b"hello"),
-        ODD: ("in.9", b"", b"MSG x 1 5\r"),
+        ODD: ("in.9", b"", b"MSG x 1 0\r\n"),
     }
     assert taken == [expected[frame] for frame in frames if frame in expected]
 
@@ -101,6 +101,26 @@ def _drain(reader: asyncio.StreamReader) -> bytes:
     data = bytes(reader._buffer)  # type: ignore[attr-defined]
     reader._buffer.clear()  # type: ignore[attr-defined]
     return data
+
+
+def test_a_payload_that_looks_like_a_message_is_none_though_nats_py_read_its_line() -> (
+    None
+):
+    taken = []
+    line = ODD.index(b"\n") + 1
+
+    async def feed() -> None:
+        client = NatsClient(lambda *message: taken.append(message))
+        reader = asyncio.StreamReader()
+        client._transport = SimpleNamespace(_io_reader=reader)  # type: ignore[assignment]
+        client._process_ping = _nothing  # type: ignore[method-assign]
+        client.read_directly()
+        for piece in (b"PING\r\n" + ODD[:line], ODD[line:]):
+            reader.feed_data(piece)
+            await client._ps.parse(_drain(reader))
+
+    asyncio.run(feed())
+    assert taken == [("in.9", b"", b"MSG x 1 0\r\n")]
 
 
 def test_a_large_message_is_put_together_from_its_pieces() -> None:
