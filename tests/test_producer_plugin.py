@@ -11,7 +11,11 @@ import sys
 import sysconfig
 import threading
 import uuid
+from contextlib import contextmanager
+from fcntl import ioctl
+from functools import partial
 from pathlib import Path
+from termios import TIOCOUTQ
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -210,35 +214,89 @@ def test_the_entity_tag_stands_for_the_answer_that_was_not_wanted(
 ANSWER = b'HTTP/1.1 201 Created\r\ncontent-length: 0\r\netag: "%d"\r\n\r\n'
 
 
-@pytest.mark.parametrize("cut", range(len(ANSWER % (L + 1))))
-def test_an_answer_that_is_cut_off_never_gives_another_offset(
-    hermes_home: Path, clock: Clock, cut: int
-) -> None:
-    """http.client takes a head that ends anywhere for whole."""
-    answer = ANSWER % (L + 1)
-    with socket.create_server(("127.0.0.1", 0)) as server:
+CUTS = range(len(ANSWER % (L + 1)))
+
+
+def is_read(connection: socket.socket) -> bool:
+    """Tell whether the other end of a Unix socket has taken all."""
+    return not any(ioctl(connection, TIOCOUTQ, bytes(4)))
+
+
+@contextmanager
+def server_of(path: Path, *answers: list[bytes]) -> Iterator[list[bytes]]:
+    """Answer one request on each connection with these pieces; give the requests.
+
+    A piece follows when the one before it was taken.
+    """
+    requests: list[bytes] = []
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
 
         def serve() -> None:
-            for part in (answer[:cut], answer):
+            for pieces in answers:
                 try:
                     connection, _ = server.accept()
                 except OSError:  # the first was enough
                     return
                 with connection:
-                    connection.recv(65_536)
-                    connection.sendall(part)
+                    requests.append(connection.recv(65_536))
+                    for piece in pieces:
+                        wait_until(partial(is_read, connection), 20)
+                        connection.sendall(piece)
 
-        url = "http://127.0.0.1:{1}".format(*server.getsockname())
-        plugin = timed(load_plugin(hermes_home, FAMILY, {"url": url}), clock)
-        plugin._last = L
         serving = threading.Thread(target=serve)
         serving.start()
         try:
-            assert plugin._send(user()) == L + 1
+            yield requests
         finally:
-            plugin.close()
             server.shutdown(socket.SHUT_RDWR)
             serving.join()
+
+
+@pytest.fixture
+def plain(hermes_home: Path, tmp_path: Path, clock: Clock) -> Iterator[Any]:
+    """One plugin at tmp_path / "s" that believes in L."""
+    url = f"unix://{tmp_path}/s"
+    plugin = timed(load_plugin(hermes_home, FAMILY, {"url": url}), clock)
+    plugin._last = L
+    yield plugin
+    plugin.close()
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_an_answer_that_is_cut_off_never_gives_another_offset(
+    plain: Any, tmp_path: Path, cut: int
+) -> None:
+    """http.client takes a head that ends anywhere for whole."""
+    answer = ANSWER % (L + 1)
+    with server_of(tmp_path / "s", [answer[:cut]], [answer]):
+        assert plain._send(user()) == L + 1
+        plain.close()
+
+
+@pytest.mark.parametrize("cut", CUTS[1:])
+def test_an_answer_in_two_pieces_is_one_answer(
+    plain: Any, tmp_path: Path, cut: int
+) -> None:
+    answer = ANSWER % (L + 1)
+    with server_of(tmp_path / "s", [answer[:cut], answer[cut:]]) as requests:
+        assert plain._send(user()) == L + 1
+        plain.close()
+    assert len(requests) == 1
+
+
+def test_the_answer_that_almost_always_comes_needs_no_parser(
+    hermes_home: Path, sidecar: SidecarProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the sidecar writes is just what the plugin compares with."""
+    with sidecar.client() as http:
+        last = last_offset(http)
+    with load_plugin(hermes_home, FAMILY, {"url": sidecar.url}) as plugin:
+        monkeypatch.delattr("http.client.HTTPResponse")
+        sent = [plugin._send(user(pkey=number)) for number in range(3)]
+        monkeypatch.undo()
+    assert sent == [last + 1, last + 2, last + 3]
 
 
 @pytest.mark.parametrize("offset", [1, L, L + 2])

@@ -9,20 +9,13 @@ from typing import Any
 
 def break_publisher(plugin: Any, how: str) -> None:
     """Take the fence, or fence and stable key, from what a plugin sends."""
-    ask = plugin._http.ask
+    store = plugin._http.store
 
-    def ask_without(
-        method: str,
-        path: str,
-        timeout_seconds: float,
-        body: bytes = b"",
-        headers: dict[str, str] | None = None,
-    ) -> Any:
-        if method == "POST" and headers is not None:
-            headers = headers | {"If-Match": "*"}
-            if how == "unkeyed":
-                headers["Idempotency-Key"] = str(uuid.uuid4())
-        return ask(method, path, timeout_seconds, body, headers)
+    def store_without(body: bytes, headers: dict[str, str], *rest: Any) -> Any:
+        headers = headers | {"If-Match": "*"}
+        if how == "unkeyed":
+            headers["Idempotency-Key"] = str(uuid.uuid4())
+        return store(body, headers, *rest)
 
     if how in ("unfenced", "unkeyed"):
-        plugin._http.ask = ask_without
+        plugin._http.store = store_without

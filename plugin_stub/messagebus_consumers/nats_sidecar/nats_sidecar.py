@@ -8,6 +8,7 @@ for hours between two events.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -38,6 +39,9 @@ NO_EVENT = (
     "No Hermes event stands at the next offset: another program wrote to the stream. "
     "Start this client anew, see docs/operations.md of hermes-nats-sidecar"
 )
+
+_ESCAPED_ASCII = re.compile(r"\\u00[0-7]")
+"""As \\u0048, which would be an H too; of these Hermes writes control characters."""
 
 PAGE_BYTES = 256 * 1024
 """Whatever batch_size says: the page asked ahead waits in the socket's buffer, and not
@@ -150,7 +154,7 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
     def _ask_patiently(self, query: dict[str, Any]) -> Answer:
         ends_at = self._now() + PATIENCE_SECONDS
         while True:
-            answer = self._http.ask("GET", _path(query), ANSWER_SECONDS)
+            answer = self._http.ask(_path(query), ANSWER_SECONDS)
             if answer.status == 200:
                 return answer
             pause_seconds = answer.retry_after or 0.5
@@ -189,7 +193,7 @@ def _document(text: str) -> str | dict[str, Any]:
 
     It takes two thirds of the time that an event costs; most events have none of them.
     """
-    if "Hermes" in text or "\\u00" in text:  # \u0048 would be an H too
+    if "Hermes" in text or ("\\" in text and _ESCAPED_ASCII.search(text)):
         return text
     try:
         document = json.loads(text)

@@ -72,7 +72,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         """Learn the last offset; wait for a sidecar that can tell it."""
         ends_at = self._now() + self._settings["send_timeout"]
         while True:
-            answer = self._http.ask("GET", "/v1/stream", ATTEMPT_SECONDS)
+            answer = self._http.ask("/v1/stream", ATTEMPT_SECONDS)
             if answer.status == 200:
                 break
             pause_seconds = answer.retry_after or 0.5
@@ -135,11 +135,10 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             "If-Match": f'"{self._last}"',
             "Prefer": "return=minimal",  # the offset is in the ETag
         }
-        answer = self._http.ask(
-            "POST", "/v1/events", timeout_seconds, sent.body, headers
-        )
+        offset = self._last + 1
+        answer = self._http.store(sent.body, headers, offset, timeout_seconds)
         is_tag = answer.status in (200, 201) and "duplicate" not in answer.document
-        if is_tag and answer.document.get("offset") != self._last + 1:
+        if is_tag and answer.document.get("offset") != offset:
             self._http.close()  # it was the answer to something else
             return Answer(0, UNKNOWN, MIXED_UP, {})
         return answer
