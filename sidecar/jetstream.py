@@ -38,7 +38,13 @@ from sidecar.answer import (
 )
 from sidecar.errors import Cause, Problem
 from sidecar.login import read_login
-from sidecar.nats_client import NatsClient, header_block, header_fields, status
+from sidecar.nats_client import (
+    NatsClient,
+    header_block,
+    header_fields,
+    only,
+    status,
+)
 from sidecar.stream import StreamInfo, StreamPlan, parse_stream_info
 from sidecar.told import told
 
@@ -62,6 +68,13 @@ TYPE_HEADER: Final = b"Hermes-Event-Type"
 OBJECT_TYPE_HEADER: Final = b"Hermes-Object-Type"
 PRECONDITION_HEADER: Final = b"Nats-Expected-Last-Sequence"
 
+_OF_BATCH = only(
+    b"Nats-Sequence",
+    b"Nats-Subject",
+    b"Nats-Time-Stamp",
+    b"Nats-Last-Sequence",
+    PRECONDITION_HEADER,
+)
 _BATCH_ENDS = ("204", "404")  # the end mark; nothing at or after start
 _NO_MESSAGE = 10037
 _NO_STREAM = 10059
@@ -441,7 +454,7 @@ def _take_of_batch(
         return int(end.get(b"Nats-Last-Sequence", b"0")) + int(pending)
     if code is not None:
         raise ValueError(code)
-    fields = header_fields(block)
+    fields = header_fields(block, _OF_BATCH)
     messages.append(
         StoredMessage(
             sequence=int(fields[b"Nats-Sequence"]),

@@ -27,9 +27,13 @@ if TYPE_CHECKING:
 
 _VERSION_LINE = b"NATS/1.0"
 _END = b"\r\n"
-_MSG = re.compile(rb"MSG (\S+) \d+ (?:\S+ )?(\d+)\r\n")
-_HMSG = re.compile(rb"HMSG (\S+) \d+ (?:\S+ )?(\d+) (\d+)\r\n")
-_FIELD = re.compile(rb"\r\n([^:\r\n]+):[ \t]*([^\r\n]*)")
+_NO_STATUS = _VERSION_LINE + _END
+_MESSAGE = re.compile(
+    rb"(?:MSG (\S+) \d+ (?:\S+ )?|HMSG (\S+) \d+ (?:\S+ )?(\d+) )(\d+)\r\n"
+)
+"""Subject without or with headers, the size of these, and of all."""
+_VALUE = rb":[ \t]*([^\r\n]*)"
+_FIELD = re.compile(rb"\r\n([^:\r\n]+)" + _VALUE)
 _LONGEST_LINE = 4096  # nats-py's own limit
 
 
@@ -138,15 +142,18 @@ def split_messages(data: bytes) -> Split:
     """
     messages: list[tuple[str, bytes, bytes]] = []
     end = 0
-    while line := _MSG.match(data, end) or _HMSG.match(data, end):
-        subject, *sizes = line.groups()
-        begin, size = line.end(), int(sizes[-1])
-        lacks_bytes = begin + size + len(_END) - len(data)
+    while line := _MESSAGE.match(data, end):
+        plain, subject, block_size, size = line.groups()
+        begin = line.end()
+        stop = begin + int(size)
+        lacks_bytes = stop + len(_END) - len(data)
         if lacks_bytes > 0:
             return Split(messages, end, lacks_bytes)
-        body = begin + (int(sizes[0]) if len(sizes) > 1 else 0)
-        messages.append((subject.decode(), data[begin:body], data[body : begin + size]))
-        end = begin + size + len(_END)
+        body = begin + int(block_size) if block_size else begin
+        messages.append(
+            ((plain or subject).decode(), data[begin:body], data[body:stop])
+        )
+        end = stop + len(_END)
     is_cut = data[end : end + 1] in (b"M", b"H") and data.find(b"\n", end) < 0
     return Split(messages, end, int(is_cut and len(data) - end < _LONGEST_LINE))
 
@@ -157,12 +164,21 @@ def header_block(headers: dict[bytes, bytes]) -> bytes:
     return b"".join((_VERSION_LINE, _END, *fields, _END))
 
 
-def header_fields(block: bytes) -> dict[bytes, bytes]:
+def only(*names: bytes) -> re.Pattern[bytes]:
+    """Make header_fields pass over all other fields, which halves its time."""
+    return re.compile(rb"\r\n(%s)%s" % (b"|".join(map(re.escape, names)), _VALUE))
+
+
+def header_fields(
+    block: bytes, field: re.Pattern[bytes] = _FIELD
+) -> dict[bytes, bytes]:
     """Read the fields of a header block; the status line is not among them."""
-    return dict(_FIELD.findall(block))
+    return dict(field.findall(block))
 
 
 def status(block: bytes) -> str | None:
     """Give the status of a header block, as "503"; None if it has none."""
+    if block.startswith(_NO_STATUS):
+        return None
     line = block[len(_VERSION_LINE) : block.find(_END)].split()
     return line[0].decode("ascii", "replace") if line else None

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import threading
 import time
 import uuid
@@ -304,6 +305,7 @@ def test_bytes_and_times_in_an_event_are_decoded(
     [
         '{"name": "L\\u00e9a", "deep": [{"x": null}, "\\ud800"], "n": NaN}',
         '{"name": "Léa", "path": "a\\\\u0048"}',
+        '{"control": "\\u0000\\u001f\\u007f", "name": "\\u00C9va"}',
         '{"photo": "HermesBytes(AAEC/w==)"}',
         '{"deep": {"list": ["HermesDatetime(2024-02-29T08:00:00Z)"]}}',
         '{"photo": "\\u0048ermesBytes(AAEC/w==)"}',
@@ -323,6 +325,14 @@ def test_an_event_is_what_hermes_reads_from_its_text(
 
     assert repr(read.objattrs) == repr(expected.objattrs)
     assert read.to_json() == expected.to_json()
+
+
+@pytest.mark.parametrize("text", ['{"name": "L\\u00e9a"}', '{"path": "a\\\\b"}'])
+def test_most_events_are_spared_the_search_of_each_value(
+    hermes_home: Path, text: str
+) -> None:
+    plugin = importlib.import_module(consumer_of(hermes_home, "unix:///x").__module__)
+    assert plugin._document(text) == json.loads(text)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "null"])

@@ -15,6 +15,7 @@ from sidecar.nats_client import (
     NatsClient,
     header_block,
     header_fields,
+    only,
     split_messages,
     status,
 )
@@ -159,3 +160,8 @@ def test_a_status_and_fields_are_read(
     block: bytes, code: str | None, fields: dict[bytes, bytes]
 ) -> None:
     assert (status(block), header_fields(block)) == (code, fields)
+
+
+def test_fields_that_nobody_wants_are_passed_over() -> None:
+    block = b"NATS/1.0\r\nNats-A: 1\r\nA: 2\r\nAB: 3\r\nB:4\r\nA:\t5\r\n\r\n"
+    assert header_fields(block, only(b"A", b"B")) == {b"A": b"5", b"B": b"4"}
