@@ -288,16 +288,46 @@ def test_an_answer_in_two_pieces_is_one_answer(
     assert len(requests) == 1
 
 
-def test_the_answer_that_almost_always_comes_needs_no_parser(
-    hermes_home: Path, sidecar: SidecarProcess, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("offset", [1, L, L + 2])
+def test_only_the_very_next_offset_is_taken_for_stored(
+    plain: Any, tmp_path: Path, offset: int
 ) -> None:
-    """What the sidecar writes is just what the plugin compares with."""
-    with sidecar.client() as http:
-        last = last_offset(http)
-    with load_plugin(hermes_home, FAMILY, {"url": sidecar.url}) as plugin:
-        monkeypatch.delattr("http.client.HTTPResponse")
-        sent = [plugin._send(user(pkey=number)) for number in range(3)]
-        monkeypatch.undo()
+    answers = [ANSWER % offset], [ANSWER % (L + 1)]
+    with server_of(tmp_path / "s", *answers) as requests:
+        assert plain._send(user()) == L + 1
+        plain.close()
+    assert requests == requests[:1] * 2
+
+
+def test_a_second_answer_is_never_the_next_events(plain: Any) -> None:
+    another = b'HTTP/1.1 400 Bad Request\r\ncontent-length: 17\r\n\r\n{"code":"no_key"}'
+    sidecar, plain._http._socket = socket.socketpair()
+    plain._http._socket.settimeout(15.0)
+    with sidecar:
+        sidecar.sendall(ANSWER % (L + 1) + another)
+        assert plain._send(user()) == L + 1
+        sidecar.sendall(ANSWER % (L + 2))
+        assert plain._send(user()) == L + 2
+
+
+@pytest.mark.parametrize("family", ["unix", "tcp"])
+def test_the_answer_that_almost_always_comes_needs_no_parser(
+    hermes_home: Path,
+    nats: NatsProcess,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+) -> None:
+    """What the sidecar writes is what the plugin compares with, both ways (ADR 10)."""
+    with sidecar_on(nats, tmp_path, tcp_api="open") as process:
+        tcp = f"http://127.0.0.1:{process.tcp_port}"
+        with process.client() as http:
+            last = last_offset(http)
+        url = process.url if family == "unix" else tcp
+        with load_plugin(hermes_home, FAMILY, {"url": url}) as plugin:
+            monkeypatch.delattr("http.client.HTTPResponse")
+            sent = [plugin._send(user(photo="x" * n)) for n in (1, 300_000, 1)]
+            monkeypatch.undo()
     assert sent == [last + 1, last + 2, last + 3]
 
 
