@@ -32,6 +32,10 @@ ALONE, IDLE, FOLLOWING = (
     f"{READERS} readers following",
 )
 READING = {ALONE: (0, ""), IDLE: (READERS, NOBODY_WRITES), FOLLOWING: (READERS, "")}
+TURNS = {ALONE: 5, IDLE: 1, FOLLOWING: 1}
+"""Of each stream in one round. These machines change their speed by a third every few
+seconds, and a turn without readers is over before that."""
+
 _MARKS = 20
 
 
@@ -65,9 +69,10 @@ def measure_growth(
             count: {reading: array("d") for reading in READING} for count in sidecars
         }
         for _ in range(scale.growth_rounds):
-            for reading in READING:
-                for count, sidecar in sidecars.items():
-                    _round(home, sidecar, reading, scale.sends, series[count][reading])
+            for reading, turns in TURNS.items():
+                for count in [*sidecars] * turns:
+                    sends = series[count][reading]
+                    _turn(home, sidecars[count], reading, scale.sends, sends)
         return Growth(
             {
                 count: {
@@ -84,7 +89,7 @@ def measure_growth(
         )
 
 
-def _round(
+def _turn(
     home: Path, sidecar: SidecarProcess, reading: str, sends: int, series: array[float]
 ) -> None:
     count, query = READING[reading]
