@@ -32,7 +32,7 @@ ALONE, IDLE, FOLLOWING = (
     f"{READERS} readers following",
 )
 READING = {ALONE: (0, ""), IDLE: (READERS, NOBODY_WRITES), FOLLOWING: (READERS, "")}
-TURNS = {ALONE: 5, IDLE: 1, FOLLOWING: 1}
+TURNS = {ALONE: 10, IDLE: 1, FOLLOWING: 1}
 """Of each stream in one round. These machines change their speed by a third every few
 seconds, and a turn without readers is over before that."""
 
@@ -76,7 +76,7 @@ def measure_growth(
         return Growth(
             {
                 count: {
-                    reading: spread(each, scale.sends)
+                    reading: spread(each, scale.sends * TURNS[reading])
                     for reading, each in by_reading.items()
                 }
                 for count, by_reading in series.items()
