@@ -145,7 +145,10 @@ def _stored_response(
 
 
 class _MinimalResponse(Response):
-    """The offset as an entity tag; Starlette's own way costs 3 % of an event more."""
+    """The offset as an entity tag; Starlette's own way costs 3 % of an event more.
+
+    The plugin compares these fields, in this order, with those that it hopes for.
+    """
 
     body = b""
     background = None
