@@ -27,6 +27,15 @@ def test_bytes_are_held_until_their_requests_end() -> None:
     assert room.bytes == 0
 
 
+def test_what_was_given_back_is_not_given_back_again() -> None:
+    room = Room()
+    one = room.hold()
+    one.add(3)
+    one.give_back()
+    one.give_back()
+    assert room.bytes == 0
+
+
 def test_what_is_too_much_together_is_refused_and_makes_room_again() -> None:
     room = Room(Outcome.NOT_STORED)
     with room.hold() as one:
