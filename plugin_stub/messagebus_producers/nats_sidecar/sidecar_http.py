@@ -62,36 +62,25 @@ class SidecarHttp:
 
     def ask(self, path: str, timeout_seconds: float) -> Answer:
         """Ask for something and give the answer; never raises for a bad network."""
-        self._forget_ahead()
-        request = self._request("GET", path, timeout_seconds)
-        return request if isinstance(request, Answer) else self._response(request)
+        return self._response(self._request("GET", path, timeout_seconds))
 
     def store(
         self, body: bytes, headers: dict[str, str], offset: int, timeout_seconds: float
     ) -> Answer:
         """Ask to store an event, which is to stand at `offset`; give the answer."""
-        self._forget_ahead()
         request = self._request("POST", "/v1/events", timeout_seconds, body, headers)
-        if isinstance(request, Answer):
-            return request
         return self._response(request, offset=offset)
 
     def ask_page(self, path: str, timeout_seconds: float) -> Answer:
         """Ask for a page, and ahead for the one after it; see take_ahead."""
-        self._forget_ahead()
-        request = self._request("GET", path, timeout_seconds)
-        return request if isinstance(request, Answer) else self._response(request, True)
+        return self._response(self._request("GET", path, timeout_seconds), ahead=True)
 
     def take_ahead(self, path: str) -> Answer | None:
         """Give the page that was asked ahead; None if that was another one."""
         if self._asked_ahead != path:
             return None
         self._asked_ahead = ""
-        return self._response(b"", True)
-
-    def _forget_ahead(self) -> None:
-        if self._asked_ahead:  # its answer is on the connection
-            self.close()
+        return self._response(b"", ahead=True)
 
     def _ask_ahead(self, response: http.client.HTTPResponse) -> None:
         """Ask for the next page before this one is read: the sidecar works meanwhile.
@@ -116,6 +105,8 @@ class SidecarHttp:
         headers: dict[str, str] | None = None,
     ) -> bytes | Answer:
         """Connect and give what is to be written, or an answer where that fails."""
+        if self._asked_ahead:  # its answer is on the connection
+            self.close()
         try:
             token = self._read_token()
         except (OSError, ValueError):
@@ -141,9 +132,15 @@ class SidecarHttp:
         return "\r\n".join([*lines, "", ""]).encode() + body
 
     def _response(
-        self, request: bytes, ahead: bool = False, offset: int | None = None
+        self,
+        request: bytes | Answer,
+        *,
+        ahead: bool = False,
+        offset: int | None = None,
     ) -> Answer:
         """Write a request in one go, for each write wakes the sidecar up; then read."""
+        if isinstance(request, Answer):  # it could not be made
+            return request
         assert self._socket is not None  # noqa: S101 - _request made it
         try:
             self._socket.sendall(request)
