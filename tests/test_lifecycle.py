@@ -265,9 +265,10 @@ def unfit(
 def test_a_stream_that_becomes_unfit_while_serving_is_no_longer_written_to(
     own_nats: NatsProcess, tmp_path: Path
 ) -> None:
+    # One connection: what /health says is true of the post that follows.
     with (
         Operator(own_nats.port) as operator,
-        serving(own_nats, tmp_path) as (process, http),
+        serving(own_nats, tmp_path, role="producer") as (process, http),
     ):
         assert post(http).status_code == 201
         operator.update("hermes", max_msgs_per_subject=5)
