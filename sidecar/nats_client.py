@@ -12,9 +12,9 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from nats.aio.client import Client
-from nats.errors import ConnectionClosedError
+from nats.errors import ConnectionClosedError, Error
 from nats.protocol.command import hpub_cmd, pub_cmd
-from nats.protocol.parser import AWAITING_CONTROL_LINE
+from nats.protocol.parser import AWAITING_CONTROL_LINE, PERMISSIONS_ERR
 
 from sidecar import errors
 from sidecar.errors import Problem
@@ -86,6 +86,12 @@ class NatsClient(Client):
         self, _sid: int, subject: bytes, _reply: bytes, data: bytes, headers: bytes
     ) -> None:
         self._take(subject.decode(), headers or b"", data)
+
+    async def _process_err(self, err_msg: str) -> None:
+        if PERMISSIONS_ERR not in err_msg:
+            # The server says why it ends the connection; nats-py tells nobody.
+            await self._error_cb(Error(err_msg))
+        await super()._process_err(err_msg)
 
     def send(
         self, subject: str, reply: str, payload: bytes, block: bytes = b""
