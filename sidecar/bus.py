@@ -107,7 +107,8 @@ class Bus:
         """Throw a connection away: something it carried has no definite answer."""
         connection.cause = errors.JETSTREAM_UNAVAILABLE
         connection.lost.set()
-        self._forget(connection)
+        if self._fit is connection:
+            self._report(connection.cause, [])
 
     async def stream_info(self) -> StreamInfo:
         """Ask the stream's leader for its state now; raise Problem."""

@@ -161,6 +161,9 @@ def test_a_frozen_nats_is_unknown_and_the_same_request_resolves_it(
         assert (answer.status_code, answer.json()["outcome"]) == (504, "unknown")
         assert answer.json()["code"] == "unknown"
         assert answer.headers["retry-after"]
+        health = process.health()  # it knows at once, not at the next look
+        assert health is not None
+        assert health.status_code == 503
         own_nats.thaw()
         process.wait_ready()
         answer = post(http, last=last, key="same")
