@@ -27,8 +27,8 @@ Exit status: 0 done, 1 not ready, 2 wrong settings or arguments, 3 cannot listen
 
 def main() -> None:
     """Run the command line and exit."""
-    arguments = _parser().parse_args()
     try:
+        arguments = _parser().parse_args()
         status = arguments.run(arguments)
     except Complaint as complaint:
         status = _complain(complaint.exit_status, complaint)
