@@ -31,7 +31,7 @@ from parts.answers import NO_ANSWER, Clock, Player, Reply, problem, stands, time
 from parts.canary import leaks, new_canary, spellings
 from parts.hermes import load_plugin, new_event
 from parts.jetstream import Operator
-from parts.nats import NatsProcess
+from parts.nats import NatsProcess, free_port
 from parts.process import wait_until
 from parts.sidecar import COMMAND, SidecarProcess, environment, event
 
@@ -188,8 +188,8 @@ def _start(
         subject_prefix=home.name,
         stream_create=True,
         token_file=home / "token",
-        http_port=_free_port(),
-        publish_timeout_seconds=1,
+        http_port=free_port(),
+        publish_timeout_seconds=3,
         max_event_bytes=MOST_BYTES,
         log_level=level,
         log_format=log_format,
@@ -197,11 +197,6 @@ def _start(
     process.start()
     stack.callback(process.stop)
     return Walk(process, {password, token})
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def _token(walk: Walk) -> str:

@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
-import socket
 import subprocess
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from parts.jetstream import wait_jetstream
-from parts.nats import NatsProcess
+from parts.nats import NatsProcess, free_port
 from parts.process import wait_until
 from parts.sidecar import SidecarProcess
 
@@ -22,6 +20,7 @@ from .proxy_process import ProxyProcess
 from .wire import Silence, Wire, read_replica
 
 if TYPE_CHECKING:
+    import random
     from pathlib import Path
 
     from .checker import Message
@@ -32,7 +31,6 @@ DUPLICATE_WINDOW: Final = 100_000_000
 """0.1 s in nanoseconds: nothing here may rest on JetStream's deduplication."""
 
 _DISK_BYTES = 256 * 1024 * 1024
-_PORTS = range(10_000, 32_000)
 _CLUSTER = """
 cluster {{
   name: c, host: 127.0.0.1, port: {port}, advertise: "127.0.0.1:{front}"
@@ -40,18 +38,6 @@ cluster {{
   routes: [{routes}]
 }}
 """
-
-
-def fixed_port() -> int:
-    """Give a free port outside the range that outgoing connections take theirs from.
-
-    A killed server must find its port free when it comes back.
-    """
-    while True:
-        port = random.SystemRandom().choice(_PORTS)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def can_mount() -> str | None:
@@ -112,7 +98,7 @@ class World:
         return f"unix://{self.directory / 'front.sock'}"
 
     def _nats_front(self, node: NatsProcess) -> str:
-        port = fixed_port()
+        port = free_port()
         self._gates[f"nats {node.name}"] = {
             "kind": "nats",
             "listen": str(port),
@@ -127,7 +113,7 @@ class World:
             NatsProcess(
                 self.directory / name,
                 name,
-                port=fixed_port(),
+                port=free_port(),
                 extra=extra,
                 binary=binary,
             )
@@ -135,7 +121,7 @@ class World:
         ]
 
     def _cluster_extras(self, names: list[str]) -> list[str]:
-        ports = {name: (fixed_port(), fixed_port()) for name in names}
+        ports = {name: (free_port(), free_port()) for name in names}
         for name, (port, front) in ports.items():
             self._gates[f"route {name}"] = {
                 "kind": "route",

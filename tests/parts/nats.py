@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import random
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from sidecar.embedded import find_nats_server
@@ -22,11 +24,19 @@ jetstream {{ store_dir: "{store}", {jetstream} }}
 {extra}
 """
 
+_PORTS = range(10_000, 32_000)
+
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Give a free port outside the range that outgoing connections take theirs from.
+
+    A server must find it free when it starts, and when it comes back.
+    """
+    while True:
+        port = random.SystemRandom().choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class NatsProcess(Process):
@@ -78,6 +88,7 @@ class NatsProcess(Process):
         return self
 
     def _greets(self) -> bool:
+        assert self.is_alive, self.output()[-2000:]
         try:
             with socket.create_connection(("127.0.0.1", self.port), 1) as probe:
                 probe.settimeout(1)
