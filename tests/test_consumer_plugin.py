@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import select
 import threading
 import time
 import uuid
@@ -15,7 +16,7 @@ from parts.answers import NO_ANSWER, Clock, Mute, Player, Reply, problem, timed
 from parts.hermes import load_plugin, new_event
 from parts.jetstream import Operator, wait_jetstream
 from parts.nats import NatsProcess, free_port
-from parts.process import wait_until
+from parts.process import quickest, wait_until
 from parts.sidecar import SidecarProcess, event, last_offset, post, sidecar_on
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def test_the_time_of_an_event_is_read_in_local_time(
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("TZ", "Europe/Paris")
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")  # as Paris
     time.tzset()
     try:
         with consumer_of(hermes_home, player.url, clock) as plugin:
@@ -400,9 +401,10 @@ def test_a_category_that_does_not_come_gives_none_within_the_timeout(
     consumer: Any,
 ) -> None:
     consumer.seekToBeginning()
-    started_at = time.monotonic()
-    assert consumer.findNextEventOfCategory("nothing") is None
-    assert time.monotonic() - started_at < 2
+    found = []
+    took = quickest(lambda: found.append(consumer.findNextEventOfCategory("nothing")))
+    assert took < 2
+    assert found == [None] * 3
 
 
 def test_a_find_asks_the_server_to_filter(
@@ -422,17 +424,17 @@ def test_iteration_ends_within_the_timeout(consumer: Any, timeout_ms: int) -> No
     consumer.setTimeout(timeout_ms)
     consumer.seekToBeginning()
     assert len(list(consumer)) == 20
-    started_at = time.monotonic()
-    assert list(consumer) == []
-    took_seconds = time.monotonic() - started_at
+    more: list[Any] = []
+    took_seconds = quickest(lambda: more.extend(consumer))
     assert timeout_ms / 1000 - 0.05 <= took_seconds < timeout_ms / 1000 + 0.5
+    assert more == []
 
 
 def test_an_event_that_comes_in_time_starts_the_timeout_again(
-    hermes_home: Path, sidecar: SidecarProcess
+    hermes_home: Path, sidecar: SidecarProcess, clock: Clock
 ) -> None:
     with sidecar.client() as http:
-        plugin = consumer_of(hermes_home, sidecar.url)
+        plugin = consumer_of(hermes_home, sidecar.url, clock)
         plugin.setTimeout(1000)
         got: Queue[int] = Queue()
 
@@ -443,15 +445,16 @@ def test_an_event_that_comes_in_time_starts_the_timeout_again(
         with plugin:
             plugin.seek(last_offset(http) + 1)
             reading = threading.Thread(target=read)
-            started_at = time.monotonic()
             reading.start()
             for _ in range(3):
-                reading.join(0.5)
-                assert reading.is_alive()
+                wait_until(lambda: "readers_waiting 1.0" in http.get("/metrics").text)
+                clock.seconds += 0.5
                 post(http)
-                got.get(timeout=2)
-            reading.join(10)
-            assert time.monotonic() - started_at > 1.5 + 0.9
+                got.get(timeout=20)
+            wait_until(lambda: "readers_waiting 1.0" in http.get("/metrics").text)
+            clock.seconds += 1
+            reading.join(20)
+            assert not reading.is_alive()
 
 
 def test_without_a_timeout_iteration_waits_for_ever(
@@ -485,7 +488,7 @@ def test_iteration_ends_soon_after_the_timeout_though_nothing_answers(
         plugin.setTimeout(500)
         started_at = time.monotonic()
         assert list(plugin) == []
-        assert time.monotonic() - started_at < 6.5
+        assert time.monotonic() - started_at < 15  # 0.5, and 5 for an answer
         plugin.close()
 
 
@@ -759,7 +762,9 @@ def test_retention_that_passes_a_sleeping_reader_is_an_index_error(
         with plugin:
             plugin.seekToBeginning()
             events = iter(plugin)
-            next(events)  # the one after it has been asked for by now
+            next(events)
+            # The one after it has been asked for, and has come.
+            assert select.select([plugin._http._socket], [], [], 20)[0]
             operator.update(name, max_age=100_000_000, duplicate_window=100_000_000)
             wait_until(lambda: operator.state(name)["messages"] == 0, what="aged out")
             next(events)
@@ -797,11 +802,13 @@ def test_a_stream_made_anew_is_an_index_error_and_never_silence(
 
 def test_open_is_cheap(consumer: Any) -> None:
     consumer.close()
-    started_at = time.monotonic()
-    for _ in range(20):
-        with consumer:
-            pass
-    assert time.monotonic() - started_at < 2
+
+    def open_often() -> None:
+        for _ in range(20):
+            with consumer:
+                pass
+
+    assert quickest(open_often) < 2
 
 
 def test_the_class_is_the_one_that_hermes_looks_for(hermes_home: Path) -> None:

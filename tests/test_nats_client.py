@@ -8,7 +8,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.nats_client import (
@@ -64,6 +64,7 @@ OTHERS = [b"PING\r\n", b"+OK\r\n", b"PONG\r\n"]
 FRAMES = st.lists(st.sampled_from([MSG, HMSG, ODD, *OTHERS]))
 
 
+@settings(deadline=None)  # it is the machine's time, not ours
 @given(FRAMES, st.data())
 def test_whatever_the_pieces_each_message_is_taken_once_and_in_order(
     frames: list[bytes], choice: st.DataObject

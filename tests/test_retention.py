@@ -209,9 +209,15 @@ def test_it_is_shown_and_warned_of_before_it_leaves_and_when_there_is_none(
         wait_until(lambda: rows(sidecar, "initsync_complete"))
 
         operator.update(stream, max_age=4 * DAY_NANOSECONDS)
-        wait_until(lambda: "Z" in str(http.get("/v1/stream").json()))
+
+        def expires() -> bool:
+            stream = http.get("/v1/stream").json()
+            return stream["last_complete_initsync"]["expires"] is not None
+
+        wait_until(expires)
         assert check(http)["status"] == "pass"
-        operator.update(stream, max_age=5 * 10**9, duplicate_window=10**9)
+        # Warned of in the last quarter: longer than any pause of the machine.
+        operator.update(stream, max_age=12 * 10**9, duplicate_window=10**9)
         wait_until(lambda: check(http)["status"] == "warn")
         assert "leaves the stream soon" in check(http)["reason"]
         wait_until(lambda: rows(sidecar, "initsync_expiring"))

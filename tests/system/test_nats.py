@@ -183,7 +183,7 @@ def test_make_cluster_gives_a_stream_that_outlives_a_node(tmp_path: Path) -> Non
             found = _PID.match(logs[0].read_text())
             assert found is not None
             os.kill(int(found[1]), signal.SIGKILL)
-            wait_until(lambda: post(http, event(), last + 1).is_success, 60)
+            wait_until(lambda: post(http, event(), last + 1, "k").is_success, 60)
             assert last_offset(http) == last + 2
     finally:
         cluster.stop()
