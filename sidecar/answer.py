@@ -188,8 +188,9 @@ class StoredMessage(NamedTuple):
 
 @dataclass(frozen=True)
 class Sight:
-    """What the leader shows of one sequence; None where it holds no message.
+    """Where the stream stands, and the first message at or after one sequence.
 
+    The two may come from two servers: for a moment an old leader answers, too.
     `settled_last`: see Bus.settled_last.
     """
 

@@ -159,8 +159,9 @@ class Bus:
     async def look(self, sequence: int) -> Sight | None:
         """Ask the leader what stands at a sequence; None if it does not say.
 
-        The position is asked first: a sequence inside it that then has no message is
-        a hole, and never one that has just been stored.
+        The position is asked first, so that a message that has just been stored is
+        never missed at its end. What stands after a hole proves it: whoever has stored
+        that has stored all before it.
         """
         connection = await self.wait()
         message = None
@@ -169,7 +170,7 @@ class Bus:
             if info is None or not info.has_leader:
                 return None
             if info.position.first <= sequence <= info.position.last:
-                message = await connection.message(sequence)
+                message = await connection.at_or_after(sequence)
         except (NoReply, ApiError):
             return None
         return Sight(info.position, message, self.settled_last())

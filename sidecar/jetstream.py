@@ -332,6 +332,10 @@ class Connection:
         """Read one message from the stream's leader; None if it holds none there."""
         return await self._get({"seq": sequence})
 
+    async def at_or_after(self, sequence: int) -> StoredMessage | None:
+        """Read the first message at or after a sequence from the stream's leader."""
+        return await self._get({"seq": sequence, "next_by_subj": ">"})
+
     async def last_of(self, category: str) -> StoredMessage | None:
         """Read the newest message of a category from the leader."""
         return await self._get({"last_by_subj": self._subject(category)})

@@ -136,7 +136,7 @@ def decide(expected: Expected, answer: Answer) -> Stored | Again | Look | Proble
 def judge(expected: Expected, sequence: int, sight: Sight) -> Stored | Again | Problem:
     """Say what follows from what the leader shows at `sequence`."""
     message, position = sight.message, sight.position
-    if message is not None:
+    if message is not None and message.sequence == sequence:
         if message.key != expected.key:
             return Problem(
                 errors.PRECONDITION_FAILED,
@@ -149,9 +149,13 @@ def judge(expected: Expected, sequence: int, sight: Sight) -> Stored | Again | P
             return Stored(sequence, duplicate=True)
         return Problem(errors.KEY_REUSED, Outcome.NOT_STORED, offset=sequence)
     ends = {"first_offset": position.first, "last_offset": position.last}
-    if sequence <= position.last or sequence < position.first:
+    if message is not None or sequence < position.first:
         # It was taken and is gone: nobody can say any more by whom.
         return Problem(errors.OFFSET_GONE, Outcome.UNKNOWN, **ends)
+    if sequence <= position.last:
+        # It was taken, but who was asked for it has not come that far: an old leader
+        # that a partition has just released.
+        return Again(True, 0.1, errors.JETSTREAM_UNAVAILABLE)
     if position.last == expected.last:
         # Proposed by the leader, not yet committed: it may still be dropped.
         return Again(expected.in_doubt, 0.05, errors.JETSTREAM_UNAVAILABLE)

@@ -211,6 +211,8 @@ class Reader:
         if sight is None:
             return
         if sight.message is not None:
+            if sight.message.sequence != sequence:
+                raise Problem(errors.HOLE, offset=sequence)
             if sight.message.is_displaced:
                 raise Problem(errors.DISPLACED, offset=sequence)
             return
@@ -221,5 +223,3 @@ class Reader:
                 first_offset=position.first,
                 last_offset=position.last,
             )
-        if sequence <= position.last:
-            raise Problem(errors.HOLE, offset=sequence)

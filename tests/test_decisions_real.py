@@ -393,6 +393,23 @@ async def test_a_hole_at_the_next_offset_is_gone(
         assert_problem(problem, errors.OFFSET_GONE, Outcome.UNKNOWN)
 
 
+async def test_a_newest_event_that_is_missing_is_unknown_until_one_stands_after_it(
+    server: NatsServer, operator: Operator
+) -> None:
+    """To us it looks as if an old leader answered, who has not come as far."""
+    operator.create("newest", deny_delete=False)
+    for _ in range(2):
+        operator.publish("newest.base", b"{}")
+    operator.api("STREAM.MSG.DELETE.newest", {"seq": 2})
+    async with publishing(server, plan_of("newest"), seconds=1) as publisher:
+        problem = await problem_of(publisher, 1)
+        assert_problem(problem, errors.UNKNOWN_OUTCOME, Outcome.UNKNOWN)
+        operator.publish("newest.base", b"{}")
+        problem = await problem_of(publisher, 1)
+        assert_problem(problem, errors.OFFSET_GONE, Outcome.UNKNOWN)
+    assert operator.state("newest")["last_seq"] == 3
+
+
 # -- Refusals --------------------------------------------------------------------------
 
 

@@ -32,8 +32,10 @@ def expected(in_doubt: bool = False, anywhere: bool = False) -> Expected:
     )
 
 
-def message(key: str | None = "mine", body: bytes = b"{}") -> StoredMessage:
-    return StoredMessage(L + 1, "hermes.base", key, "t", body)
+def message(
+    key: str | None = "mine", body: bytes = b"{}", at: int = L + 1
+) -> StoredMessage:
+    return StoredMessage(at, "hermes.base", key, "t", body)
 
 
 def sight(
@@ -184,7 +186,7 @@ def test_our_key_with_our_bytes_there_is_stored(in_doubt: bool) -> None:
 def test_our_key_with_our_bytes_at_another_offset_is_stored_there(
     in_doubt: bool,
 ) -> None:
-    step = judge(expected(in_doubt, anywhere=True), 7, sight(message=message()))
+    step = judge(expected(in_doubt, anywhere=True), 7, sight(message=message(at=7)))
     assert step == Stored(7, duplicate=True)
 
 
@@ -216,7 +218,7 @@ def test_another_event_there_means_that_ours_never_can_be(
     [
         sight(first=L + 2, last=L + 9),  # aged out
         sight(first=L + 2, last=L + 1),  # purged: an empty stream after it
-        sight(first=1, last=L + 1),  # a hole inside
+        sight(first=1, last=L + 2, message=message(at=L + 2)),  # a hole inside
         sight(first=L + 100, last=L + 99, settled_last=L + 99),  # made anew
     ],
 )
@@ -230,6 +232,19 @@ def test_an_offset_that_was_taken_and_is_gone_stays_unknown(
         Outcome.UNKNOWN,
         first_offset=seen.position.first,
         last_offset=seen.position.last,
+    )
+
+
+@DOUBTS
+@pytest.mark.parametrize("last", [L + 1, L + 9])
+@pytest.mark.parametrize("settled_last", [None, L, L + 9])
+def test_a_leader_that_has_not_come_as_far_as_the_position_is_asked_again(
+    in_doubt: bool, last: int, settled_last: int | None
+) -> None:
+    """Else an event that stands is taken for gone, and sent again by a new key."""
+    seen = sight(last=last, settled_last=settled_last)
+    assert_again(
+        judge(expected(in_doubt), L + 1, seen), True, errors.JETSTREAM_UNAVAILABLE
     )
 
 
