@@ -762,6 +762,14 @@ def test_a_hole_is_an_error_and_never_skipped(
         answer = http.get("/v1/events", params={"offset": 3})
         assert assert_problem(answer, 503, "hole")["offset"] == 3
         assert offsets(get(http, offset=4)) == [4, 5]
+        # At the end it is told from an old leader's word by what comes after it.
+        with Operator(nats.port) as operator:
+            operator.api("STREAM.MSG.DELETE.holed", {"seq": 5})
+            page = get(http, offset=5)
+            assert (page["events"], page["next_offset"]) == ([], 5)
+            operator.publish("holed.base", event())
+        answer = http.get("/v1/events", params={"offset": 5})
+        assert assert_problem(answer, 503, "hole")["offset"] == 5
 
 
 # -- Roles -----------------------------------------------------------------------------
