@@ -488,7 +488,7 @@ def test_iteration_ends_soon_after_the_timeout_though_nothing_answers(
         plugin.setTimeout(500)
         started_at = time.monotonic()
         assert list(plugin) == []
-        assert time.monotonic() - started_at < 15  # 0.5, and 5 for an answer
+        assert time.monotonic() - started_at < 6.5
         plugin.close()
 
 

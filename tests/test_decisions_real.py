@@ -485,7 +485,7 @@ async def test_headers_count_for_the_servers_limit_and_the_connection_lives(
     assert operator.state(name)["messages"] == 2
 
 
-async def test_a_missing_right_to_publish_is_named_and_not_waited_for(
+async def test_a_missing_right_to_publish_is_named_within_two_seconds(
     nats: NatsProcess, operator: Operator, tmp_path: Path
 ) -> None:
     operator.create("mute")
@@ -493,11 +493,14 @@ async def test_a_missing_right_to_publish_is_named_and_not_waited_for(
     password.write_text("mute")
     user = NatsServer(urls=(nats.url,), user="mute", password_file=password)
     async with connected(user, plan_of("mute")) as connection:
+        started_at = time.monotonic()
         assert await copy(connection, 0) == Refused(errors.NATS_PERMISSION)
+        assert time.monotonic() - started_at < 1
     async with publishing(user, plan_of("mute")) as publisher:
-        async with asyncio.timeout(8):  # the publish has 10
-            problem = await problem_of(publisher, 0)
+        started_at = time.monotonic()
+        problem = await problem_of(publisher, 0)
         assert_problem(problem, errors.NATS_PERMISSION, Outcome.NOT_STORED)
+        assert time.monotonic() - started_at < 2
         assert publisher.refusal is not None
     assert operator.state("mute")["messages"] == 0
 
@@ -665,7 +668,9 @@ async def test_a_killed_server_ends_a_publish_at_once_and_it_resolves_after_rest
             killed.freeze()
             asked = await copy_under_way(connection, 0)
             killed.kill()
-            assert await asked == Disconnected()  # and no NoAnswer after its time
+            started_at = time.monotonic()
+            assert await asked == Disconnected()
+            assert time.monotonic() - started_at < 1
         killed.start()
         killed.wait()
         async with publishing(server, plan_of("dead")) as publisher:

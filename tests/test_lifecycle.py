@@ -386,7 +386,7 @@ def test_a_second_sigterm_exits_at_once(own_nats: NatsProcess, tmp_path: Path) -
         assert process.is_alive
         started_at = time.monotonic()
         assert process.terminate() != 0
-        assert time.monotonic() - started_at < 20  # the publish has 60
+        assert time.monotonic() - started_at < 2
         own_nats.thaw()
         with pytest.raises(httpx.HTTPError):
             asked.result(10)
