@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_offset,
         metavar="N",
         help="the offset of the first event, for clients that move from another bus; "
-        "by default milliseconds since 1970",
+        "by default microseconds since 1970",
     )
     add("check", _check, "check settings, connection and stream")
     _add_tail(add("tail", _tail, "show stored events, without what they hold"))

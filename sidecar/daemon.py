@@ -11,6 +11,7 @@ from sidecar.bus import Bus
 from sidecar.errors import Outcome
 from sidecar.health import Facts
 from sidecar.initsync import max_age_seconds
+from sidecar.last_offset import LastOffset
 from sidecar.log import tell_repeats
 from sidecar.metrics import Metrics
 from sidecar.publish import Publisher
@@ -37,9 +38,12 @@ class Daemon:
         self.writes = settings.role != "consumer"
         self.reads = settings.role != "producer"
         plan, create = settings.plan, settings.stream_create or settings.embedded
-        writing_bus = Bus("writes", server, plan, create=create)
+        last_offset = LastOffset()  # what one of them learns holds for the other
+        writing_bus = Bus(
+            "writes", server, plan, create=create, last_offset=last_offset
+        )
         # Apart from the publishes: a page of events must not delay an acknowledgement.
-        reading_bus = Bus("reads", server, plan)
+        reading_bus = Bus("reads", server, plan, last_offset=last_offset)
         self.metrics = Metrics(self.facts)
         self.publisher = Publisher(
             writing_bus, self.metrics, settings.publish_timeout_seconds

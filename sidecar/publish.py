@@ -28,6 +28,7 @@ from sidecar.answer import (
     Sight,
     TooLarge,
     Unavailable,
+    Undecided,
     WrongLast,
 )
 from sidecar.errors import Cause, Outcome, Problem
@@ -87,14 +88,16 @@ class Again:
     in_doubt: bool
     pause_seconds: float
     cause: Cause
+    jetstream_code: int | None = None
 
 
 @dataclass(frozen=True)
 class Look:
-    """Ask the leader what stands at this sequence."""
+    """Ask the leader what stands at this sequence; `otherwise` if it does not say."""
 
     sequence: int
     in_doubt: bool
+    otherwise: Again | None = None
 
 
 def decide(expected: Expected, answer: Answer) -> Stored | Again | Look | Problem:
@@ -105,7 +108,7 @@ def decide(expected: Expected, answer: Answer) -> Stored | Again | Look | Proble
             return Stored(sequence, duplicate=False)
         case Acknowledged(duplicate=False):
             # Whoever answered did not apply our precondition.
-            return Again(in_doubt=True, pause_seconds=0.1, cause=errors.STREAM_UNFIT)
+            return Again(True, 0.1, errors.FOREIGN_ANSWER)
         case Acknowledged(sequence) if expected.anywhere or sequence == expected.next:
             # Deduplication compares ids alone: look whether the bytes are ours.
             return Look(sequence, in_doubt=True)
@@ -127,6 +130,8 @@ def decide(expected: Expected, answer: Answer) -> Stored | Again | Look | Proble
                 size_bytes=size_bytes,
                 limit_bytes=limit_bytes,
             )
+        case Undecided(cause, code):
+            return _look(expected, cause, code)
         case NotSent():
             return Again(in_doubt, 0.0, errors.NATS_DOWN)
         case NoAnswer() | Disconnected():
@@ -157,20 +162,31 @@ def judge(expected: Expected, sequence: int, sight: Sight) -> Stored | Again | P
         # that a partition has just released.
         return Again(True, 0.1, errors.JETSTREAM_UNAVAILABLE)
     if position.last == expected.last:
-        # Proposed by the leader, not yet committed: it may still be dropped.
-        return Again(expected.in_doubt, 0.05, errors.JETSTREAM_UNAVAILABLE)
+        # Proposed by the leader, not yet committed: it may still be dropped. It may be
+        # ours, of an earlier request with the same key.
+        return Again(True, 0.05, errors.JETSTREAM_UNAVAILABLE)
     if sight.settled_last is None or sight.settled_last >= expected.last:
         # A thawed old leader was seen to answer from its past for a moment.
-        return Again(expected.in_doubt, 0.5, errors.JETSTREAM_UNAVAILABLE)
+        return Again(True, 0.5, errors.JETSTREAM_UNAVAILABLE)
     return Problem(errors.OFFSET_AHEAD, _outcome(expected.in_doubt), **ends)
 
 
-def _refuse(expected: Expected, cause: Cause, **members: int | None) -> Again | Problem:
+def _refuse(expected: Expected, cause: Cause, **members: int | None) -> Look | Problem:
     """Refuse for good, unless an earlier copy of this request may still land."""
     if expected.in_doubt:
-        return Again(in_doubt=True, pause_seconds=0.5, cause=cause)
+        return _look(expected, cause, members.get("jetstream_code"))
     known = {name: value for name, value in members.items() if value is not None}
     return Problem(cause, Outcome.NOT_STORED, **known)
+
+
+def _look(expected: Expected, cause: Cause, jetstream_code: int | None) -> Look:
+    """Look whether a copy was stored; if not, try again, and not too often.
+
+    Who answers in the stream's place does so before it: that is looked for soon again.
+    """
+    pause_seconds = 0.1 if cause is errors.FOREIGN_ANSWER else 0.5
+    again = Again(True, pause_seconds, cause, jetstream_code)
+    return Look(expected.next, in_doubt=True, otherwise=again)
 
 
 def _outcome(in_doubt: bool) -> Outcome:
@@ -184,6 +200,7 @@ _STANDING = frozenset(
         errors.STORAGE_FULL,
         errors.EVENT_TOO_LARGE,
         errors.PUBLISH_REFUSED,
+        errors.FOREIGN_ANSWER,
     }
 )
 """What does not pass by itself: Hermes comes with the same event again and again."""
@@ -252,6 +269,7 @@ class Publisher:
             self.refused(result)
             tell(result)
             return
+        self._bus.proven(result.offset)
         self.acknowledged_at = now
         self.refusal = None
         tell(result)
@@ -289,8 +307,8 @@ class Publisher:
 
     def refused(self, problem: Problem) -> None:
         """Remember why a request to store an event was refused, at any stage."""
-        cause, now = problem.cause, time.monotonic()
-        self._metrics.refused(cause.code)
+        cause, now = problem.reason, time.monotonic()
+        self._metrics.refused(problem.cause.code)
         if cause in _STANDING:
             last = self.refusal
             times = last.times if last is not None and last.cause is cause else 0
@@ -323,7 +341,7 @@ class Publisher:
             end(problem)
             return
         doubt = Doubt(self._doubts)
-        doubt.set(True, errors.JETSTREAM_UNAVAILABLE)
+        doubt.set(True)
         sent_at = time.monotonic()
 
         def take(answer: Answer) -> None:
@@ -350,9 +368,7 @@ class Publisher:
             async with asyncio.timeout(ends_at - time.monotonic()):
                 stored = await self._look_and_send(event, expected, step, doubt)
         except TimeoutError:
-            problem = Problem(doubt.cause, Outcome.NOT_STORED)
-            if doubt.since is not None:
-                problem = Problem(errors.UNKNOWN_OUTCOME, Outcome.UNKNOWN)
+            problem = doubt.problem(self._bus.cause)
             self._metrics.resolved(problem.outcome)
             raise problem from None
         except Problem as problem:
@@ -376,7 +392,7 @@ class Publisher:
                 step = await self._look(expected, step, doubt)
             if isinstance(step, (Stored, Problem)):
                 return _stored(step)
-            doubt.set(step.in_doubt, step.cause)
+            doubt.set(step.in_doubt, step.cause, step.jetstream_code)
             await asyncio.sleep(step.pause_seconds)
             expected = expected._replace(in_doubt=doubt.since is not None)
             step = await self._send(event, expected, doubt)
@@ -389,7 +405,7 @@ class Publisher:
             connection = await self._bus.wait()
         else:
             connection = self._bus.connection()
-        doubt.set(True, errors.JETSTREAM_UNAVAILABLE)
+        doubt.set(True)
         answer = await connection.publish(
             event, expected.key, expected.last, self._copy_seconds
         )
@@ -407,11 +423,16 @@ class Publisher:
         self, expected: Expected, look: Look, doubt: Doubt
     ) -> Stored | Again | Problem:
         """Ask the leader what the answer left open."""
-        doubt.set(look.in_doubt, errors.JETSTREAM_UNAVAILABLE)
+        doubt.set(look.in_doubt)
         sight = await self._bus.look(look.sequence)
+        step: Stored | Again | Problem
         if sight is None:
-            return Again(look.in_doubt, 0.1, errors.JETSTREAM_UNAVAILABLE)
-        return judge(expected, look.sequence, sight)
+            step = Again(look.in_doubt, 0.1, errors.JETSTREAM_UNAVAILABLE)
+        else:
+            step = judge(expected, look.sequence, sight)
+        if isinstance(step, Again) and look.otherwise is not None:
+            return look.otherwise
+        return step
 
 
 class Doubt:
@@ -420,19 +441,41 @@ class Doubt:
     def __init__(self, doubts: dict[object, float]) -> None:
         self._doubts = doubts
         self.cause = errors.JETSTREAM_UNAVAILABLE
+        self._jetstream_code: int | None = None
 
     @property
     def since(self) -> float | None:
         """When the first copy without a definite answer was sent, monotonic."""
         return self._doubts.get(self)
 
-    def set(self, in_doubt: bool, cause: Cause) -> None:
-        """Record what the last step left."""
-        self.cause = cause
+    def set(
+        self,
+        in_doubt: bool,
+        cause: Cause | None = None,
+        jetstream_code: int | None = None,
+    ) -> None:
+        """Record what the last step left; without a cause the one before stands."""
+        if cause is not None:
+            self.cause, self._jetstream_code = cause, jetstream_code
         if in_doubt:
             self._doubts.setdefault(self, time.monotonic())
         else:
             self._doubts.pop(self, None)
+
+    def problem(self, bus_cause: Cause | None) -> Problem:
+        """Say what came of the request when its time is up; the bus's cause goes first.
+
+        The outcome unknown has a reason, or nobody could mend it.
+        """
+        if self.since is None:
+            return Problem(self.cause, Outcome.NOT_STORED)
+        reason = bus_cause or self.cause
+        members: dict[str, int | str | None] = {"reason": reason.code}
+        if bus_cause is None and self._jetstream_code is not None:
+            members["jetstream_code"] = self._jetstream_code
+        problem = Problem(errors.UNKNOWN_OUTCOME, Outcome.UNKNOWN, **members)
+        problem.reason = reason
+        return problem
 
     def end(self) -> None:
         """Forget it: the request has ended."""

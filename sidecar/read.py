@@ -30,6 +30,7 @@ MAX_BYTES: Final = 4 * 1024 * 1024
 """Most bytes of one page, passed by one event at most: what a page costs in memory."""
 
 _FETCHES_AT_ONCE = 4
+_TRIES_OF_FIRST = 10  # that it ages out while it is read
 _REPLICA_SECONDS = 0.5
 _DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
 _DECIMAL = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?", re.ASCII)
@@ -161,6 +162,16 @@ class Reader:
         return page
 
     async def _read(self, query: Query) -> Page:
+        """Read one page. Whoever names no offset is never told that it is gone."""
+        for _ in range(_TRIES_OF_FIRST):
+            try:
+                return await self._read_once(query)
+            except Problem as problem:
+                if query.offset is not None or problem.cause is not errors.OFFSET_GONE:
+                    raise
+        raise Problem(errors.JETSTREAM_UNAVAILABLE)
+
+    async def _read_once(self, query: Query) -> Page:
         position = inside(query, self._bus.recent_info()) or await self._bus.position()
         start = locate(query.offset, position, self._bus.settled_last())
         if isinstance(start, Problem):
@@ -202,7 +213,9 @@ class Reader:
             await self._explain_absence(batch[0].sequence)
         if not events:
             return Page([], start, position)
-        last = max(position.last, least_last, events[-1].sequence)
+        last = max(least_last, events[-1].sequence)
+        self._bus.proven(last)
+        last = max(last, position.last)
         return Page(events, events[-1].sequence + 1, position._replace(last=last))
 
     async def _explain_absence(self, sequence: int) -> None:
@@ -210,13 +223,15 @@ class Reader:
         sight = await self._bus.look(sequence)
         if sight is None:
             return
-        if sight.message is not None:
-            if sight.message.sequence != sequence:
-                raise Problem(errors.HOLE, offset=sequence)
-            if sight.message.is_displaced:
-                raise Problem(errors.DISPLACED, offset=sequence)
-            return
         position = sight.position
+        if sight.message is not None:
+            if sight.message.sequence == sequence:
+                if sight.message.is_displaced:
+                    raise Problem(errors.DISPLACED, offset=sequence)
+                return
+            position = await self._bus.position()  # it may have aged out since then
+            if sequence >= position.first:
+                raise Problem(errors.HOLE, offset=sequence)
         if sequence < position.first:
             raise Problem(
                 errors.OFFSET_GONE,

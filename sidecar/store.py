@@ -196,7 +196,8 @@ def _too_large(size_bytes: int, limit_bytes: int) -> Problem:
 
 def _log_refusal(daemon: Daemon, problem: Problem, key: str | None = None) -> None:
     """Log what was not stored, without anything of the event; once for a series."""
-    if not daemon.refusals.is_new(("refused", problem.cause.code), time.monotonic()):
+    codes = dict.fromkeys((problem.cause.code, problem.reason.code))
+    if not daemon.refusals.is_new(("refused", *codes), time.monotonic()):
         return
     members = {name: value for name, value in problem.members.items() if name != "key"}
     if problem.cause is errors.PRECONDITION_FAILED:

