@@ -135,25 +135,30 @@ class Bus:
         """Take what was stored or read: the stream does not end before it."""
         self._last_offset.proven(last, time.monotonic())
 
+    def _seen(self, message: StoredMessage | None) -> StoredMessage | None:
+        if message is not None:
+            self.proven(message.sequence)
+        return message
+
     async def message(self, sequence: int) -> StoredMessage | None:
         """Read one message from the stream's leader; raise Problem."""
         with _as_problem():
-            return await self.connection().message(sequence)
+            return self._seen(await self.connection().message(sequence))
 
     async def last_of(self, category: str) -> StoredMessage | None:
         """Read the newest message of a category from the leader; raise Problem."""
         with _as_problem():
-            return await self.connection().last_of(category)
+            return self._seen(await self.connection().last_of(category))
 
     async def next_of(self, category: str, sequence: int) -> StoredMessage | None:
         """Read a category's first message at or after a sequence; raise Problem."""
         with _as_problem():
-            return await self.connection().next_of(category, sequence)
+            return self._seen(await self.connection().next_of(category, sequence))
 
     async def first_since(self, time: str) -> StoredMessage | None:
         """Read the first message stored at or after a time; raise Problem."""
         with _as_problem():
-            return await self.connection().first_since(time)
+            return self._seen(await self.connection().first_since(time))
 
     async def categories(self) -> dict[str, int]:
         """Count the events of each category; raise Problem."""
@@ -185,11 +190,9 @@ class Bus:
             if info is None or not is_leaders:
                 return None
             if info.position.first <= sequence <= info.position.last:
-                message = await connection.at_or_after(sequence)
+                message = self._seen(await connection.at_or_after(sequence))
         except (NoReply, ApiError):
             return None
-        if message is not None:
-            self.proven(message.sequence)
         return Sight(info.position, message, self.settled_last())
 
     def settled_last(self) -> int | None:
