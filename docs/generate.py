@@ -79,7 +79,7 @@ description is [openapi.json](openapi.json). `make docs` writes this page.
 
     curl --unix-socket /run/hermes-nats-sidecar/api.sock http://localhost/v1/events \\
       -H 'Content-Type: application/json' -H 'Idempotency-Key: 0b5e...' \\
-      -H 'If-Match: "1795426702876"' -d @event.json
+      -H 'If-Match: "1795426702876123"' -d @event.json
 
 `If-Match` carries the last offset that the caller knows, L. The event becomes L + 1 or
 nothing: `201` stored now, `200` it stood there already (same key, same bytes), `412`
@@ -88,7 +88,7 @@ repeating a request is always safe.
 
 `outcome` in an error answer speaks of the copies that this request sent:
 `not_stored`: none of them ever will be stored; `unknown`: one left and has no definite
-answer yet. A caller that once had `unknown`, or no answer at all, stays in doubt until
+answer yet; its `reason`, the code of another error, says what holds it up. A caller that once had `unknown`, or no answer at all, stays in doubt until
 the same request is answered by 200, 201, 410, 412 or 422: later refusals speak of later
 copies. `If-Match: *` appends after whatever is last, for people with curl: repetitions
 are recognised only inside the stream's duplicate window (2 minutes).

@@ -172,6 +172,7 @@ def test_help_of_a_command_explains_it(run: Run, command: str) -> None:
         ["provision", "--first-offset", "0"],
         ["provision", "--first-offset", "-1"],
         ["provision", "--first-offset", "x"],
+        ["provision", "--first-offset", "9007199254740992"],
         ["tail", "--from", "x"],
     ],
     ids=" ".join,
