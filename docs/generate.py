@@ -94,7 +94,11 @@ copies. `If-Match: *` appends after whatever is last, for people with curl: repe
 are recognised only inside the stream's duplicate window (2 minutes).
 
 The `ETag` of `200` and `201` is the event's offset. With `Prefer: return=minimal`
-(RFC 7240) they have no body, which spares both sides time.
+(RFC 7240) they have no body, which spares both sides time. With `Prefer: wait=N` the
+answer comes within N - 1 seconds, but not under 2, or within
+`SIDECAR_PUBLISH_TIMEOUT_SECONDS` if that is less: a caller that gives up before its
+answer comes takes for unknown what the sidecar knows to be not stored. The plugin sends
+both, `Prefer: return=minimal, wait=15`.
 
 ## Reading events
 

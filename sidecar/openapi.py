@@ -77,6 +77,14 @@ POST_EVENT: dict[str, Any] = {
             "description": 'The last offset the caller knows, "L", or *.',
             "schema": {"type": "string", "pattern": '^("(0|[1-9][0-9]{0,18})"|\\*)$'},
         },
+        {
+            "name": "Prefer",
+            "in": "header",
+            "required": False,
+            "description": "return=minimal: no body; wait=N: the seconds that the "
+            "caller waits (RFC 7240).",
+            "schema": {"type": "string"},
+        },
     ],
     "requestBody": {
         "required": True,

@@ -11,6 +11,7 @@ taken. See docs/adr/0002-conditional-publish.md.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -239,12 +240,18 @@ class Publisher:
         return min(self._doubts.values(), default=None)
 
     def start(
-        self, event: Event, key: str, precondition: int | str, tell: Tell
+        self,
+        event: Event,
+        key: str,
+        precondition: int | str,
+        tell: Tell,
+        hold_seconds: float = math.inf,
     ) -> None:
         """Store the event once, as the offset after the precondition's.
 
         Tells Stored, or a Problem with the outcome not_stored or unknown; perhaps
-        before this returns.
+        before this returns, and within `hold_seconds` if that is less than what the
+        settings allow: later, whoever asked is gone.
         """
         if self.in_flight >= MAX_IN_FLIGHT:
             busy = Problem(errors.BUSY, Outcome.NOT_STORED)
@@ -252,11 +259,14 @@ class Publisher:
             tell(busy)
             return
         self.in_flight += 1
-        end = partial(self._end, event, time.monotonic(), tell)
+        now = time.monotonic()
+        ends_at = now + min(self._timeout_seconds, hold_seconds)
+        end = partial(self._end, event, now, tell)
         if precondition == LAST:
-            self._go_on(self._append(event, key), end)
+            self._go_on(self._append(event, key, ends_at), end)
         else:
-            self._send_first(event, Expected(key, event.body, int(precondition)), end)
+            expected = Expected(key, event.body, int(precondition))
+            self._send_first(event, expected, ends_at, end)
 
     def _end(
         self, event: Event, started_at: float, tell: Tell, result: Stored | Problem
@@ -316,24 +326,26 @@ class Publisher:
         if cause is errors.PRECONDITION_FAILED:
             self.second_writer_at = now
 
-    async def _append(self, event: Event, key: str) -> Stored:
+    async def _append(self, event: Event, key: str, ends_at: float) -> Stored:
         """Publish after whatever is last: the precondition is ours, not the caller's.
 
         Each try is fenced, so this request stores at most one message; a repetition of
         the whole request is recognised only inside the stream's duplicate window.
         """
-        ends_at = time.monotonic() + self._timeout_seconds
         while True:
             last = (await self._bus.position()).last
             expected = Expected(key, event.body, last, anywhere=True)
             try:
-                return _stored(await told(partial(self._send_first, event, expected)))
+                send = partial(self._send_first, event, expected, ends_at)
+                return _stored(await told(send))
             except Problem as problem:
                 lost_race = problem.cause is errors.PRECONDITION_FAILED
                 if not lost_race or time.monotonic() > ends_at:
                     raise
 
-    def _send_first(self, event: Event, expected: Expected, end: Tell) -> None:
+    def _send_first(
+        self, event: Event, expected: Expected, ends_at: float, end: Tell
+    ) -> None:
         """Send one copy, which settles almost every event without a task or a clock."""
         try:
             connection = self._bus.connection()
@@ -342,7 +354,6 @@ class Publisher:
             return
         doubt = Doubt(self._doubts)
         doubt.set(True)
-        sent_at = time.monotonic()
 
         def take(answer: Answer) -> None:
             step = self._follow(connection, expected, answer)
@@ -350,7 +361,6 @@ class Publisher:
                 doubt.end()
                 end(step)
             else:
-                ends_at = sent_at + self._timeout_seconds
                 self._go_on(self._resolve(event, expected, step, doubt, ends_at), end)
 
         connection.send(event, expected.key, expected.last, self._copy_seconds, take)

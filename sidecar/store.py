@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
 
 BODY_SECONDS: Final = 30.0
 """How long a body may take to arrive."""
+
+ON_THE_WAY_SECONDS: Final = 1.0
+"""Of a caller's wait, what is left for the ways there and back."""
+
+LEAST_HOLD_SECONDS: Final = 2.0
+"""Of a request, however short its caller waits: what one copy is given."""
 
 
 class Direct:
@@ -81,7 +88,30 @@ class _Head(NamedTuple):
     key: str
     precondition: int | str
     limit_bytes: int
-    is_minimal: bool
+    preferences: Preferences
+
+
+class Preferences(NamedTuple):
+    """What a caller prefers: a short answer, and one that comes while it waits."""
+
+    is_minimal: bool = False
+    hold_seconds: float = math.inf
+
+
+@lru_cache(64)
+def read_preferences(header: bytes) -> Preferences:
+    """Read Prefer (RFC 7240): return=minimal and wait=SECONDS; pass over all else.
+
+    Plugins send one or two values of it again and again.
+    """
+    found: dict[str, str] = {}
+    for preference in header.decode("latin-1").split(","):
+        name, _, value = preference.partition(";")[0].partition("=")
+        found.setdefault(name.strip().lower(), value.strip().strip('"'))
+    wait = found.get("wait", "")
+    wait_seconds = float(wait) if wait.isascii() and wait.isdigit() else math.inf
+    hold_seconds = max(wait_seconds - ON_THE_WAY_SECONDS, LEAST_HOLD_SECONDS)
+    return Preferences(found.get("return") == "minimal", hold_seconds)
 
 
 def _read_head(daemon: Daemon, raw_headers: RawHeaders) -> _Head:
@@ -100,8 +130,8 @@ def _read_head(daemon: Daemon, raw_headers: RawHeaders) -> _Head:
     declared = headers.get(b"content-length", b"0")
     if declared.isdigit() and int(declared) > limit_bytes:
         raise _too_large(int(declared), limit_bytes)
-    is_minimal = headers.get(b"prefer") == b"return=minimal"
-    return _Head(key, precondition, limit_bytes, is_minimal)
+    preferences = read_preferences(headers.get(b"prefer", b""))
+    return _Head(key, precondition, limit_bytes, preferences)
 
 
 def _text(value: bytes | None) -> str | None:
@@ -120,7 +150,8 @@ def _publish(daemon: Daemon, head: _Head, event: Event, respond: Respond) -> Non
             tell_repeats(daemon.refusals)
         respond(_stored_response(daemon, head, event, result))
 
-    daemon.publisher.start(event, head.key, head.precondition, end)
+    hold_seconds = head.preferences.hold_seconds
+    daemon.publisher.start(event, head.key, head.precondition, end, hold_seconds)
 
 
 def _refused(daemon: Daemon, problem: Problem) -> None:
@@ -133,7 +164,7 @@ def _stored_response(
     daemon: Daemon, head: _Head, event: Event, stored: Stored
 ) -> Response:
     """Answer with the offset. It shows nothing of an event, so anybody may keep it."""
-    if head.is_minimal:
+    if head.preferences.is_minimal:
         return _MinimalResponse(stored)
     document = {
         "offset": stored.offset,

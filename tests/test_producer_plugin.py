@@ -37,6 +37,7 @@ from parts.hermes import load_plugin, new_event
 from parts.jetstream import Operator, wait_jetstream
 from parts.nats import NatsProcess, free_port
 from parts.process import wait_until
+from parts.sidecar import event as event_bytes
 from parts.sidecar import last_offset, sidecar_on
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 FAMILY = "messagebus_producers"
 SECRET = "c0rrect-horse"
+REFUSED = problem(413, "too_large", "not_stored")
 L = 41
 OTHER_PYTHON = Path(__file__).parent / "parts" / "other_python.py"
 
@@ -199,7 +201,7 @@ def test_an_event_is_posted_verbatim_with_its_precondition_and_a_key(
     assert request.headers["content-type"] == "application/json"
     assert len(request.headers["idempotency-key"]) == 36
     assert request.headers["host"] == player.url.partition("//")[2]
-    assert request.headers["prefer"] == "return=minimal"
+    assert request.headers["prefer"] == "return=minimal, wait=15"
 
 
 def test_the_entity_tag_stands_for_the_answer_that_was_not_wanted(
@@ -484,6 +486,28 @@ def test_what_is_unknown_is_raised_after_unknown_timeout(
     assert clock.now() - started_at == 60
 
 
+@pytest.mark.parametrize(
+    ("send_timeout", "waits"), [(30, [15, 15, 10]), (35, [15, 15, 15, 5]), (1, [3])]
+)
+def test_the_sidecar_is_told_how_long_each_attempt_waits(
+    hermes_home: Path, clock: Clock, send_timeout: float, waits: list[int]
+) -> None:
+    """One that answers in that time is heard, in the last attempt too."""
+    settings = {"url": "http://localhost", "send_timeout": send_timeout}
+    plugin = timed(load_plugin(hermes_home, FAMILY, settings), clock)
+    asked = []
+
+    def held(_: bytes, headers: dict[str, str], __: int, seconds: float) -> Any:
+        asked.append((headers["Prefer"], seconds))
+        clock.sleep(9)
+        return answer(503, "not_stored", "It is held.", {}, 1.0)
+
+    answer = importlib.import_module(type(plugin).__mro__[1].__module__).Answer
+    plugin._http.store = held
+    assert send(plugin, user()) == "Event not stored: It is held."
+    assert asked == [(f"return=minimal, wait={wait}", wait) for wait in waits]
+
+
 def test_one_unanswered_copy_keeps_it_unknown_whatever_comes_later(
     plugin: Any, player: Player, clock: Clock
 ) -> None:
@@ -523,12 +547,115 @@ def test_an_offset_that_means_nothing_is_raised_and_asked_anew(
     outcome = "not_stored" if status == 409 else "unknown"
     player.then(stands(L), problem(status, code, outcome, last_offset=7))
     text = a_pass(plugin, user())
+    assert len(player.posts) == 1
     assert text is not None
     assert code in text
     assert "7" not in text
     player.then(stands(7), stored(8))
     assert a_pass(plugin, user()) is None
     assert player.posts[-1].headers["if-match"] == '"7"'
+
+
+AHEAD = problem(409, "offset_ahead", "not_stored")
+GONE = problem(410, "offset_gone", "unknown")
+NOTHING = pytest.mark.parametrize("nothing", [AHEAD, GONE], ids=["409", "410"])
+
+
+@NOTHING
+def test_an_offset_that_means_nothing_is_asked_for_again_while_in_doubt(
+    plugin: Any, player: Player, nothing: Reply
+) -> None:
+    """An old leader may have said it, while the event stands (P1)."""
+    player.then(stands(L), NO_ANSWER, nothing, nothing, stored(L + 1))
+    assert a_pass(plugin, user()) is None
+    assert len({request.headers["idempotency-key"] for request in player.posts}) == 1
+    assert len(player.posts) == 4
+
+
+@NOTHING
+def test_an_event_in_doubt_is_kept_though_its_offset_means_nothing(
+    plugin: Any, player: Player, clock: Clock, nothing: Reply
+) -> None:
+    removed = user("removed")
+    player.then(stands(L), NO_ANSWER, nothing)
+    started_at = clock.now()
+    text = a_pass(plugin, removed)
+    assert 59 <= clock.now() - started_at <= 61
+    assert text is not None
+    assert text.startswith("It is not known whether the event was stored")
+    key = player.posts[-1].headers["idempotency-key"]
+    count = len(player.posts)
+    player.then(stands(L + 1), nothing, taken(key, L + 1))
+    assert a_pass(plugin, removed) is None
+    assert {request.headers["if-match"] for request in player.posts[count:]} == {
+        f'"{L}"'
+    }
+
+
+@NOTHING
+def test_what_is_remembered_of_another_stream_is_forgotten_in_the_end(
+    plugin: Any, player: Player, clock: Clock, nothing: Reply
+) -> None:
+    removed = user("removed")
+    lose(plugin, player, removed)
+    player.then(stands(L + 1), nothing)
+    started_at = clock.now()
+    assert a_pass(plugin, user(pkey=2)) is not None
+    assert clock.now() - started_at == 30
+    player.then(stands(7), stored(8))
+    assert a_pass(plugin, removed) is None
+    assert player.posts[-1].headers["if-match"] == '"7"'
+    assert not plugin._unknown
+
+
+@NOTHING
+def test_a_stored_event_of_another_stream_is_not_recognised(
+    plugin: Any, player: Player, nothing: Reply
+) -> None:
+    removed = user("removed")
+    key = lose(plugin, player, removed)
+    player.then(stands(L + 1), taken(key, L + 1), nothing)
+    assert a_pass(plugin, user(pkey=2)) is not None
+    player.then(stands(L + 1), nothing)
+    assert a_pass(plugin, user(pkey=2)) is not None
+    count = len(player.posts)
+    assert send(plugin, removed) is not None
+    assert len(player.posts) == count  # nor is anything sent before it is asked for
+    player.then(stands(7), stored(8))
+    assert a_pass(plugin, removed) is None
+    assert len(player.posts) == count + 1
+
+
+def test_a_passing_answer_among_them_shows_that_it_may_pass(
+    plugin: Any, player: Player
+) -> None:
+    """The sidecar or the cluster has just come back: an old leader may answer."""
+    removed = user("removed")
+    key = lose(plugin, player, removed)
+    down = problem(503, "nats_down", "not_stored", "29")
+    player.then(stands(L + 1), down, AHEAD)
+    assert a_pass(plugin, user(pkey=2)) is not None
+    player.then(stands(L + 1), taken(key, L + 1))
+    assert a_pass(plugin, removed) is None
+
+
+def test_an_offset_that_is_ahead_of_an_unanswered_copy_is_a_doubt(
+    plugin: Any, player: Player
+) -> None:
+    """The sidecar sent a copy that had no answer, then an old leader answered."""
+    ahead = problem(409, "offset_ahead", "unknown")
+    player.then(stands(L), ahead, AHEAD, stored(L + 1, duplicate=True))
+    assert a_pass(plugin, user()) is None
+    assert len(player.posts) == 3
+
+
+def test_an_end_before_what_was_stored_is_not_believed(
+    plugin: Any, player: Player
+) -> None:
+    player.then(stands(L), stored(L + 1), stands(L), stored(L + 2))
+    assert a_pass(plugin, user()) is None
+    assert a_pass(plugin, user()) is None
+    assert player.posts[-1].headers["if-match"] == f'"{L + 1}"'
 
 
 def test_open_gives_up_after_send_timeout(
@@ -744,6 +871,71 @@ def test_one_two_one_are_three_events_though_the_first_two_were_lost(
     assert bodies[-2:] == [two.to_json().encode(), one.to_json().encode()]
 
 
+@pytest.mark.parametrize("end", [unknown(), REFUSED], ids=["unknown", "refused"])
+def test_any_later_event_of_the_object_ends_that_it_is_recognised(
+    plugin: Any, player: Player, end: Reply
+) -> None:
+    """The source goes back: what then looks the same comes after the other (P2)."""
+    one, two = user(a=1), user(a=2)
+    key = lose(plugin, player, one)
+    player.then(stands(L + 1), taken(key, L + 1), end)
+    assert a_pass(plugin, two) is not None
+    count = len(player.posts)
+    player.then(stands(L + 1), stored(L + 2))
+    assert a_pass(plugin, one) is None
+    assert [request.body for request in player.posts[count:]] == [
+        one.to_json().encode()
+    ]
+
+
+def written(*pkeys: int, end: int) -> Reply:
+    """Answer with a page that has an event of each of these users."""
+    rows = [{"data": event_bytes(objpkey=pkey).decode()} for pkey in pkeys]
+    return Reply(200, {"events": rows, "next_offset": end + 1})
+
+
+@pytest.mark.parametrize(
+    ("page", "is_recognised"),
+    [
+        (written(2, end=L + 2), True),
+        (written(2, 1, end=L + 3), False),
+        (written(2, end=L + 1), False),
+        (problem(403, "wrong_role"), False),
+        (NO_ANSWER, False),
+        (Reply(200, {"events": [{"data": "{}"}], "next_offset": "x"}), False),
+        (Reply(200, {"events": [{"data": "[]"}], "next_offset": L + 9}), False),
+    ],
+    ids=["another", "the same", "cut", "role", "none", "odd", "no event"],
+)
+def test_an_event_of_another_producer_ends_that_its_object_is_recognised(
+    plugin: Any, player: Player, page: Reply | str, *, is_recognised: bool
+) -> None:
+    """Where that cannot be known, an event twice is better than one lost."""
+    removed = user("removed")
+    key = lose(plugin, player, removed)
+    player.then(stands(L + 1), taken(key, L + 1), REFUSED)
+    assert a_pass(plugin, user(pkey=2)) is not None
+    count = len(player.posts)
+    player.then(stands(L + 2), page, stored(L + 3))
+    assert a_pass(plugin, removed) is None
+    asked = [request.path for request in player.requests if "?" in request.path]
+    assert asked == [f"/v1/events?offset={L + 2}&limit=5000"]
+    assert len(player.posts) == count + (not is_recognised)
+
+
+def test_an_event_of_another_producer_counts_also_where_one_is_in_doubt(
+    plugin: Any, player: Player
+) -> None:
+    removed = user("removed")
+    key = lose(plugin, player, removed)
+    player.then(stands(L + 1), taken(key, L + 1), unknown())
+    assert a_pass(plugin, user(pkey=2)) is not None
+    count = len(player.posts)
+    player.then(stands(L + 2), written(1, end=L + 2), taken("theirs", L + 2))
+    assert a_pass(plugin, removed) == ANOTHER
+    assert len(player.posts) == count + 1
+
+
 def test_the_same_password_set_twice_is_two_events(plugin: Any, player: Player) -> None:
     password = user(password="x")
     player.then(stands(L), stored(L + 1), stored(L + 2))
@@ -760,6 +952,25 @@ def test_the_same_password_lost_and_set_twice_more_is_one_more_event(
     player.then(stands(L + 1), taken(key, L + 1), stored(L + 2))
     assert a_pass(plugin, password, password) is None
     assert len(player.posts) == count + 2
+
+
+def test_a_lost_event_that_is_shown_when_the_time_is_up_is_still_recognised(
+    plugin: Any, player: Player, clock: Clock
+) -> None:
+    removed = user("removed")
+    key = lose(plugin, player, removed)
+    player.then(stands(L + 1), taken(key, L + 1))
+    with plugin:
+        plugin._http.store = partial(late, plugin._http.store, clock)
+        assert send(plugin, user(pkey=2)) is not None
+        count = len(player.posts)
+        assert send(plugin, removed) is None
+    assert len(player.posts) == count
+
+
+def late(store: Any, clock: Clock, *request: Any) -> Any:
+    clock.sleep(31)
+    return store(*request)
 
 
 def test_an_event_with_other_bytes_is_not_taken_for_the_lost_one(
@@ -808,32 +1019,101 @@ def test_an_initsync_repeated_after_an_abort_is_sent_whole(
     ]
 
 
-def test_a_lost_update_outlives_an_initsync_before_its_next_pass(
-    plugin: Any, player: Player
+@pytest.mark.parametrize("is_resolved", [True, False])
+def test_an_initsync_ends_that_lost_events_are_recognised(
+    plugin: Any, player: Player, *, is_resolved: bool
 ) -> None:
-    removed = user("removed")
-    key = lose(plugin, player, removed)
-    player.then(stands(L + 1), taken(key, L + 1), stored(L + 2), stored(L + 3))
+    """Hermes makes it of its cache, which lacks them: a new client needs them again."""
+    added = user("added")
+    key = lose(plugin, player, added)
     start, stop = (
         new_event("initsync", kind, objtype=None, objpkey=None)
         for kind in ("init-start", "init-stop")
     )
+    if is_resolved:
+        player.then(stands(L + 1), taken(key, L + 1), REFUSED)
+        assert a_pass(plugin, user(pkey=2)) is not None
+        player.then(stands(L + 1), stored(L + 2), stored(L + 3))
+    else:
+        player.then(stands(L + 1), taken(key, L + 1), stored(L + 2), stored(L + 3))
     assert a_pass(plugin, start, stop) is None
-    count = len(player.posts)
     player.then(stands(L + 3), stored(L + 4))
-    assert a_pass(plugin, removed) is None
-    assert len(player.posts) == count
+    assert a_pass(plugin, added) is None
+    assert player.posts[-1].body == added.to_json().encode()
 
 
-def test_a_second_producer_is_warned_of_and_both_go_on(
-    plugin: Any, player: Player, caplog: pytest.LogCaptureFixture
+# -- Another producer ------------------------------------------------------------------
+
+ANOTHER = (
+    "Event not stored: "
+    "another producer wrote to the stream, so Hermes has to compute anew"
+)
+
+
+def test_an_event_of_another_producer_ends_the_pass_and_the_next_one_goes_on(
+    plugin: Any, player: Player
 ) -> None:
-    player.then(stands(L), taken("theirs", L + 3), stored(L + 4))
-    with caplog.at_level(logging.WARNING):
-        assert a_pass(plugin, user()) is None
-    assert "Another producer writes" in caplog.text
-    assert SECRET not in caplog.text
-    assert player.posts[-1].headers["if-match"] == f'"{L + 3}"'
+    """What is left of the pass was computed before it (issue 28, case 57)."""
+    player.then(stands(L), stored(L + 1), taken("theirs", L + 4))
+    assert a_pass(plugin, user(pkey=1), user(pkey=2), user(pkey=3)) == ANOTHER
+    assert len(player.posts) == 2
+    player.then(stands(L + 5), stored(L + 6))
+    assert a_pass(plugin, user(pkey=2)) is None
+    assert player.posts[-1].headers["if-match"] == f'"{L + 5}"'
+
+
+def test_nothing_more_of_that_pass_is_sent_whoever_tries(
+    plugin: Any, player: Player
+) -> None:
+    player.then(stands(L), taken("theirs", L + 1), stored(L + 2))
+    with plugin:
+        assert send(plugin, user(pkey=1)) == ANOTHER
+        assert send(plugin, user(pkey=2)) == ANOTHER
+    assert len(player.posts) == 1
+
+
+def test_another_producer_after_an_unanswered_copy_leaves_no_doubt(
+    plugin: Any, player: Player
+) -> None:
+    player.then(stands(L), NO_ANSWER, taken("theirs", L + 1))
+    assert a_pass(plugin, user()) == ANOTHER
+    player.then(stands(L + 1), stored(L + 2))
+    assert a_pass(plugin, user()) is None
+    assert player.posts[-1].headers["if-match"] == f'"{L + 1}"'
+
+
+def test_a_lost_event_whose_place_another_producer_took_is_dead(
+    plugin: Any, player: Player
+) -> None:
+    removed = user("removed")
+    lose(plugin, player, removed)
+    player.then(stands(L + 1), taken("theirs", L + 1), stored(L + 2))
+    assert a_pass(plugin, removed) == ANOTHER
+    player.then(stands(L + 1), stored(L + 2))
+    assert a_pass(plugin, removed) is None
+    assert player.posts[-1].headers["if-match"] == f'"{L + 1}"'
+    assert player.posts[-1].body == removed.to_json().encode()
+
+
+def test_a_lost_event_that_stands_before_another_producers_is_not_the_end(
+    plugin: Any, player: Player
+) -> None:
+    removed = user("removed")
+    key = lose(plugin, player, removed)
+    player.then(stands(L + 2), taken(key, L + 2), stored(L + 3))
+    assert a_pass(plugin, removed) == ANOTHER
+    player.then(stands(L + 2), written(1, end=L + 2), stored(L + 3))
+    assert a_pass(plugin, removed) is None
+    assert player.posts[-1].headers["if-match"] == f'"{L + 2}"'
+
+
+def test_another_producer_ends_an_initsync(plugin: Any, player: Player) -> None:
+    start, added, stop = (
+        new_event("initsync", kind) for kind in ("init-start", "added", "init-stop")
+    )
+    player.then(stands(L), stored(L + 1), taken("theirs", L + 2), stored(L + 3))
+    assert a_pass(plugin, start, added, stop) == ANOTHER
+    assert len(player.posts) == 2
 
 
 def test_a_lost_event_is_no_second_producer(
@@ -974,6 +1254,42 @@ def test_an_event_lost_in_a_frozen_nats_and_stored_is_not_doubled(
                 removed.to_json().encode(),
                 other.to_json().encode(),
             ]
+
+
+@pytest.fixture
+def patient(nats: NatsProcess, tmp_path: Path) -> Iterator[SidecarProcess]:
+    """Start a sidecar that would hold a request for longer than any attempt."""
+    with sidecar_on(nats, tmp_path / "s", publish_timeout_seconds=60) as process:
+        yield process
+
+
+def test_a_patient_sidecar_says_not_stored_before_the_plugin_gives_up(
+    hermes_home: Path, patient: SidecarProcess
+) -> None:
+    """It waits for 5 s of agreement until it says that the stream ends before L."""
+    settings = {"url": patient.url, "send_timeout": 1, "unknown_timeout": 1}
+    plugin = load_plugin(hermes_home, FAMILY, settings)
+    with patient.client() as http:
+        plugin._last = last_offset(http) + 10
+    text = send(plugin, user())
+    plugin.close()
+    assert text is not None
+    assert text.startswith("Event not stored: ")
+
+
+def test_a_patient_sidecar_says_unknown_before_the_plugin_gives_up(
+    hermes_home: Path, tmp_path: Path
+) -> None:
+    with NatsProcess(tmp_path / "nats") as own:
+        wait_jetstream(own.port)
+        with sidecar_on(own, tmp_path / "s", publish_timeout_seconds=60) as process:
+            settings = {"url": process.url, "send_timeout": 1, "unknown_timeout": 1}
+            with load_plugin(hermes_home, FAMILY, settings) as plugin:
+                own.freeze()
+                text = send(plugin, user())
+                own.thaw()
+    assert text is not None
+    assert text.endswith("(unknown)")
 
 
 def test_a_sidecar_killed_between_two_events_is_waited_for(

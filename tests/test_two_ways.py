@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 import uuid
 from http.client import HTTPResponse
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -226,3 +227,21 @@ def test_a_frozen_nats_leaves_it_unknown_and_the_same_request_resolves_it(
             process.wait_ready()
             answer = ask(process, way, event(), **same)
             assert (answer.status, answer.document["offset"]) == (200, last + 1)
+
+
+@pytest.mark.parametrize("way", [DIRECT, BY_UVICORN])
+def test_the_answer_comes_while_its_caller_waits(tmp_path: Path, way: str) -> None:
+    with NatsProcess(tmp_path / "nats") as own:
+        wait_jetstream(own.port)
+        with sidecar_on(own, tmp_path / "s", publish_timeout_seconds=60) as process:
+            with process.client() as http:
+                last = last_offset(http)
+            own.freeze()
+            started_at = time.monotonic()
+            answer = ask(
+                process, way, event(), If_Match=f'"{last}"', Prefer="wait=4, x"
+            )
+            seconds = time.monotonic() - started_at
+            own.thaw()
+    assert answer.status == 504
+    assert 2.5 < seconds < 10

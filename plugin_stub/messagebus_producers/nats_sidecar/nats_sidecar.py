@@ -3,15 +3,16 @@
 
 Each request carries the last offset this plugin knows, L, as If-Match. So at most one
 event can ever become L + 1, and every late copy of a request is refused for ever. What
-is left to know is whose event holds L + 1, and the sidecar says it.
+is left to know is whose event holds L + 1, and the sidecar says it. That of another
+producer ends the pass: Hermes computed what is left of it before that event.
 """
 
 from __future__ import annotations
 
-import builtins
 import sys
 import time
 import uuid
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -24,12 +25,17 @@ HERMES_PLUGIN_CLASSNAME: str | None = "NatsSidecarProducerPlugin"
 """The plugin class name defined in this module file"""
 
 ATTEMPT_SECONDS = 15.0
-"""How long one answer is waited for: longer than a sidecar holds a request."""
+"""How long one answer is waited for; the sidecar is told, and answers before."""
+
+LEAST_SECONDS = 3.0
+"""No attempt is shorter: a sidecar needs two to see that NATS is silent."""
 
 MIXED_UP = "the sidecar answers with an offset that was not asked for"
+ANOTHER_WROTE = "another producer wrote to the stream, so Hermes has to compute anew"
 
 TAKEN = 412
-OFFSETS_MEAN_NOTHING = (409, 410)
+GONE = 410
+OFFSETS_MEAN_NOTHING = (409, GONE)
 FINAL = (400, 401, 403, 405, 413, 415, 422, 428)
 """Answers that the same request would get again."""
 
@@ -45,10 +51,9 @@ class _Sent:
         self.key = key
         self.body = event.to_json().encode()
         self.object = (event.objtype, event.objpkey)
+        self.is_initsync = event.evcategory == "initsync"
         # A new initsync needs all its events; a schema is never taken for sent.
-        self.may_come_again = (
-            event.evcategory == "base" and event.eventtype != "dataschema"
-        )
+        self.may_come_again = not self.is_initsync and event.eventtype != "dataschema"
 
 
 class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
@@ -63,7 +68,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         self._last = 0  # L; open() asks for it
         self._unknown: dict[str, _Sent] = {}  # by key; each was sent with this L
         self._stored_unseen: dict[Any, _Sent] = {}  # by object; Hermes does not know
-        self._is_initsync = False
+        self._ended = ""  # why this pass sends nothing more
         # To count on from one UUID takes less time than one for each event.
         self._keys_start = str(uuid.uuid4())[:24]
         self._numbers = count()
@@ -79,33 +84,35 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             if self._now() + pause_seconds > ends_at or answer.status in FINAL:
                 raise NatsSidecarError(f"No message bus: {answer.reason}")
             self._sleep(pause_seconds)
+        self._ended = ""
+        last = answer.document["last_offset"]
+        if self._stored_unseen and last > self._last:
+            self._forget_written(last)
         if not self._unknown:  # else the next event must be sent with their L
-            self._last = answer.document["last_offset"]
+            self._last = max(last, self._last)  # what was stored is not behind the end
 
     def close(self) -> None:
         """End the pass."""
         self._http.close()
-        pass_went_through = sys.exc_info()[0] is None  # __exit__ calls us
-        if pass_went_through and not self._is_initsync:
+        if sys.exc_info()[0] is None:  # __exit__ calls us: the pass went through
             self._stored_unseen.clear()  # they would have come again by now
-        self._is_initsync = False
 
     def _send(self, event: Event) -> int | None:
         """Store the event and return its offset; None if it stood there already."""
+        if self._ended:
+            raise NatsSidecarError(self._ended)
         sent = _Sent(f"{self._keys_start}{next(self._numbers):012x}", event)
-        self._is_initsync |= event.evcategory == "initsync"
         if self._stands_already(sent):
             return None
         started_at = self._now()
-        in_doubt = False
-        reason = ""
+        in_doubt, is_elsewhere = False, True
+        answer = Answer(0, NOT_STORED, "", {})
         while (left_seconds := self._left_seconds(started_at, in_doubt)) > 0:
-            answer = self._post(sent, min(left_seconds, ATTEMPT_SECONDS))
-            reason = answer.reason
+            answer = self._post(sent, left_seconds)
+            is_elsewhere = is_elsewhere and answer.status in OFFSETS_MEAN_NOTHING
             if answer.status in (200, 201):
                 self._last = answer.document["offset"]
                 self._unknown.clear()
-                self._stored_unseen.pop(sent.object, None)
                 return self._last
             if answer.status == TAKEN:
                 in_doubt = False  # no copy that was sent with this L can land any more
@@ -113,30 +120,38 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
                 if self._stands_already(sent):
                     return None
                 continue
-            in_doubt = in_doubt or answer.outcome != NOT_STORED
-            if answer.status in OFFSETS_MEAN_NOTHING:
-                self._unknown.clear()  # the next open() asks anew
-                raise self._error(in_doubt, reason)
-            if answer.status in FINAL and not in_doubt:
+            # An old leader may say it for a moment: what is remembered outlives that.
+            is_final = is_elsewhere and not (self._unknown or self._stored_unseen)
+            if answer.status != GONE:  # of which nobody will ever know more
+                in_doubt = in_doubt or answer.outcome != NOT_STORED
+            if (is_final or answer.status in FINAL) and not in_doubt:
                 break
             self._sleep(min(answer.retry_after or 0.2, left_seconds))
+        error = self._error(in_doubt or answer.outcome != NOT_STORED, answer.reason)
         if in_doubt:
             self._unknown[sent.key] = sent
-        raise self._error(in_doubt, reason)
+        elif is_elsewhere:
+            self._unknown.clear()  # all that is known is of another stream
+            self._stored_unseen.clear()
+            self._last = 0
+            self._ended = str(error)
+        raise error
 
     def _left_seconds(self, started_at: float, in_doubt: bool) -> float:
         limit = self._settings["unknown_timeout" if in_doubt else "send_timeout"]
         return float(started_at + limit - self._now())
 
-    def _post(self, sent: _Sent, timeout_seconds: float) -> Answer:
+    def _post(self, sent: _Sent, left_seconds: float) -> Answer:
+        wait_seconds = max(min(left_seconds, ATTEMPT_SECONDS), LEAST_SECONDS)
         headers = {
             "Content-Type": "application/json",
             "Idempotency-Key": sent.key,
             "If-Match": f'"{self._last}"',
-            "Prefer": "return=minimal",  # the offset is in the ETag
+            # The offset is in the ETag; the answer comes while we wait for it.
+            "Prefer": f"return=minimal, wait={int(wait_seconds)}",
         }
         offset = self._last + 1
-        answer = self._http.store(sent.body, headers, offset, timeout_seconds)
+        answer = self._http.store(sent.body, headers, offset, wait_seconds)
         is_tag = answer.status in (200, 201) and "duplicate" not in answer.document
         if is_tag and answer.document.get("offset") != offset:
             self._http.close()  # it was the answer to something else
@@ -144,27 +159,42 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         return answer
 
     def _learn(self, answer: Answer) -> None:
-        """Take the new last offset, and see whose event holds the one after L."""
+        """See whose event holds L + 1; that of another producer ends the pass."""
         stored = self._unknown.get(answer.document.get("key") or "")
-        self._unknown.clear()
-        self._last = answer.document["last_offset"]
-        if stored is None:
-            builtins.__hermes__.logger.warning(  # type: ignore[attr-defined]
-                "Another producer writes to the stream of this Hermes"
-            )
-        elif stored.may_come_again:
-            self._stored_unseen[stored.object] = stored
+        self._unknown.clear()  # no other of them will ever stand
+        if stored is not None:
+            self._last += 1
+            if stored.may_come_again:
+                self._stored_unseen[stored.object] = stored
+        if stored is None or answer.document.get("last_offset", 0) > self._last:
+            self._ended = str(self._error(False, ANOTHER_WROTE))
+            raise NatsSidecarError(self._ended)
 
     def _stands_already(self, sent: _Sent) -> bool:
         """Tell whether Hermes sends again what was stored although it was told unknown.
 
-        A later event of the same object ends this: what then looks the same is new.
+        Any event of the same object ends this, whatever becomes of it: what then looks
+        the same is new. An initsync ends it for all: it lacks what Hermes was not told.
         """
-        unseen = self._stored_unseen.get(sent.object)
-        if unseen is None or unseen.body != sent.body:
-            return False
-        del self._stored_unseen[sent.object]
-        return True
+        if sent.is_initsync:
+            self._stored_unseen.clear()
+        unseen = self._stored_unseen.pop(sent.object, None)
+        return unseen is not None and unseen.body == sent.body
+
+    def _forget_written(self, last: int) -> None:
+        """Forget the objects of which another producer stored an event after L.
+
+        All of them where that cannot be read: an event twice is better than one lost.
+        """
+        path = f"/v1/events?offset={self._last + 1}&limit=5000"
+        page = self._http.ask(path, ATTEMPT_SECONDS).document
+        with suppress(Exception):  # anything may stand there
+            if page["next_offset"] > last:
+                events = [Event.from_json(each["data"]) for each in page["events"]]
+                for event in events:
+                    self._stored_unseen.pop((event.objtype, event.objpkey), None)
+                return
+        self._stored_unseen.clear()
 
     @staticmethod
     def _error(in_doubt: bool, reason: str) -> NatsSidecarError:
