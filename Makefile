@@ -16,7 +16,7 @@ BUILD ?= $(shell if docker info >/dev/null 2>&1; then echo docker build; \
 CONTRACT := tests/test_producer_plugin.py tests/test_consumer_plugin.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-hermes chaos bench fuzz coverage mutants check format docs lock clean cluster audit image test-image test-system release
+.PHONY: help demo run test test-lowest test-newest test-hermes chaos bench fuzz coverage mutants check format docs lock clean cluster audit image test-image test-system release
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,12 @@ test-hermes: $(VENV)/developed $(HERMES_VENV)/installed ## test on a real Hermes
 	HERMES_HOME="$(abspath $(HERMES_HOME))" \
 	HERMES_PYTHON="$(abspath $(HERMES_VENV))/bin/python" \
 	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/hermes $(CONTRACT)
+
+test-lowest: ## run the tests and a short chaos on the lowest allowed dependencies
+test-newest: ## the same on the newest allowed: no lock holds them back
+test-lowest test-newest: test-%: .venv-%/developed
+	env -u HERMES_HOME .venv-$*/bin/python -m pytest -n $(WORKERS) --dist worksteal
+	PYTHONPATH=tests .venv-$*/bin/python -m chaos.run --seconds 60
 
 cluster: $(VENV)/installed ## start three NATS nodes on this machine, in run/cluster
 	PATH="$(CURDIR)/$(BIN):$$PATH" exec deploy/nats/start-cluster $(CLUSTER)
@@ -137,6 +143,24 @@ $(VENV)/developed: $(VENV)/installed requirements-dev.lock
 $(VENV)/system: $(VENV)/developed requirements-system.lock
 	$(PIP) --require-hashes --requirement requirements-system.lock
 	@touch $@
+
+RESOLUTION_lowest := lowest-direct
+RESOLUTION_newest := highest
+
+# Made anew each time: what is newest changes from day to day.
+.PHONY: .venv-lowest/developed .venv-newest/developed
+.venv-lowest/developed .venv-newest/developed: .venv-%/developed: $(VENV)/developed
+	$(PIP) uv
+	@mkdir -p .cache
+	$(BIN)/uv pip compile --quiet --upgrade --resolution $(RESOLUTION_$*) \
+	  --python $(BIN)/python --extra embedded --extra dev --no-header --no-annotate \
+	  -o .cache/requirements-$*.txt pyproject.toml
+	rm -rf .venv-$*
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip --disable-pip-version-check install --quiet \
+	  --requirement .cache/requirements-$*.txt
+	.venv-$*/bin/python -m pip --disable-pip-version-check install --quiet \
+	  --no-deps --editable .
 
 $(VENV)/probed: $(VENV)/developed
 	$(PIP) coverage mutmut

@@ -106,6 +106,9 @@ The answer of `GET /v1/events` holds `events`, each with `offset`, `timestamp` (
 server's clock, RFC 3339), `category` and `data` (the stored text, byte for byte), and
 `next_offset`, where to go on. An offset outside [first, last + 1] is an error. `wait`
 holds the request until there is an event. `max_bytes` is passed by one event at most.
+Nothing more stands there only where `events` is empty and `next_offset` is beyond
+`last_offset`: the stream's leader says so, with `category` of that category. Any other
+answer without events says nothing: ask again.
 While there are more events, a `Link` with `rel="next"` (RFC 8288) names the page that
 follows, so that a reader can ask for it before it reads this one. `first_offset` may be
 two seconds old.

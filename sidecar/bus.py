@@ -265,8 +265,9 @@ class Bus:
     async def _check(self, connection: Connection) -> None:
         self.server_name = connection.server_name
         self.server_version = connection.server_version
-        if stream.server_too_old(connection.server_version):
-            self._report(errors.SERVER_TOO_OLD, [])
+        faults = stream.server_unfitness(connection.server_version)
+        if faults:
+            self._report(errors.SERVER_TOO_OLD, faults)
             return
         info, is_leaders = await self._ask(connection)
         if info is None and self._create:

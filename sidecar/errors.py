@@ -273,8 +273,8 @@ JETSTREAM_UNAVAILABLE = Cause(
 SERVER_TOO_OLD = Cause(
     "server_too_old",
     HTTPStatus.SERVICE_UNAVAILABLE,
-    "The NATS server is older than 2.11.",
-    "Upgrade the NATS server.",
+    "The NATS server is older than 2.11.11, or known to lose events.",
+    "Upgrade the NATS server; docs/nats.md says to which version.",
     retry_after_seconds=5,
 )
 STREAM_MISSING = Cause(

@@ -150,7 +150,7 @@ class Connection:
 
     @property
     def server_version(self) -> str:
-        """The server's version, as in 2.11.4."""
+        """The server's version, as in 2.11.11."""
         return self._client.server("version")
 
     @property

@@ -53,7 +53,11 @@ NEXT: Final = -1
 
 @dataclass(frozen=True)
 class Page:
-    """Events in the order of their offsets, and where to go on."""
+    """Events in the order of their offsets, and where to go on.
+
+    Without events: nothing stands before next_offset. It is beyond the position's last
+    only where the leader says so; a copy that gives nothing leaves it where it was.
+    """
 
     events: list[StoredMessage]
     next_offset: int
@@ -182,11 +186,12 @@ class Reader:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + query.wait_seconds
         while not page.events and (left_seconds := ends_at - loop.time()) > 0:
-            if start <= page.position.last:
+            if page.next_offset <= page.position.last:
                 # In the stream and not found: still on its way to a replica, perhaps.
                 left_seconds = min(left_seconds, _REPLICA_SECONDS)
             await self._wait(page.position.last + 1, left_seconds)
-            page = await self._page(start, query, await self._bus.position())
+            position = await self._bus.position()
+            page = await self._page(page.next_offset, query, position)
         return page
 
     async def _wait(self, offset: int, timeout_seconds: float) -> None:
@@ -212,11 +217,20 @@ class Reader:
         elif not events and batch:  # a filter's first event need not stand at start
             await self._explain_absence(batch[0].sequence)
         if not events:
-            return Page([], start, position)
+            is_end = not batch and await self._is_end(start, query.category)
+            return Page([], position.last + 1 if is_end else start, position)
         last = max(least_last, events[-1].sequence)
         self._bus.proven(last)
         last = max(last, position.last)
         return Page(events, events[-1].sequence + 1, position._replace(last=last))
+
+    async def _is_end(self, start: int, category: str | None) -> bool:
+        """Tell whether the leader, too, has no more of a category.
+
+        The position must be older than its answer. Without a filter what is inside the
+        position stands somewhere.
+        """
+        return category is not None and await self._bus.next_of(category, start) is None
 
     async def _explain_absence(self, sequence: int) -> None:
         """Tell a lagging or false replica from a hole, by what the leader says."""

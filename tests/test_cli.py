@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 import trustme
+from parts.answers import Player, Reply
 from parts.jetstream import Operator, wait_jetstream
 from parts.nats import NatsProcess, free_port
 from parts.process import wait_until
@@ -563,6 +564,24 @@ def test_tail_from_first_shows_everything_in_order(
     assert offsets == list(range(offsets[0], offsets[0] + len(offsets)))
     assert len(offsets) >= 12
     assert "event" not in rows[0]
+
+
+def test_tail_does_not_take_a_copy_that_lags_for_the_end(run: Run) -> None:
+    row = {"offset": 7, "timestamp": "t", "category": "base", "data": "{}"}
+    pages: list[Reply | str] = [
+        Reply(200, {"events": rows, "next_offset": offset, "last_offset": 7})
+        for rows, offset in (([], 7), ([row], 8), ([], 8))
+    ]
+    with Player(*pages) as player:
+        ran = run(
+            "tail",
+            "--from",
+            "7",
+            http_port=player.url.rpartition(":")[2],
+            tcp_api="open",
+        )
+    assert ran.returncode == 0, ran.stderr
+    assert len(ran.stdout.splitlines()) == 1
 
 
 def test_tail_shows_payloads_only_when_asked_and_says_so(
