@@ -64,6 +64,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         self._unknown: dict[str, _Sent] = {}  # by key; each was sent with this L
         self._stored_unseen: dict[Any, _Sent] = {}  # by object; Hermes does not know
         self._is_initsync = False
+        self._went_through = False  # the last pass, if it was one of base events
         # To count on from one UUID takes less time than one for each event.
         self._keys_start = str(uuid.uuid4())[:24]
         self._numbers = count()
@@ -72,15 +73,21 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         """Learn the last offset; wait for a sidecar that can tell it."""
         ends_at = self._now() + self._settings["send_timeout"]
         while True:
-            answer = self._http.ask("/v1/stream", ATTEMPT_SECONDS)
+            answer = self._http.ask("/v1/stream", ATTEMPT_SECONDS, self._name())
             if answer.status == 200:
                 break
             pause_seconds = answer.retry_after or 0.5
             if self._now() + pause_seconds > ends_at or answer.status in FINAL:
                 raise NatsSidecarError(f"No message bus: {answer.reason}")
             self._sleep(pause_seconds)
+        self._went_through = False
         if not self._unknown:  # else the next event must be sent with their L
             self._last = answer.document["last_offset"]
+
+    def _name(self) -> dict[str, str]:
+        """Tell the sidecar who opens: what was refused may have gone with a pass."""
+        last_pass = ";whole" if self._went_through else ""
+        return {"Hermes-Producer": self._keys_start + last_pass}
 
     def close(self) -> None:
         """End the pass."""
@@ -88,6 +95,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         pass_went_through = sys.exc_info()[0] is None  # __exit__ calls us
         if pass_went_through and not self._is_initsync:
             self._stored_unseen.clear()  # they would have come again by now
+            self._went_through = True
         self._is_initsync = False
 
     def _send(self, event: Event) -> int | None:
