@@ -17,7 +17,14 @@ from parts.hermes import load_plugin, new_event
 from parts.jetstream import Operator, wait_jetstream
 from parts.nats import NatsProcess
 from parts.process import wait_until
-from parts.sidecar import SidecarProcess, event, last_offset, post, sidecar_on
+from parts.sidecar import (
+    SidecarProcess,
+    event,
+    last_offset,
+    plugin_key,
+    post,
+    sidecar_on,
+)
 
 from sidecar import errors
 
@@ -27,7 +34,6 @@ if TYPE_CHECKING:
 
 SECRET = "c0rrect-horse"
 LIMIT_BYTES = 1000
-KEYS = "6f1c2d3e-4b5a-4c6d-8e7f-0000000000"
 
 
 class Hermes:
@@ -156,8 +162,8 @@ def test_its_own_event_that_was_told_unknown_makes_nobody_a_second_writer(
 ) -> None:
     with sidecar.client() as http:
         last = last_offset(http)
-        assert post(http, last=last, key=f"{KEYS}01").status_code == 201
-        assert post(http, last=last, key=f"{KEYS}02").status_code == 412
+        assert post(http, last=last, key=plugin_key(1)).status_code == 201
+        assert post(http, last=last, key=plugin_key(2)).status_code == 412
         assert check(sidecar, "writers") == (200, "pass", "")
         assert "preconditions_failed_total 0.0" in http.get("/metrics").text
         assert post(http, last=last).status_code == 412

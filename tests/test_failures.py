@@ -7,7 +7,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from parts.sidecar import event
+from parts.sidecar import PRODUCER as P
+from parts.sidecar import event, plugin_key
 
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from sidecar.errors import Cause
     from sidecar.failures import Failure
 
-P = "6f1c2d3e-4b5a-4c6d-8e7f-"
 Q = "0a1b2c3d-4e5f-4a6b-9c7d-"
 CURL = "7e2d3c4b-5a6f-4d1e-9b8c-a1b2c3d4e5f6"
 LARGE = Problem(
@@ -35,7 +35,7 @@ DOWN = Problem(errors.NATS_DOWN, Outcome.NOT_STORED)
 
 
 def key(producer: str, count: int) -> str:
-    return f"{producer}{count:012x}"
+    return plugin_key(count, producer)
 
 
 def problem(cause: Cause) -> Problem:
