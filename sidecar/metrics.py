@@ -75,7 +75,7 @@ class Metrics:
         )
         self._preconditions_failed = self._counter(
             "preconditions_failed_total",
-            "Requests that found another event at the next offset: a second producer.",
+            "Requests that found an event of another producer at the next offset.",
             (),
         )
         self._refused = self._counter(
@@ -127,10 +127,12 @@ class Metrics:
         self._resolutions.labels((outcome or Outcome.UNKNOWN).value).inc()
 
     def refused(self, code: str) -> None:
-        """Count a request to store an event that was refused, at any stage."""
+        """Count a request that was refused, at any stage."""
         self._refused.labels(code).inc()
-        if code == "precondition_failed":
-            self._preconditions_failed.inc()
+
+    def second_writer(self) -> None:
+        """Count a request that found another producer's event at the next offset."""
+        self._preconditions_failed.inc()
 
     def read(self, events: int) -> None:
         """Count events given to a reader."""

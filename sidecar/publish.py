@@ -34,6 +34,7 @@ from sidecar.answer import (
 )
 from sidecar.errors import Cause, Outcome, Problem
 from sidecar.event import LAST, Event
+from sidecar.failures import is_second_writer
 from sidecar.log import internal_error, log
 from sidecar.told import told
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from sidecar.bus import Bus
+    from sidecar.failures import Failures
     from sidecar.jetstream import Connection
     from sidecar.metrics import Metrics
 
@@ -194,45 +196,24 @@ def _outcome(in_doubt: bool) -> Outcome:
     return Outcome.UNKNOWN if in_doubt else Outcome.NOT_STORED
 
 
-_STANDING = frozenset(
-    {
-        errors.NATS_PERMISSION,
-        errors.STREAM_FULL,
-        errors.STORAGE_FULL,
-        errors.EVENT_TOO_LARGE,
-        errors.PUBLISH_REFUSED,
-        errors.FOREIGN_ANSWER,
-    }
-)
-"""What does not pass by itself: Hermes comes with the same event again and again."""
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """What keeps events out: since no event was stored, so many times, last when."""
-
-    cause: Cause
-    times: int
-    at: float
-
-
 class Publisher:
-    """Publishes events over the bus and remembers what /health must know.
+    """Publishes events over the bus.
 
-    It keeps nothing of a request that has ended.
+    Of a request that has ended it keeps nothing, but tells `failures` what came of it.
     """
 
-    def __init__(self, bus: Bus, metrics: Metrics, timeout_seconds: float) -> None:
+    def __init__(
+        self, bus: Bus, metrics: Metrics, failures: Failures, timeout_seconds: float
+    ) -> None:
         self._bus = bus
         self._metrics = metrics
+        self._failures = failures
         self._timeout_seconds = timeout_seconds
         self._copy_seconds = min(COPY_TIMEOUT_SECONDS, timeout_seconds)
         self._doubts: dict[object, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.in_flight = 0
         self.acknowledged_at: float | None = None
-        self.refusal: Refusal | None = None
-        self.second_writer_at: float | None = None
 
     @property
     def oldest_doubt_at(self) -> float | None:
@@ -255,13 +236,13 @@ class Publisher:
         """
         if self.in_flight >= MAX_IN_FLIGHT:
             busy = Problem(errors.BUSY, Outcome.NOT_STORED)
-            self.refused(busy)
+            self.failed(key, busy, event.body)
             tell(busy)
             return
         self.in_flight += 1
         now = time.monotonic()
         ends_at = now + min(self._timeout_seconds, hold_seconds)
-        end = partial(self._end, event, now, tell)
+        end = partial(self._end, event, key, now, tell)
         if precondition == LAST:
             self._go_on(self._append(event, key, ends_at), end)
         else:
@@ -269,21 +250,26 @@ class Publisher:
             self._send_first(event, expected, ends_at, end)
 
     def _end(
-        self, event: Event, started_at: float, tell: Tell, result: Stored | Problem
+        self,
+        event: Event,
+        key: str,
+        started_at: float,
+        tell: Tell,
+        result: Stored | Problem,
     ) -> None:
         self.in_flight -= 1
         now = time.monotonic()
         if isinstance(result, Problem):
             outcome = result.outcome or Outcome.UNKNOWN
             self._metrics.not_stored(event.category, outcome, now - started_at)
-            self.refused(result)
+            self.failed(key, result, event.body, started_at)
             tell(result)
             return
         self._bus.proven(result.offset)
         self.acknowledged_at = now
-        self.refusal = None
         tell(result)
         # Counted while the answer is on its way: nobody waits for that.
+        self._failures.record_stored(key, event, now)
         size_bytes = len(event.body)
         self._metrics.stored(
             event.category, result.duplicate, size_bytes, now - started_at
@@ -315,16 +301,19 @@ class Publisher:
         self._tasks.add(task)  # the loop keeps none
         task.add_done_callback(self._tasks.discard)
 
-    def refused(self, problem: Problem) -> None:
-        """Remember why a request to store an event was refused, at any stage."""
-        cause, now = problem.reason, time.monotonic()
+    def failed(
+        self, key: str, problem: Problem, start: bytes, started_at: float | None = None
+    ) -> None:
+        """Remember why an event was not stored, at any stage.
+
+        `start` is what is there of its body, from its first byte on.
+        """
+        now = time.monotonic()
         self._metrics.refused(problem.cause.code)
-        if cause in _STANDING:
-            last = self.refusal
-            times = last.times if last is not None and last.cause is cause else 0
-            self.refusal = Refusal(cause, times + 1, now)
-        if cause is errors.PRECONDITION_FAILED:
-            self.second_writer_at = now
+        if is_second_writer(key, problem):
+            self._metrics.second_writer()
+        since = now if started_at is None else started_at
+        self._failures.record_failure(key, problem, start, since, now)
 
     async def _append(self, event: Event, key: str, ends_at: float) -> Stored:
         """Publish after whatever is last: the precondition is ours, not the caller's.
@@ -354,6 +343,7 @@ class Publisher:
             return
         doubt = Doubt(self._doubts)
         doubt.set(True)
+        sent_at = time.monotonic()
 
         def take(answer: Answer) -> None:
             step = self._follow(connection, expected, answer)
@@ -361,6 +351,7 @@ class Publisher:
                 doubt.end()
                 end(step)
             else:
+                self._failures.record_wait(expected.key, sent_at)
                 self._go_on(self._resolve(event, expected, step, doubt, ends_at), end)
 
         connection.send(event, expected.key, expected.last, self._copy_seconds, take)

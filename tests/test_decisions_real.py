@@ -158,6 +158,11 @@ async def problem_of(
     return caught.value
 
 
+def other_failure(publisher: Publisher) -> Cause | None:
+    """Say what /health knows of callers who are no hermes-server, as these here."""
+    return publisher._failures.other(time.monotonic())
+
+
 def assert_problem(problem: Problem, cause: Cause, outcome: Outcome) -> None:
     assert (problem.cause, problem.outcome) == (cause, outcome)
 
@@ -352,7 +357,7 @@ async def test_another_event_at_the_next_offset_refuses_ours_for_ever(
         assert problem.members == {"offset": 1, "key": "theirs", "last_offset": 2}
         problem = await problem_of(publisher, 1)
         assert problem.members == {"offset": 2, "key": None, "last_offset": 2}
-        assert publisher.second_writer_at is not None
+        assert publisher._failures.second_writer_at is not None
     assert operator.state(name)["messages"] == 2
 
 
@@ -423,12 +428,12 @@ async def test_a_full_stream_is_called_full_and_takes_events_again_with_room(
         problem = await problem_of(publisher, 1, "k2")
         assert_problem(problem, errors.STREAM_FULL, Outcome.NOT_STORED)
         assert problem.members == {"jetstream_code": 10077}
-        assert publisher.refusal is not None
+        assert other_failure(publisher) is errors.STREAM_FULL
         operator.update(name, max_msgs=-1)
         assert await published(publisher, event(), "k2", 1) == Stored(
             2, duplicate=False
         )
-        assert publisher.refusal is None
+        assert other_failure(publisher) is None
 
 
 async def test_a_stream_full_by_bytes_is_called_full(
@@ -505,7 +510,7 @@ async def test_a_missing_right_to_publish_is_named_within_two_seconds(
         problem = await problem_of(publisher, 0)
         assert_problem(problem, errors.NATS_PERMISSION, Outcome.NOT_STORED)
         assert time.monotonic() - started_at < 2
-        assert publisher.refusal is not None
+        assert other_failure(publisher) is errors.NATS_PERMISSION
     assert operator.state("mute")["messages"] == 0
 
 
@@ -524,7 +529,7 @@ async def test_a_server_without_room_is_called_full(tmp_path: Path) -> None:
             problem = await problem_of(publisher, last, "more", large)
             assert_problem(problem, errors.STORAGE_FULL, Outcome.NOT_STORED)
             assert problem.members == {"jetstream_code": 10023}
-            assert publisher.refusal is not None
+            assert other_failure(publisher) is errors.STORAGE_FULL
 
 
 # -- No answer -------------------------------------------------------------------------
@@ -828,8 +833,8 @@ async def test_a_refusal_by_a_replicated_stream_is_a_doubt_that_says_why(
             problem = await problem_of(publisher, 1, "k2")
             assert_problem(problem, errors.UNKNOWN_OUTCOME, Outcome.UNKNOWN)
             assert problem.members == {"reason": "stream_full", "jetstream_code": 10077}
-            assert publisher.refusal is not None
-            assert publisher.refusal.cause is errors.STREAM_FULL
+            told = publisher._failures.other(time.monotonic())
+            assert told is errors.STREAM_FULL
             operator.update(replicated.name, max_msgs=-1)
             assert (await insisted(publisher, event(), "k2", 1)).offset == 2
 

@@ -150,8 +150,9 @@ def test_labels_are_bounded_and_there_from_the_first_scrape_on(
         for result in ("stored", "duplicate", "not_stored", "unknown")
     }
     assert labels("resolutions") == {("stored",), ("not_stored",), ("unknown",)}
-    checks = ("sidecar", "stream", "replicas", "initsync", "outcomes", "refusals")
-    assert labels("check_status") == {(name,) for name in (*checks, "writers")}
+    checks = ("sidecar", "stream", "replicas", "initsync", "callers", "outcomes")
+    names = (*checks, "refusals", "writers")
+    assert labels("check_status") == {(name,) for name in names}
 
 
 def test_a_publish_that_one_copy_did_not_settle_is_a_resolution(

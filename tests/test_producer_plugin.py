@@ -1248,7 +1248,7 @@ def test_an_event_lost_in_a_frozen_nats_and_stored_is_not_doubled(
             assert text.startswith("It is not known")
             with Operator(own.port) as operator:
                 wait_until(lambda: operator.state("hermes")["last_seq"] == last + 1)
-            process.wait_ready()
+            process.wait_stream()
             assert a_pass(plugin, other, removed) is None
             assert bodies(own, last) == [
                 removed.to_json().encode(),

@@ -69,6 +69,8 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         self._unknown: dict[str, _Sent] = {}  # by key; each was sent with this L
         self._stored_unseen: dict[Any, _Sent] = {}  # by object; Hermes does not know
         self._ended = ""  # why this pass sends nothing more
+        self._is_initsync = False
+        self._went_through = False  # the last pass, if it was one of base events
         # To count on from one UUID takes less time than one for each event.
         self._keys_start = str(uuid.uuid4())[:24]
         self._numbers = count()
@@ -77,7 +79,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         """Learn the last offset; wait for a sidecar that can tell it."""
         ends_at = self._now() + self._settings["send_timeout"]
         while True:
-            answer = self._http.ask("/v1/stream", ATTEMPT_SECONDS)
+            answer = self._http.ask("/v1/stream", ATTEMPT_SECONDS, self._name())
             if answer.status == 200:
                 break
             pause_seconds = answer.retry_after or 0.5
@@ -85,23 +87,32 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
                 raise NatsSidecarError(f"No message bus: {answer.reason}")
             self._sleep(pause_seconds)
         self._ended = ""
+        self._went_through = False
         last = answer.document["last_offset"]
         if self._stored_unseen and last > self._last:
             self._forget_written(last)
         if not self._unknown:  # else the next event must be sent with their L
             self._last = max(last, self._last)  # what was stored is not behind the end
 
+    def _name(self) -> dict[str, str]:
+        """Tell the sidecar who opens: what was refused may have gone with a pass."""
+        last_pass = ";whole" if self._went_through else ""
+        return {"Hermes-Producer": self._keys_start + last_pass}
+
     def close(self) -> None:
         """End the pass."""
         self._http.close()
         if sys.exc_info()[0] is None:  # __exit__ calls us: the pass went through
             self._stored_unseen.clear()  # they would have come again by now
+            self._went_through = not self._is_initsync
+        self._is_initsync = False
 
     def _send(self, event: Event) -> int | None:
         """Store the event and return its offset; None if it stood there already."""
         if self._ended:
             raise NatsSidecarError(self._ended)
         sent = _Sent(f"{self._keys_start}{next(self._numbers):012x}", event)
+        self._is_initsync = sent.is_initsync
         if self._stands_already(sent):
             return None
         started_at = self._now()
