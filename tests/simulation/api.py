@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 SLIP_CHANCE: Final = 0.1
 SLIP_SECONDS: Final = (0.001, 0.005)
+DELETE_SECONDS: Final = 0.03  # until each replica has heard of it
 _PREFIX = "$JS.API."
 _DEFAULTS: dict[str, Any] = {
     "retention": "limits",
@@ -248,7 +249,9 @@ def _delete(server: Server, _: dict[str, Any], origin: Origin) -> None:
         _refuse(server, origin, "stream_delete", NO_STREAM)
     else:
         cluster.unassign()
-        server.reply(origin, b"", api_answer("stream_delete", success=True))
+        done = api_answer("stream_delete", success=True)
+        seconds = DELETE_SECONDS if len(cluster.servers) > 1 else 0.0
+        server.after(seconds, server.reply, origin, b"", done)
 
 
 def _purge(server: Server, request: dict[str, Any], origin: Origin) -> None:

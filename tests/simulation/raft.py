@@ -297,15 +297,21 @@ class Raft:
             self._commit_to(majority)
             if self.role == "leader":
                 for each in self.peers:
-                    self._tell(each, "hear_commit", self.term, self._safe(each))
-
-    def _safe(self, peer: Server) -> int:
-        return min(self.commit, self._match[peer])
+                    self._tell(each, "hear_commit", self.term, majority)
 
     def hear_commit(self, _: Server, term: int, reached: int) -> None:
-        """Hear, between two heartbeats, what is committed of what was taken."""
-        if term == self.term and self.role == "follower":
-            self._commit_to(min(reached, self.last))
+        """Hear, between two heartbeats, what is committed.
+
+        An entry of the leader's own term at that index is the leader's, and so is all
+        before it.
+        """
+        if (
+            term == self.term
+            and self.role == "follower"
+            and reached <= self.last
+            and self.log[reached - 1].term == term
+        ):
+            self._commit_to(reached)
 
     def _commit_to(self, index: int) -> None:
         self.commit = max(self.commit, index)

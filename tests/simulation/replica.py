@@ -103,7 +103,7 @@ class Replica:
         self.server.announce(_DIRECT, bool(self.store.config["allow_direct"]))
         preferred = self.assignment.preferred is self.server
         self.raft.start(
-            campaign_seconds=self.server.cluster.rng.uniform(0.001, 0.01)
+            campaign_seconds=self.server.cluster.rng.uniform(0.02, 0.06)
             if preferred
             else None
         )
@@ -359,6 +359,9 @@ class Alone:
     def _check(self, publish: Publish) -> Refusal | int | None:
         """Give why it is not stored, or the sequence of its id, or None."""
         store, trouble = self.store, self.server.cluster.trouble
+        is_large = 0 <= store.config["max_msg_size"] < publish.size_bytes
+        if is_large and self._version >= (2, 15):
+            return TOO_LARGE
         if publish.stream not in (None, self._name):
             return OTHER_STREAM
         known = None
@@ -370,7 +373,7 @@ class Alone:
             return wrong_last(store.last)
         if known is not None:
             return known
-        if 0 <= store.config["max_msg_size"] < publish.size_bytes:
+        if is_large:
             return TOO_LARGE
         refusal = trouble.disk_refusal(self.server) or trouble.full
         return refusal or store.full(publish)
