@@ -203,7 +203,12 @@ class RealSide(Side):
     def fresh(self) -> None:
         """Have no stream."""
         self.connect(0)
-        self.api(f"STREAM.DELETE.{STREAM}")
+        for _ in range(20):
+            answer = self.api(f"STREAM.DELETE.{STREAM}")
+            gone = answer.get("error", {}).get("description") == "stream not found"
+            if gone or answer.get("success"):
+                break
+            time.sleep(0.3)
         self.await_removal()
 
     def await_removal(self) -> None:
