@@ -230,7 +230,9 @@ def _tell_created(server: Server, origin: Origin) -> None:
     if replica is not None:
         members = describe(replica.server)
         members.pop("cluster", None)
-        server.reply(origin, b"", api_answer("stream_create", **members, did_create=True))
+        server.reply(
+            origin, b"", api_answer("stream_create", **members, did_create=True)
+        )
 
 
 def tell_created(server: Server, origin: Origin) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from asyncio import Handle, TimerHandle
     from collections import deque
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
 EPOCH_SECONDS: Final = 1_800_000_000.0
 """Since 1970, when virtual time begins: a wall clock that repeats too."""
@@ -85,14 +85,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
     """asyncio's own loop without a selector; time passes only when nothing is ready."""
 
     _ready: deque[Handle]
-    _scheduled: list[TimerHandle]
 
     def __init__(self) -> None:
         super().__init__()
         self._seconds = 0.0
         self._frozen = 0
         self.set_task_factory(_make_task)
-        self.handles_run = 0
+        self._timers: list[tuple[float, int, TimerHandle]] = []
+        self._count = itertools.count()
 
     def time(self) -> float:
         """Give the virtual time in seconds."""
@@ -101,6 +101,21 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def wall(self) -> float:
         """Give the virtual wall clock in seconds since 1970."""
         return EPOCH_SECONDS + self._seconds
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
+    ) -> TimerHandle:
+        """Call at a virtual time; of two at one time the first asked comes first."""
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, next(self._count), timer))
+        return timer
+
+    def _timer_handle_cancelled(self, handle: TimerHandle) -> None:
+        """Leave it: it is passed over when its time comes."""
 
     def create_future(self) -> Future:
         """Make a future that hashes by its number."""
@@ -128,19 +143,17 @@ class VirtualLoop(asyncio.BaseEventLoop):
             task.cancel()
 
     def _run_once(self) -> None:
-        ready, scheduled = self._ready, self._scheduled
+        ready, timers = self._ready, self._timers
         if not ready:
-            while scheduled and scheduled[0]._cancelled:  # type: ignore[attr-defined]
-                heapq.heappop(scheduled)._scheduled = False  # type: ignore[attr-defined]
-            if not scheduled:
+            while timers and timers[0][2]._cancelled:  # type: ignore[attr-defined]
+                heapq.heappop(timers)
+            if not timers:
                 if self._stopping:  # type: ignore[attr-defined]
                     return
                 raise Stuck
-            self._seconds = max(self._seconds, scheduled[0].when())
-        while scheduled and scheduled[0].when() <= self._seconds:
-            timer = heapq.heappop(scheduled)
-            timer._scheduled = False  # type: ignore[attr-defined]
-            ready.append(timer)
+            self._seconds = max(self._seconds, timers[0][0])
+        while timers and timers[0][0] <= self._seconds:
+            ready.append(heapq.heappop(timers)[2])
         for _ in range(len(ready)):
             handle = ready.popleft()
             if handle._cancelled:  # type: ignore[attr-defined]
@@ -150,7 +163,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 if process is not None and process.held is not None:
                     process.held.append(handle)
                     continue
-            self.handles_run += 1
             handle._run()
 
     def _write_to_self(self) -> None:

@@ -11,20 +11,22 @@ from __future__ import annotations
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import trouble
+from . import faults
 from .api import full_config, tell_created
 from .links import Link, NoGreeting, Origin
 from .messages import NANOSECONDS, Refusal, StoredMessage, refusal_of_publish
-from .replica import Alone, Assignment, Change, Proposal, Replica, apply_proposal
+from .replica import Assignment, Change, Proposal, Replica, apply_proposal
 from .server import VERSIONS, Server
-from .store import Store
+from .trouble import Trouble
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
     from random import Random
 
+    from .alone import Alone
     from .raft import Entry
+    from .store import Store
 
 __all__ = ["Cluster", "Committed", "Link", "NoGreeting", "Server", "StoredMessage"]
 
@@ -63,7 +65,7 @@ class Cluster:
         self.max_payload = max_payload
         self.now = loop.time
         self._wall = wall
-        self._context = Context()  # nobody's: a frozen client does not freeze servers
+        self.context = Context()  # nobody's: a frozen client does not freeze servers
         self._links = 0
         self._epoch = 0
         self._everything: list[Committed] = []
@@ -73,8 +75,8 @@ class Cluster:
         self.assignment: Assignment | None = None
         self.expired = 0  # below it all has passed its age
         self.cuts: list[tuple[Server, Server]] = []
-        self.trouble = trouble.Trouble(rng)
-        self.destructive = list(trouble.DESTRUCTIVE)
+        self.trouble = Trouble(rng)
+        self.destructive = list(faults.DESTRUCTIVE)
         self.recreate_first = self._microseconds_or_next
         self.servers = [Server(self, index) for index in range(nodes)]
         for server in self.servers:
@@ -91,11 +93,7 @@ class Cluster:
 
     def after(self, seconds: float, function: Callable[..., None], *args: Any) -> None:
         """Call later, whoever is frozen meanwhile."""
-        self.loop.call_later(seconds, function, *args, context=self._context)
-
-    def at(self, when: float, function: Callable[..., None], *args: Any) -> None:
-        """Call at a time."""
-        self.loop.call_at(when, function, *args, context=self._context)
+        self.loop.call_later(seconds, function, *args, context=self.context)
 
     def wall_ns(self) -> int:
         """Give the true time since 1970."""
@@ -168,9 +166,11 @@ class Cluster:
             replica = server.replica
             if server.state != "up" or replica is None or not replica.is_leader:
                 continue
-            if not isinstance(best, Replica) or not isinstance(replica, Replica):
-                best = replica
-            elif replica.raft.term > best.raft.term:
+            if (
+                not isinstance(best, Replica)
+                or not isinstance(replica, Replica)
+                or replica.raft.term > best.raft.term
+            ):
                 best = replica
         return best
 
@@ -187,8 +187,7 @@ class Cluster:
         if self.assignment is None:
             return False
         return any(
-            subject == each
-            or (each[-1] in "*>" and subject.startswith(each[:-1]))
+            subject == each or (each[-1] in "*>" and subject.startswith(each[:-1]))
             for each in self.assignment.config["subjects"]
         )
 
@@ -298,8 +297,7 @@ class Cluster:
         if oracle is None or epoch != self._epoch or index <= self._oracle_index:
             return
         assert (
-            not self._oracle_index
-            or log[self._oracle_index - 1] is self._oracle_last
+            not self._oracle_index or log[self._oracle_index - 1] is self._oracle_last
         ), "a leader lacks what was committed"
         for entry in log[self._oracle_index : index]:
             if isinstance(entry.what, Proposal):
@@ -314,11 +312,11 @@ class Cluster:
 
     def faults(self) -> list[str]:
         """Give the names of the faults that fit the topology and the version."""
-        return trouble.names(self)
+        return faults.names(self)
 
     def inject(self, name: str, rng: Random) -> Callable[[], None] | None:
         """Start a fault; give what ends it before its time, None if it is over."""
-        return trouble.start(self, name, rng)
+        return faults.start(self, name, rng)
 
     def heal(self) -> None:
         """End all faults."""
@@ -334,10 +332,10 @@ class Cluster:
         for server in self.servers:
             if server.replica is not None:
                 seconds = self.rng.uniform(*_EXPIRY_SECONDS)
-                server.after(seconds, server.replica.store.purge, below)
+                server.after(seconds, server.replica.expire, below)
 
     def _microseconds_or_next(self, last: int) -> int:
-        """Number a stream that is made anew as the sidecar's provision does."""
+        """Say where a stream that is made anew begins, as the sidecar's provision."""
         return max(self.wall_ns() // 1000, last + 1)
 
     # -- Answers of others -------------------------------------------------------------

@@ -23,7 +23,7 @@ ROUTE_SECONDS = (0.0001, 0.0006)
 FINISH_SECONDS = 0.0002
 
 
-class NoGreeting(TimeoutError):
+class NoGreeting(TimeoutError):  # noqa: N818 - a silence, not an error
     """The server takes the connection and sends no INFO: it is frozen."""
 
 
@@ -72,7 +72,7 @@ class Pipe:
         when = cluster.now() + self._low + self._wide * cluster.rng.random()
         self._last = when = max(when, self._last)
         self._queue.append((function, arguments))
-        cluster.at(when, self._arrive, self._age)
+        cluster.loop.call_at(when, self._arrive, self._age, context=cluster.context)
 
     def _arrive(self, age: int) -> None:
         if age != self._age:
@@ -96,7 +96,7 @@ class Pipe:
             function(*arguments)
 
     def lose(self, keep: int = 0) -> None:
-        """Lose what has not arrived, but for so many of the oldest, which do at once."""
+        """Lose what has not arrived, but for some of the oldest, which do at once."""
         kept = [self._queue.popleft() for _ in range(min(keep, len(self._queue)))]
         self._queue.clear()
         self._due = 0
@@ -108,9 +108,9 @@ class Pipe:
 class Link:
     """A client's connection to one server.
 
-    `on_message(subject, header_block, data)`, `on_closed(reason)`; `on_error(text)` gets
-    a -ERR that does not end the connection, as nats-py hands it over: lower case, with
-    its quotes; `on_pong()` answers `ping()`.
+    `on_message(subject, header_block, data)`, `on_closed(reason)`; `on_error(text)`
+    gets a -ERR that does not end the connection, as nats-py hands it over: lower case,
+    with its quotes; `on_pong()` answers `ping()`.
     """
 
     def __init__(
@@ -136,7 +136,9 @@ class Link:
 
     # -- Our side ----------------------------------------------------------------------
 
-    def send(self, subject: str, reply: str, payload: bytes, block: bytes = b"") -> None:
+    def send(
+        self, subject: str, reply: str, payload: bytes, block: bytes = b""
+    ) -> None:
         """Write a PUB or HPUB; what becomes of it nobody knows yet."""
         if not self.is_closed:
             self.up.send(self._take, subject, reply, payload, block)

@@ -44,7 +44,9 @@ class Refusal(NamedTuple):
 BAD_REQUEST: Final = Refusal(400, 10003, "bad request")
 UNAVAILABLE: Final = Refusal(503, 10008, "JetStream system temporarily unavailable")
 NO_RESOURCES: Final = Refusal(503, 10023, "insufficient resources")
-NO_ACCOUNT_RESOURCES: Final = Refusal(400, 10002, "resource limits exceeded for account")
+NO_ACCOUNT_RESOURCES: Final = Refusal(
+    400, 10002, "resource limits exceeded for account"
+)
 NO_MESSAGE: Final = Refusal(404, 10037, "no message found")
 TOO_LARGE: Final = Refusal(400, 10054, "message size exceeds maximum allowed")
 NAME_IN_USE: Final = Refusal(
@@ -65,10 +67,9 @@ def wrong_last(last: int) -> Refusal:
 
 def refusal_of_publish(refusal: Refusal, stream: str) -> bytes:
     """Write the answer to a publish that is refused."""
-    return (
-        '{"error":{"code":%d,"err_code":%d,"description":"%s"},"stream":"%s","seq":0}'
-        % (*refusal, stream)
-    ).encode()
+    code, err_code, description = refusal
+    error = f'{{"code":{code},"err_code":{err_code},"description":"{description}"}}'
+    return f'{{"error":{error},"stream":"{stream}","seq":0}}'.encode()
 
 
 def acknowledgement(

@@ -88,7 +88,7 @@ class Raft:
         return self.role == "leader"
 
     def start(self, *, campaign_seconds: float | None = None) -> None:
-        """Take part; soon ask for votes, if it is preferred (Preferred in the group)."""
+        """Take part; the one that the group prefers soon asks for votes."""
         self._await_election(campaign_seconds)
 
     # -- Elections ---------------------------------------------------------------------
@@ -135,9 +135,7 @@ class Raft:
         for peer in self.peers:
             self._tell(peer, "asked_to_vote", self.term, self.last, last_term)
 
-    def asked_to_vote(
-        self, peer: Server, term: int, last: int, last_term: int
-    ) -> None:
+    def asked_to_vote(self, peer: Server, term: int, last: int, last_term: int) -> None:
         """Vote, once a term, for a log that is not behind."""
         if term > self.term:
             self._follow(term, None)
@@ -152,7 +150,7 @@ class Raft:
             self._await_election()
         self._tell(peer, "voted", self.term, grant)
 
-    def voted(self, peer: Server, term: int, grant: bool) -> None:  # noqa: FBT001
+    def voted(self, peer: Server, term: int, grant: bool) -> None:
         """Count a vote."""
         if term > self.term:
             self._follow(term, None)
@@ -171,7 +169,9 @@ class Raft:
         self.server.say("leads, term %d", self.term)
         self.propose(None)
         self.server.after(HEARTBEAT_SECONDS, self._beat, self.term, self.epoch)
-        self.server.after(LOST_QUORUM_SECONDS, self._check_quorum, self.term, self.epoch)
+        self.server.after(
+            LOST_QUORUM_SECONDS, self._check_quorum, self.term, self.epoch
+        )
 
     def _follow(self, term: int, leader: Server | None) -> None:
         """Follow somebody, or nobody yet."""
@@ -230,9 +230,7 @@ class Raft:
         entries = self.log[before:]
         self._next[peer] = self.last
         term_before = self.log[before - 1].term if before else 0
-        self._tell(
-            peer, "append", self.term, before, term_before, entries, self.commit
-        )
+        self._tell(peer, "append", self.term, before, term_before, entries, self.commit)
 
     def _beat(self, term: int, epoch: int) -> None:
         if self._is_mine(epoch) and self.role == "leader" and term == self.term:
@@ -240,7 +238,7 @@ class Raft:
                 self._send_entries(peer)
             self.server.after(HEARTBEAT_SECONDS, self._beat, term, epoch)
 
-    def append(
+    def append(  # noqa: PLR0917 - the fields of an AppendEntry
         self,
         peer: Server,
         term: int,
@@ -259,9 +257,7 @@ class Raft:
         cluster = self.server.cluster
         self.heard[peer] = cluster.now()
         self._election_at = cluster.now() + cluster.rng.uniform(*ELECTION_SECONDS)
-        if before > self.last or (
-            before and self.log[before - 1].term != term_before
-        ):
+        if before > self.last or (before and self.log[before - 1].term != term_before):
             known = min(self.last, before - 1)
             self._tell(peer, "appended", self.term, False, known)
             return
@@ -275,7 +271,7 @@ class Raft:
         self._commit_to(min(commit, reached))
         self._tell(peer, "appended", self.term, True, reached)
 
-    def appended(self, peer: Server, term: int, ok: bool, index: int) -> None:  # noqa: FBT001
+    def appended(self, peer: Server, term: int, ok: bool, index: int) -> None:
         """Hear, as the leader, how far a follower's log goes."""
         if term > self.term:
             self._follow(term, None)

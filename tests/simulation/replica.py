@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one server does for the stream: alone (R1), or as one replica of three (R3).
+"""What one server does for the stream as one replica of three (R3).
 
-The order of checks is that of the server's source, by version: R1 in
-processJetStreamMsg (server/stream.go), R3 in processClusteredInboundMsg
-(server/jetstream_cluster.go) and, from 2.12 on, in checkMsgHeadersPreClusteredProposal
+The order of checks is that of the server's source: processClusteredInboundMsg
+(server/jetstream_cluster.go) and, from 2.12 on, checkMsgHeadersPreClusteredProposal
 (server/jetstream_batching.go).
 """
 
@@ -11,13 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from .links import Origin, Pipe
 from .messages import (
     IN_PROCESS,
     NO_RESOURCES,
     OTHER_STREAM,
     TOO_LARGE,
-    WRITE_FAILED,
     Publish,
     Refusal,
     StoredMessage,
@@ -32,12 +29,13 @@ from .store import Store
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .links import Origin, Pipe
     from .server import Server
 
-DISK_SECONDS: Final = (0.00005, 0.0004)
 OFFLINE_SECONDS: Final = 30.0
 STARTUP_SECONDS: Final = 10.0  # startupThreshold in isGroupLeaderless
-_LEADER, _DIRECT = "leader", "direct"
+LEADER, DIRECT = "leader", "direct"
+"""What a server tells the others that it listens to: the stream, direct gets."""
 
 
 class Assignment(NamedTuple):
@@ -100,7 +98,7 @@ class Replica:
 
     def start(self) -> None:
         """Begin; the preferred server asks for votes at once."""
-        self.server.announce(_DIRECT, bool(self.store.config["allow_direct"]))
+        self.server.announce(DIRECT, bool(self.store.config["allow_direct"]))
         preferred = self.assignment.preferred is self.server
         self.raft.start(
             campaign_seconds=self.server.cluster.rng.uniform(0.02, 0.06)
@@ -116,7 +114,7 @@ class Replica:
         self.raft.reset()
         self.store.purge(self.server.cluster.expired)
         self.store.reload_ids(self.server.clock_ns())
-        self.server.announce(_DIRECT, bool(self.store.config["allow_direct"]))
+        self.server.announce(DIRECT, bool(self.store.config["allow_direct"]))
         self.raft.start()
 
     # -- As the leader -----------------------------------------------------------------
@@ -125,14 +123,18 @@ class Replica:
         """Begin to lead."""
         self._proposed = self.store.last
         self._inflight.clear()
-        self.server.announce(_LEADER, listens=True)
+        self.server.announce(LEADER, listens=True)
         self.server.cluster.created(self)
 
     def follow(self) -> None:
         """Lead no more (processStreamLeaderChange forgets the ids under way)."""
         self.store.forget_staged()
         self._inflight.clear()
-        self.server.announce(_LEADER, listens=False)
+        self.server.announce(LEADER, listens=False)
+
+    def expire(self, below: int) -> None:
+        """Remove what has passed its age, by this server's own clock."""
+        self.store.purge(below)
 
     def take(self, publish: Publish) -> None:
         """Check a publish and propose it; who does not lead says nothing."""
@@ -212,9 +214,9 @@ class Replica:
             if self.raft.is_leader:
                 self._answer(what.publish, result)
         elif isinstance(what, Change):
-            result = what.make(self.store)
+            answer = what.tell(what.make(self.store))
             if self.raft.is_leader:
-                self.server.reply(what.origin, b"", what.tell(result))
+                self.server.reply(what.origin, b"", answer)
 
     def _answer(self, publish: Publish, result: Refusal | StoredMessage) -> None:
         if isinstance(result, Refusal):
@@ -236,7 +238,7 @@ class Replica:
 
     @property
     def is_leaderless(self) -> bool:
-        """Tell whether it says so (isGroupLeaderless in server/jetstream_cluster.go)."""
+        """Tell whether it says so (isGroupLeaderless, jetstream_cluster.go)."""
         if self.raft.leader is not None:
             return False
         now = self.server.cluster.now()
@@ -277,110 +279,6 @@ class Replica:
         if lag:
             info["lag"] = lag
         return info
-
-
-class Alone:
-    """The only replica of a stream: what it acknowledges is in its file."""
-
-    def __init__(self, server: Server, assignment: Assignment) -> None:
-        self.server = server
-        self.assignment = assignment
-        self.epoch = assignment.epoch
-        self.store = assignment.store()
-        self.disk = Pipe(server.cluster, DISK_SECONDS)
-        self.pipes = [self.disk]
-        self._name = str(assignment.config["name"])
-        self._version = server.cluster.version
-
-    is_leader = True
-    is_leaderless = False
-
-    def start(self) -> None:
-        """Begin to listen."""
-        self.server.announce(_LEADER, listens=True)
-        self.server.announce(_DIRECT, bool(self.store.config["allow_direct"]))
-        self.server.cluster.created(self)
-
-    def stop(self) -> None:
-        """End: what is not in its file yet is lost, and was never acknowledged."""
-        self.disk.lose()
-
-    def restart(self) -> None:
-        """Begin again from what the files hold."""
-        self.store.purge(self.server.cluster.expired)
-        self.store.reload_ids(self.server.clock_ns())
-        self.start()
-
-    def take(self, publish: Publish) -> None:
-        """Queue a publish; one after the other is checked and stored."""
-        self.disk.send(self._store, publish)
-
-    def change(self, change: Change) -> None:
-        """Queue a change of the stream."""
-        self.disk.send(self._change, change)
-
-    def _change(self, change: Change) -> None:
-        answer = change.tell(change.make(self.store))
-        self.server.reply(change.origin, b"", answer)
-
-    def _store(self, publish: Publish) -> None:
-        server = self.server
-        result = self._check(publish)
-        if isinstance(result, Refusal):
-            server.say("refuses key %s: %s", publish.key, result.description)
-            answer = refusal_of_publish(result, self._name)
-        elif result is not None:
-            server.say("acknowledges %d again, key %s", result, publish.key)
-            answer = acknowledgement(self._name, result, self._version, duplicate=True)
-        else:
-            if server.cluster.trouble.writes_fail:
-                self._fail(publish)
-                return
-            message = self.store.append(publish, server.clock_ns())
-            server.cluster.store(self.epoch, message)
-            server.say("stores %d, key %s", message.sequence, publish.key)
-            answer = acknowledgement(self._name, message.sequence, self._version)
-        server.reply(publish.origin, b"", answer)
-
-    def _fail(self, publish: Publish) -> None:
-        """Fail to write: the message may stand all the same.
-
-        Before 2.14 the answer is 10077 with the error's own text, then there is none.
-        """
-        server = self.server
-        if server.cluster.rng.random() < 0.5:  # noqa: PLR2004
-            message = self.store.append(publish, server.clock_ns())
-            server.cluster.store(self.epoch, message)
-        server.say("cannot write, key %s", publish.key)
-        if self._version < (2, 14):
-            answer = refusal_of_publish(WRITE_FAILED, self._name)
-            server.reply(publish.origin, b"", answer)
-
-    def _check(self, publish: Publish) -> Refusal | int | None:
-        """Give why it is not stored, or the sequence of its id, or None."""
-        store, trouble = self.store, self.server.cluster.trouble
-        is_large = 0 <= store.config["max_msg_size"] < publish.size_bytes
-        if is_large and self._version >= (2, 15):
-            return TOO_LARGE
-        if publish.stream not in (None, self._name):
-            return OTHER_STREAM
-        known = None
-        if publish.key is not None:
-            known = store.known(publish.key, self.server.clock_ns())
-        if known is not None and self._version < (2, 12):
-            return known
-        if publish.last is not None and publish.last != store.last:
-            return wrong_last(store.last)
-        if known is not None:
-            return known
-        if is_large:
-            return TOO_LARGE
-        refusal = trouble.disk_refusal(self.server) or trouble.full
-        return refusal or store.full(publish)
-
-    def cluster_info(self) -> dict[str, Any]:
-        """Give what STREAM.INFO says of the cluster."""
-        return {"leader": self.server.name}
 
 
 def apply_proposal(

@@ -16,11 +16,27 @@ if TYPE_CHECKING:
 
 _TIME = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+Z")
 _CONFIG = (
-    "name subjects storage retention discard max_age max_bytes max_msgs "
-    "max_msgs_per_subject max_msg_size num_replicas duplicate_window first_seq "
-    "allow_direct deny_delete deny_purge sealed allow_rollup_hdrs allow_msg_ttl"
-).split()
-_STATE = "messages bytes first_seq last_seq num_subjects subjects".split()
+    "name",
+    "subjects",
+    "storage",
+    "retention",
+    "discard",
+    "max_age",
+    "max_bytes",
+    "max_msgs",
+    "max_msgs_per_subject",
+    "max_msg_size",
+    "num_replicas",
+    "duplicate_window",
+    "first_seq",
+    "allow_direct",
+    "deny_delete",
+    "deny_purge",
+    "sealed",
+    "allow_rollup_hdrs",
+    "allow_msg_ttl",
+)
+_STATE = "messages", "bytes", "first_seq", "last_seq", "num_subjects", "subjects"
 _LIVE_NANOSECONDS = 3e9
 
 
@@ -55,7 +71,7 @@ def info_fields(document: Any) -> Any:
     }
 
 
-def _info(side: Side) -> Any:
+def info(side: Side) -> Any:
     return info_fields(side.info())
 
 
@@ -68,7 +84,7 @@ def acknowledged(side: Side) -> list[Any]:
         side.publish(key="k1", stream=STREAM, last=999),
         side.publish(key="k2", stream=STREAM, last=1000),
         side.publish(subject=f"{STREAM}.initsync"),
-        _info(side),
+        info(side),
     ]
 
 
@@ -81,12 +97,12 @@ def the_same_again(side: Side) -> list[Any]:
         side.publish(key="k1", stream=STREAM, last=1),
         side.publish(key="k1", body=b"other", subject=f"{STREAM}.other"),
         side.publish(key="k1", stream=STREAM, last=77),
-        _info(side),
+        info(side),
     ]
 
 
 def wrong_last(side: Side) -> list[Any]:
-    """A refused id is free again, but on three replicas before 2.12."""
+    """Use a refused id again, which three replicas before 2.12 do not take."""
     side.create()
     return [
         side.publish(key="k1", last=0),
@@ -94,7 +110,7 @@ def wrong_last(side: Side) -> list[Any]:
         side.publish(key="k2", last=7),
         side.publish(key="k2", last=1),
         side.publish(key="k3", last=0),
-        _info(side),
+        info(side),
     ]
 
 
@@ -143,7 +159,7 @@ def full_of_messages(side: Side) -> list[Any]:
         side.publish(key="k3", last=2),
         side.publish(key="k4", last=0),
         side.publish(key="k1", last=2),
-        _info(side),
+        info(side),
     ]
 
 
@@ -154,12 +170,12 @@ def full_of_bytes(side: Side) -> list[Any]:
         side.publish(body, key="k1", stream=STREAM, last=0),
         side.publish(body, key="k2", stream=STREAM, last=1),
         side.publish(b"", last=1),
-        _info(side),
+        info(side),
     ]
 
 
 def nobody_listens(side: Side) -> list[Any]:
-    before = [side.publish(), side.direct(seq=1, batch=2), _info(side)]
+    before = [side.publish(), side.direct(seq=1, batch=2), info(side)]
     side.create()
     return [*before, side.publish(subject="other.base"), side.publish()]
 
@@ -174,7 +190,7 @@ def at_once(side: Side) -> list[Any]:
     told = [json.loads(each) for each in side.ask_at_once(requests)]
     stored = [each for each in told if "error" not in each and "duplicate" not in each]
     codes = {each["error"]["err_code"] for each in told if "error" in each}
-    return [stored, codes <= {10071, 10158}, _info(side)["state"]]
+    return [stored, codes <= {10071, 10158}, info(side)["state"]]
 
 
 def different_ones_at_once(side: Side) -> list[Any]:
@@ -183,16 +199,16 @@ def different_ones_at_once(side: Side) -> list[Any]:
         (SUBJECT, b"{}", fences(key=f"k{number}", stream=STREAM, last=0))
         for number in range(4)
     ]
-    return [*side.ask_at_once(requests), _info(side)["state"]]
+    return [*side.ask_at_once(requests), info(side)["state"]]
 
 
 def over_max_payload(side: Side) -> list[Any]:
-    """The server ends the connection; what it ended for is not stored."""
+    """Be cut off by the server, which stores nothing of it."""
     side.create()
     told = side.publish(b"a" * (8 << 20) + b"b")
     errors = [*side.errors, side.is_closed]
     side.connect(0)
-    return [told, errors, _info(side)["state"]]
+    return [told, errors, info(side)["state"]]
 
 
 # -- Reading ---------------------------------------------------------------------------
@@ -281,7 +297,7 @@ def created(side: Side) -> list[Any]:
 def empty(side: Side) -> list[Any]:
     side.create(first_seq=1_800_000_000_000_000)
     return [
-        _info(side),
+        info(side),
         side.direct(seq=1, batch=10, max_bytes=1000),
         side.api(f"STREAM.MSG.GET.{STREAM}", {"seq": 1, "next_by_subj": ">"}),
         side.publish(last=0),
@@ -293,16 +309,16 @@ def purged(side: Side) -> list[Any]:
     """Numbers go on after a purge, and ids are known that stand nowhere any more."""
     _fill(side)
     part = side.api(f"STREAM.PURGE.{STREAM}", {"seq": 14})
-    after = _info(side)["state"]
+    after = info(side)["state"]
     everything = side.api(f"STREAM.PURGE.{STREAM}")
     return [
         part,
         after,
         everything,
-        _info(side)["state"],
+        info(side)["state"],
         side.publish(key="k1", last=10),
         side.publish(key="new", last=16),
-        _info(side)["state"],
+        info(side)["state"],
     ]
 
 
@@ -311,13 +327,13 @@ def deleted_and_made_anew(side: Side) -> list[Any]:
     before = [side.publish(key="k1", last=0), side.publish(key="k2", last=1)]
     gone = side.api(f"STREAM.DELETE.{STREAM}")
     side.await_removal()
-    answers_of_none = [side.publish(key="k3", last=2), _info(side)]
+    answers_of_none = [side.publish(key="k3", last=2), info(side)]
     side.create(first_seq=3)
     return [
         *before,
         gone,
         *answers_of_none,
-        _info(side),
+        info(side),
         side.publish(key="k3", last=2),
         side.publish(key="k1", last=3),
     ]
@@ -329,110 +345,6 @@ def another_name(side: Side) -> list[Any]:
         side.api("STREAM.INFO.other"),
         side.api("STREAM.MSG.GET.other", {"seq": 1}),
         side.ask("$JS.API.DIRECT.GET.other", b'{"seq":1,"batch":2}'),
-    ]
-
-
-# -- Processes -------------------------------------------------------------------------
-
-
-def killed_and_started(side: Side) -> list[Any]:
-    """What was acknowledged stands, ids are known, numbers go on."""
-    side.create()
-    side.publish(key="k1", last=0)
-    side.publish(key="k2", last=1)
-    side.kill(0)
-    side.start(0)
-    side.connect(0)
-    side.await_leader()
-    return [
-        _info(side)["state"],
-        side.publish(key="k2", last=1),
-        side.publish(key="k3", last=2),
-    ]
-
-
-def frozen_and_thawed(side: Side) -> list[Any]:
-    """What was sent to a frozen server is stored when it is thawed."""
-    side.create()
-    side.freeze(0)
-    told = side.publish(key="k1", last=0)
-    side.thaw(0)
-    side.sleep(0.5)
-    return [told, _info(side)["state"], side.publish(key="k1", last=0)]
-
-
-# -- Three replicas --------------------------------------------------------------------
-
-
-def stepped_down(side: Side) -> list[Any]:
-    """The next leader knows ids and numbers; each replica answers direct gets."""
-    side.create()
-    side.publish(key="k1", last=0)
-    stepping = side.step_down()
-    after = [
-        side.publish(key="k1", last=0),
-        side.publish(key="k2", last=0),
-        side.publish(key="k3", last=1),
-        side.publish(key="k4", last=2),
-    ]
-    side.sleep(0.3)
-    reads = [side.direct(seq=1, batch=9, max_bytes=1000) for _ in range(6)]
-    return [
-        stepping["success"],
-        *after,
-        _info(side)["leads"],
-        [each == reads[0] for each in reads],
-    ]
-
-
-def _index(name: str) -> int:
-    return int(name[1:]) - 1
-
-
-def without_majority(side: Side) -> list[Any]:
-    """A leader alone names itself, answers reads, and acknowledges nothing."""
-    side.create()
-    side.publish(key="k1", last=0)
-    leader = side.await_leader()
-    side.connect(_index(leader))
-    others = [node for node in range(3) if node != _index(leader)]
-    for node in others:
-        side.kill(node)
-    side.sleep(0.2)
-    told = side.publish(key="k2", last=1)
-    alone = [
-        told,
-        _info(side)["leads"],
-        side.api(f"STREAM.MSG.GET.{STREAM}", {"seq": 1}),
-        side.api(f"STREAM.MSG.GET.{STREAM}", {"seq": 2}),
-        _info(side)["state"],
-        side.publish(key="k2", last=1)[1] if side.version >= (2, 12) else "",
-        side.publish(key="k3", last=1)[1] if side.version >= (2, 12) else "",
-    ]
-    for node in others:
-        side.start(node)
-    return alone
-
-
-def frozen_leader(side: Side) -> list[Any]:
-    """Copies that wait in its socket never commit; the same copy, sent again, does."""
-    side.create()
-    side.publish(key="k1", last=0)
-    leader = side.await_leader()
-    nodes = [node for node in range(3) if node != _index(leader)]
-    side.connect(nodes[0])
-    side.freeze(_index(leader))
-    told = side.publish(key="k2", last=1)
-    side.await_leader(other_than=leader)
-    between = side.publish(key="k3", last=1)
-    side.thaw(_index(leader))
-    side.sleep(1)
-    return [
-        told,
-        between,
-        side.publish(key="k2", last=1)[1],
-        side.publish(key="k4", last=2),
-        _info(side)["state"]["last_seq"],
     ]
 
 
@@ -460,7 +372,3 @@ EVERYWHERE: Final[tuple[Scenario, ...]] = (
     deleted_and_made_anew,
     another_name,
 )
-ALONE: Final[tuple[Scenario, ...]] = (killed_and_started, frozen_and_thawed)
-REPLICATED: Final[tuple[Scenario, ...]] = (stepped_down,)
-SLOW: Final[tuple[Scenario, ...]] = (frozen_leader, without_majority)
-"""Whose real elections take seconds: for one version of three replicas."""

@@ -6,9 +6,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from . import api
+from .alone import Alone
 from .links import ROUTE_SECONDS, Link, NoGreeting, Origin, Pipe
 from .messages import no_responders, read_publish
-from .replica import Alone, Replica
+from .replica import DIRECT, LEADER, Replica
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,9 +22,6 @@ VERSIONS: Final = {
     (2, 14): "2.14.6",
     (2, 15): "2.15.1",
 }
-LEADER, DIRECT = "leader", "direct"
-"""What a server tells the others that it listens to: the stream, direct gets."""
-
 _WAKE_SECONDS = 0.02
 _FORGET_SECONDS = 0.002
 _SKEW_NS = 20_000_000
@@ -198,7 +196,7 @@ class Server:
         else:
             self.route(origin.server, origin.link.deliver, origin.reply, block, data)
 
-    def announce(self, kind: str, listens: bool) -> None:  # noqa: FBT001
+    def announce(self, kind: str, listens: bool) -> None:
         """Listen or not, and tell the others."""
         self.own[kind] = listens
         for peer in self.routes:

@@ -80,7 +80,9 @@ class Side:
 
     # -- In short ----------------------------------------------------------------------
 
-    def ask(self, subject: str, payload: bytes = b"", block: bytes = b"") -> list[Message]:
+    def ask(
+        self, subject: str, payload: bytes = b"", block: bytes = b""
+    ) -> list[Message]:
         """Give every message of the answer; none if nothing came for a while."""
         token = self.send(subject, payload, block)
         is_batch = ".DIRECT.GET." in subject and b"batch" in payload
@@ -157,9 +159,7 @@ class Side:
         raise AssertionError("no leader")
 
 
-def fences(
-    key: object = None, stream: object = None, last: object = None
-) -> bytes:
+def fences(key: object = None, stream: object = None, last: object = None) -> bytes:
     """Write the header block of a publish."""
     names = {
         b"Nats-Msg-Id": key,
@@ -300,8 +300,9 @@ class ModelSide(Side):
         self.history: list[tuple[float, str, str]] = []
         self._connections = 0
         self._loop = VirtualLoop()
+        rng = Random(seed)  # noqa: S311 - it must repeat
         self.cluster = Cluster(
-            self._loop, Random(seed), self._record, version=version, nodes=replicas
+            self._loop, rng, self._record, version=version, nodes=replicas
         )
         self._got: list[tuple[str, bytes, bytes]] = []
         self.connect(0)

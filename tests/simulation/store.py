@@ -53,7 +53,12 @@ class Store:
         """Store a message as the next."""
         self.last += 1
         message = StoredMessage(
-            self.last, publish.subject, publish.key, time_ns, publish.body, publish.block
+            self.last,
+            publish.subject,
+            publish.key,
+            time_ns,
+            publish.body,
+            publish.block,
         )
         self.put(message)
         if publish.key is not None:
@@ -122,7 +127,9 @@ class Store:
 
     # -- Limits ------------------------------------------------------------------------
 
-    def full(self, publish: Publish, more: int = 0, more_bytes: int = 0) -> Refusal | None:
+    def full(
+        self, publish: Publish, more: int = 0, more_bytes: int = 0
+    ) -> Refusal | None:
         """Say which limit keeps a message out; `more` are proposed before it."""
         messages, size_bytes = self.config["max_msgs"], self.config["max_bytes"]
         if 0 < messages < len(self._messages) + more + 1:
@@ -249,4 +256,3 @@ class Store:
         if "last_by_subj" in request:
             return self.last_of(request["last_by_subj"])
         return self.get(sequence)
-
