@@ -274,6 +274,39 @@ def test_two_memories_of_one_object_cannot_be_helped(
     assert story.names(end) == set()
 
 
+def test_a_client_from_before_a_backup_should_have_been_made_new(
+    story: Story, ended: Callable[[], End]
+) -> None:
+    story.source.objects[USER] = TWO
+    end = ended()
+    story.epoch += 1
+    story.note_ends()  # the backup holds all that stood
+    assert story.names(end, restored=frozenset({1})) == set()
+    assert story.names(end) == {"target_differs"}
+
+
+def test_what_a_restored_stream_has_lost_is_told_nobody(
+    story: Story, ended: Callable[[], End]
+) -> None:
+    """A client that began after the backup was restored equals the source."""
+    ended()
+    story.begin()
+    story.send(event=modified(USER, ONE, TWO), before=ONE)
+    story.end()
+    story.epoch, story.last = 1, 2
+    story.note_ends()
+    start, stop = story.initsync((USER, TWO), (OTHER, ONE))
+    story.source.objects[USER] = TWO
+    story.begin()
+    story.end()
+    story.ask(stop + 1, Outcome.END)
+    target = Target(stop + 1, start, stop, {USER: TWO, OTHER: ONE})
+    end = End(story.source, {"c": target}, ["a"])
+    assert story.names(end, restored=frozenset({1})) == set()
+    target.objects[USER] = ONE
+    assert story.names(end, restored=frozenset({1})) == {"target_differs"}
+
+
 def test_a_removed_that_came_twice_and_destroys_is_found(
     story: Story, ended: Callable[[], End]
 ) -> None:

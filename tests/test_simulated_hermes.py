@@ -171,6 +171,16 @@ def test_an_initsync_is_one_event_for_each_object_between_its_ends(
     assert bench.kinds() == ["init-start", "added", "added", "init-stop"]
 
 
+def test_an_initsync_waits_for_the_first_fetch(bench: Bench) -> None:
+    bench.bus.fault_chance = 1.0
+    bench.actors.spawn("server", bench.server.run)
+    bench.run_until(5.0)
+    bench.server.wants_initsync = True
+    bench.bus.fault_chance = 0.0
+    bench.run_until(200.0)
+    assert bench.kinds() == ["init-start", "added", "added", "init-stop"]
+
+
 def test_a_secret_is_wiped_once_sent_and_reaches_the_client_alone(
     bench: Bench,
 ) -> None:

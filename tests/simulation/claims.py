@@ -167,6 +167,38 @@ def _not_stored_stands(send: Send, message: Stored) -> Violation:
     return Violation("not_stored_stands", text, message.time)
 
 
+def standing(stored: Sequence[Stored], ends: Sequence[Ends]) -> list[int]:
+    """Give the places of what the stream would hold in the end if nothing expired.
+
+    A stream that was made anew begins with nothing, a restored one with its backup.
+    """
+    begins: dict[int, Ends] = {}
+    for each in ends:
+        begins.setdefault(each.epoch, each)
+    held: dict[int, int] = {}  # the newest place of an offset
+    places: list[int] = []
+    epoch = -1
+    for place, message in enumerate(stored):
+        if message.epoch != epoch:
+            epoch = message.epoch
+            places = _kept(held, begins.get(epoch))
+        places.append(place)
+        held[message.offset] = place
+    if ends and ends[-1].epoch != epoch:
+        return _kept(held, begins[ends[-1].epoch])
+    return places
+
+
+def _kept(held: dict[int, int], begin: Ends | None) -> list[int]:
+    if begin is None:
+        return []
+    return [
+        place
+        for offset, place in sorted(held.items())
+        if begin.first <= offset <= begin.last
+    ]
+
+
 class Timeline:
     """What the true stream held at each moment."""
 

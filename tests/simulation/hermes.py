@@ -151,7 +151,8 @@ class HermesServer:
             next_update = max(next_update, self.disk.last_update + interval)
         while not self.is_stopping:
             try:
-                if self.wants_initsync:
+                # Before the first fetch it would be empty, and nothing would follow.
+                if self.wants_initsync and self.disk.last_update is not None:
                     self._with_plugin("initsync", self._initsync)
                     self.wants_initsync = False
                 if self._clock() < next_update:
@@ -285,7 +286,8 @@ class HermesServer:
         self._history.end_pass(self._pass, None)
 
     def _give(self, event: Any) -> None:
-        slow = self._rng.uniform(*self._habits.slow_seconds) if self._is_slow else 0.0
+        is_slow = self._is_slow and not self.is_calm
+        slow = self._rng.uniform(*self._habits.slow_seconds) if is_slow else 0.0
         self._sleep(_EVENT_SECONDS + slow)
         self._maybe_freeze()
         self._plugin.send(event)

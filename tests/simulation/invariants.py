@@ -12,7 +12,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .claims import Claims, Stored, Timeline, Violation, claim
-from .events import parsed
 from .history import Told
 from .readers import check_readers
 from .targets import check_targets
@@ -100,12 +99,12 @@ def check(history: History, facts: Facts, end: End | None = None) -> list[Violat
         *_check_initsyncs(history, stored, claims),
         *_check_offsets(stored, facts.restored),
         *_check_fence(history, stored, claims),
-        *check_readers(history, stored, timeline, parsed),
+        *check_readers(history, stored, timeline),
         *_check_health(history.samples, facts.limits),
         *_check_spins(history),
     ]
     if end is not None:
-        found += check_targets(history, stored, claims, timeline, parsed, end)
+        found += check_targets(history, stored, claims, facts.restored, end)
         found += [
             Violation("outlived", f"still open: {each}", history.clock())
             for each in end.open_requests

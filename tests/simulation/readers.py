@@ -11,21 +11,20 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from .claims import Violation
+from .events import parsed
 from .history import FIRST, NO_STREAM, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from .claims import Stored, Timeline
     from .history import Asking, History, Scan
-
-    Parsed = Callable[[bytes], Any]
 
 _FIELDS = ("evcategory", "eventtype", "objtype", "objpkey", "objattrs")
 
 
 def check_readers(
-    history: History, stored: Sequence[Stored], timeline: Timeline, parsed: Parsed
+    history: History, stored: Sequence[Stored], timeline: Timeline
 ) -> Iterator[Violation]:
     """Judge all that clients were told."""
     at: dict[int, list[Stored]] = defaultdict(list)
@@ -36,7 +35,7 @@ def check_readers(
     for asking in history.askings:
         match asking.outcome:
             case Outcome.EVENT:
-                yield from _check_event(asking, at, of_category, timeline, parsed)
+                yield from _check_event(asking, at, of_category, timeline)
             case Outcome.END if asking.category is None:
                 yield from _check_end(asking, timeline)
             case Outcome.END:
@@ -49,7 +48,7 @@ def check_readers(
                     yield Violation("reader_skipped", text, asking.ended)
             case _:
                 pass
-    initsyncs = _initsyncs(of_category["initsync"], parsed)
+    initsyncs = _initsyncs(of_category["initsync"])
     for scan in history.scans:
         yield from _check_scan(scan, initsyncs, timeline)
 
@@ -59,7 +58,6 @@ def _check_event(
     at: dict[int, list[Stored]],
     of_category: dict[str, list[Stored]],
     timeline: Timeline,
-    parsed: Parsed,
 ) -> Iterator[Violation]:
     offset = asking.event.offset
     standing = [each for each in at.get(offset, ()) if each.time <= asking.ended]
@@ -144,7 +142,7 @@ def _is_outside_throughout(asking: Asking, timeline: Timeline) -> bool:
 
 
 def _initsyncs(
-    messages: Sequence[Stored], parsed: Parsed
+    messages: Sequence[Stored],
 ) -> list[tuple[Stored, Stored]]:
     """Give each complete initsync as a client's scan sees it: its start and stop."""
     found = []

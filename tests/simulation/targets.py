@@ -5,46 +5,45 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .claims import Violation
+from .claims import Violation, standing
 from .clients import Target
-from .history import Outcome, Told
+from .events import parsed
+from .history import NO_STREAM, Outcome, Told
 from .source import OBJECTS, SECRET, without_secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from .claims import Claims, Stored, Timeline
+    from .claims import Claims, Stored
     from .history import History, Object, Send
     from .invariants import End
     from .source import Source
 
-    Parsed = Callable[[bytes], Any]
     Owned = tuple[Stored, Send]
 
 
-def check_targets(  # noqa: PLR0917 - what invariants know
+def check_targets(
     history: History,
     stored: Sequence[Stored],
     claims: Claims,
-    timeline: Timeline,
-    parsed: Parsed,
+    restored: frozenset[int],
     end: End,
 ) -> Iterator[Violation]:
     """Judge what a run has come to."""
     now = history.clock()
-    yield from _check_stuck(history, timeline, end, now)
-    excused = _Excuses(history, stored, claims, parsed, end)
+    yield from _check_stuck(history, end, now)
+    excused = _Excuses(history, stored, claims, restored, end)
     for name, target in end.targets.items():
         if target.is_initialized:
             for each in OBJECTS:
-                why = _difference(each, target, end.source, excused, parsed)
+                why = _difference(each, target, end.source, excused)
                 if why:
                     yield Violation(why[0], f"{name}: {each} {why[1]}", now)
         for each, first, second in target.destroyed:
             if excused.is_one_change(first, second):
                 text = f"{name}: {each} by {first} and {second}"
                 yield Violation("destroyed", text, now)
-    yield from _check_secrets(end.source, excused, parsed, now)
+    yield from _check_secrets(end.source, stored, claims, now)
 
 
 class _Excuses:
@@ -59,14 +58,17 @@ class _Excuses:
         history: History,
         stored: Sequence[Stored],
         claims: Claims,
-        parsed: Parsed,
+        restored: frozenset[int],
         end: End,
     ) -> None:
-        self._parsed = parsed
         self._all: dict[Object, list[Owned]] = {each: [] for each in OBJECTS}
         self._owners: dict[int, Send | None] = {}
-        for message, owner in zip(stored, claims.owners, strict=True):
+        self._epochs: dict[int, int] = {}
+        self._restored = max(restored, default=-1)
+        for place in standing(stored, history.ends):
+            message, owner = stored[place], claims.owners[place]
             self._owners[message.offset] = owner
+            self._epochs[message.offset] = message.epoch
             if owner is not None:
                 self._all.get(owner.object, []).append((message, owner))
         self.base = {
@@ -90,6 +92,8 @@ class _Excuses:
         """Tell whether a target may differ in an object."""
         assert target.init_start is not None
         assert target.init_stop is not None
+        if self._epochs.get(target.init_start, -1) < self._restored:
+            return True  # from before a backup: it should have been made new
         events = self.after(each, target.init_start)
         if events:
             message, owner = events[-1]
@@ -119,7 +123,7 @@ class _Excuses:
                 elif without_secret(owner.before or {}) != without_secret(state or {}):
                     is_so = True
                 is_explained |= self._is_lost_to_hermes(owner)
-            fold.apply(self._parsed(message.body))
+            fold.apply(parsed(message.body))
         return is_so and (is_explained or len(servers) > 1 or each in self._forgotten)
 
     def secrets_are_mixed(self, each: Object, target: Target) -> bool:
@@ -161,7 +165,6 @@ def _difference(
     target: Target,
     source: Source,
     excused: _Excuses,
-    parsed: Parsed,
 ) -> tuple[str, str] | None:
     right = source.objects.get(each)
     is_there = target.objects.get(each)
@@ -177,17 +180,20 @@ def _difference(
         return "target_differs", f"is {is_there}, the source has {right}"
     secret = source.last_secret.get(each)
     assert target.init_stop is not None
-    newest = _newest_secret(excused.after(each, target.init_stop), parsed)
+    newest = _newest_secret(excused.after(each, target.init_stop))
     if secret is None or newest is None or excused.covers(each, target):
         return None
     if excused.secrets_are_mixed(each, target):
         return None
-    if is_there.get(SECRET) != newest or newest != secret:
+    stands = any(
+        _secret_of(parsed(message.body)) == secret for message, _ in excused.base[each]
+    )
+    if is_there.get(SECRET) != newest or (stands and newest != secret):
         return "secret_lost", "has not the secret that was set last"
     return None
 
 
-def _newest_secret(events: Sequence[Owned], parsed: Parsed) -> str | None:
+def _newest_secret(events: Sequence[Owned]) -> str | None:
     for message, _ in reversed(events):
         event = parsed(message.body)
         if event.eventtype == "removed":
@@ -207,20 +213,22 @@ def _secret_of(event: Any) -> str | None:
 
 
 def _check_secrets(
-    source: Source, excused: _Excuses, parsed: Parsed, now: float
+    source: Source, stored: Sequence[Stored], claims: Claims, now: float
 ) -> Iterator[Violation]:
-    """See that what the source has no more stands somewhere."""
+    """See that what the source has no more was stored at some time."""
+    seen: set[tuple[Object, str]] = set()
+    for message, owner in zip(stored, claims.owners, strict=True):
+        if owner is not None and message.category == "base":
+            secret = _secret_of(parsed(message.body))
+            if secret is not None:
+                seen.add((owner.object, secret))
     for each, secret in source.last_secret.items():
-        if SECRET in source.objects[each]:
-            continue  # not sent yet, or again what Hermes remembers
-        bodies = {message.body for message, _ in excused.base[each]}
-        if not any(_secret_of(parsed(body)) == secret for body in sorted(bodies)):
+        # What it still has is not sent yet, or is again what Hermes remembers.
+        if SECRET not in source.objects[each] and (each, secret) not in seen:
             yield Violation("secret_lost", f"that of {each}", now)
 
 
-def _check_stuck(
-    history: History, timeline: Timeline, end: End, now: float
-) -> Iterator[Violation]:
+def _check_stuck(history: History, end: End, now: float) -> Iterator[Violation]:
     for server in end.servers:
         through = [
             each
@@ -230,7 +238,7 @@ def _check_stuck(
         if not through or through[-1].began < end.source.changed_at:
             text = f"{server}: no pass went through since the source's last change"
             yield Violation("stuck", text, now)
-    last = timeline.at(now).last
+    last = history.ends[-1].last if history.ends else NO_STREAM
     reached: dict[str, int] = {}
     for asking in history.askings:
         if asking.outcome is Outcome.END and asking.category is None:
