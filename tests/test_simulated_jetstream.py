@@ -94,6 +94,88 @@ def test_three_replicas_fail_the_same(three: RealSide, scenario: Scenario) -> No
 # -- The model by itself ---------------------------------------------------------------
 
 
+@pytest.fixture
+def model() -> Iterator[ModelSide]:
+    """Three modelled servers with a stream."""
+    side = ModelSide((2, 15), 3, seed=3)
+    side.create()
+    side.await_leader()
+    yield side
+    side.close()
+
+
+def test_a_leader_without_a_majority_names_itself_for_up_to_twenty_seconds(
+    model: ModelSide,
+) -> None:
+    leader = int(model.await_leader()[1:]) - 1
+    model.connect(leader)
+    for node in {0, 1, 2} - {leader}:
+        model.kill(node)
+    model.sleep(9)
+    document = model.info()
+    assert document["cluster"]["leader"] == f"n{leader + 1}"
+    assert min(each["active"] for each in document["cluster"]["replicas"]) > 3e9
+    model.sleep(12)
+    assert "leader" not in model.info()["cluster"]
+    refusal = model.api(f"STREAM.MSG.GET.{STREAM}", {"seq": 1})["error"]
+    assert refusal["err_code"] == 10008
+
+
+def test_a_followers_answer_names_a_leader_among_its_replicas(model: ModelSide) -> None:
+    model.cluster.inject("follower_answers_info", Random(1))  # noqa: S311
+    seen = []
+    for _ in range(100):
+        cluster = model.info().get("cluster") or {}
+        names = [each["name"] for each in cluster.get("replicas") or []]
+        seen.append(cluster.get("leader") in names)
+        model.sleep(0.01)
+    assert True in seen
+    assert False in seen
+
+
+def test_a_thawed_leader_answers_from_its_past(model: ModelSide) -> None:
+    model.publish(key="k1", last=0)
+    leader = int(model.await_leader()[1:]) - 1
+    other = (leader + 1) % 3
+    end = model.cluster.inject("old_leader_answers", Random(1))  # noqa: S311
+    model.connect(other)
+    model.await_leader()
+    model.publish(key="k2", last=1)
+    assert end is not None
+    end()
+    model.connect(leader)
+    seen = []
+    for _ in range(300):
+        seen.append(model.info().get("state", {}).get("last_seq"))
+        model.sleep(0.005)
+    assert seen[0] == 1
+    assert seen[-1] == 2
+
+
+def test_a_refusal_of_rights_comes_late_and_the_link_stays(model: ModelSide) -> None:
+    model.cluster.inject("permission_late", Random(1))  # noqa: S311
+    assert model.publish(key="k1", last=0) == (b"", b"")
+    assert model.errors == [f"'permissions violation for publish to \"{SUBJECT}\"'"]
+    assert not model.is_closed
+    model.cluster.heal()
+    assert b'"seq":1}' in model.publish(key="k1", last=0)[1]
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_each_fault_ends(nodes: int) -> None:
+    side = ModelSide((2, 11), nodes)
+    side.create()
+    for name in side.cluster.faults():
+        side.cluster.inject(name, Random(1))  # noqa: S311
+        side.sleep(1)
+        side.cluster.heal()
+        side.sleep(20)
+        side.connect(0)
+        side.await_leader()
+        assert side.publish(last=side.cluster.last)[1].startswith(b'{"stream"'), name
+    side.close()
+
+
 class Storm:
     """A writer that fences, on a cluster with faults; all from one seed."""
 
@@ -180,10 +262,9 @@ def test_under_faults_what_was_acknowledged_stands(
         storm.run()
         cluster = storm.cluster
         committed = {
-            (each.epoch, each.message.sequence, each.message.key)
-            for each in cluster.everything()
+            (each.message.sequence, each.message.key) for each in cluster.everything()
         }
-        assert set(storm.acknowledged) <= committed, seed
+        assert {(at, key) for _, at, key in storm.acknowledged} <= committed, seed
         held = {(each.sequence, each.key) for each in cluster.truth()}
         assert {
             (sequence, key)

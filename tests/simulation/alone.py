@@ -45,6 +45,7 @@ class Alone:
 
     def start(self) -> None:
         """Begin to listen."""
+        self.store.purge(self.server.cluster.expired)
         self.server.announce(LEADER, listens=True)
         self.server.announce(DIRECT, bool(self.store.config["allow_direct"]))
         self.server.cluster.created(self)
@@ -55,7 +56,6 @@ class Alone:
 
     def restart(self) -> None:
         """Begin again from what the files hold."""
-        self.store.purge(self.server.cluster.expired)
         self.store.reload_ids(self.server.clock_ns())
         self.start()
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from .scenarios import info
-from .sides import STREAM, Side
+from .sides import STREAM, SUBJECT, Side, fences
 
 if TYPE_CHECKING:
     from .scenarios import Scenario
@@ -39,6 +39,19 @@ def frozen_and_thawed(side: Side) -> list[Any]:
     side.thaw(0)
     side.sleep(0.5)
     return [told, info(side)["state"], side.publish(key="k1", last=0)]
+
+
+def closed_before_it_was_read(side: Side) -> list[Any]:
+    """Close a connection whose bytes wait in the socket of a frozen server."""
+    side.create()
+    side.freeze(0)
+    side.send(SUBJECT, b"{}", fences(key="k1", last=0))
+    side.hang_up()
+    side.sleep(0.2)
+    side.thaw(0)
+    side.sleep(0.3)
+    side.connect(0)
+    return [info(side)["state"]]
 
 
 # -- Three replicas --------------------------------------------------------------------
@@ -116,7 +129,11 @@ def frozen_leader(side: Side) -> list[Any]:
     ]
 
 
-ALONE: Final[tuple[Scenario, ...]] = (killed_and_started, frozen_and_thawed)
+ALONE: Final[tuple[Scenario, ...]] = (
+    killed_and_started,
+    frozen_and_thawed,
+    closed_before_it_was_read,
+)
 REPLICATED: Final[tuple[Scenario, ...]] = (stepped_down,)
 SLOW: Final[tuple[Scenario, ...]] = (frozen_leader, without_majority)
 """Whose real elections take seconds: for one version of three replicas."""

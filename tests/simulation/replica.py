@@ -98,6 +98,7 @@ class Replica:
 
     def start(self) -> None:
         """Begin; the preferred server asks for votes at once."""
+        self.store.purge(self.server.cluster.expired)
         self.server.announce(DIRECT, bool(self.store.config["allow_direct"]))
         preferred = self.assignment.preferred is self.server
         self.raft.start(
@@ -211,6 +212,8 @@ class Replica:
             before = self.store.last + 1
             result = apply_proposal(self.store, what, self._version)
             self._inflight.pop(before, None)
+            if before < self.server.cluster.expired:  # it was late with it
+                self.store.purge(self.server.cluster.expired)
             if self.raft.is_leader:
                 self._answer(what.publish, result)
         elif isinstance(what, Change):

@@ -24,6 +24,7 @@ VERSIONS: Final = {
 }
 _WAKE_SECONDS = 0.02
 _FORGET_SECONDS = 0.002
+_SYNC_SECONDS = 1.0
 _SKEW_NS = 20_000_000
 
 
@@ -45,6 +46,7 @@ class Server:
         self.own = {LEADER: False, DIRECT: False}
         self.skew_ns = cluster.rng.randint(-_SKEW_NS, _SKEW_NS)
         self._life = 0
+        self._asks_again = False
         self._held: list[Pipe] = []
         self._deferred: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
 
@@ -224,6 +226,7 @@ class Server:
         self.state = "dead"
         self.died_at = self.cluster.now()
         self._life += 1
+        self._asks_again = False
         self._deferred.clear()
         self.own = dict.fromkeys(self.own, False)
         for peer in self.routes:
@@ -287,10 +290,17 @@ class Server:
         for pipe in held:
             pipe.release()
 
+    def _sync_again(self) -> None:
+        self._asks_again = False
+        self.sync()
+
     def sync(self) -> None:
         """Do as the cluster's assignments say, as far as this server hears of them."""
         assignment = self.cluster.assignment
         if not self.cluster.has_majority(self):
+            if self.state == "up" and not self._asks_again:
+                self._asks_again = True
+                self.after(_SYNC_SECONDS, self._sync_again)
             return
         if self.replica is not None and (
             assignment is None or assignment.epoch != self.replica.epoch

@@ -55,6 +55,10 @@ class Side:
         """Connect to another server."""
         raise NotImplementedError
 
+    def hang_up(self) -> None:
+        """Close the connection, whatever the other side has read of it."""
+        raise NotImplementedError
+
     def sleep(self, seconds: float) -> None:
         """Let time pass."""
         raise NotImplementedError
@@ -187,7 +191,7 @@ class RealSide(Side):
 
     def connect(self, node: int) -> None:
         """Connect to another server."""
-        self.close()
+        self.hang_up()
         self._socket = socket.create_connection(("127.0.0.1", self.nodes[node].port), 5)
         self._socket.settimeout(_SECONDS)
         self._data = b""
@@ -195,10 +199,14 @@ class RealSide(Side):
         command = f"CONNECT {json.dumps(_CONNECT)}\r\nSUB _INBOX.side.* 1\r\n"
         self._socket.sendall(command.encode())
 
-    def close(self) -> None:
-        """End the connection."""
+    def hang_up(self) -> None:
+        """Close the connection, whatever the other side has read of it."""
         if self._socket is not None:
             self._socket.close()
+
+    def close(self) -> None:
+        """End the side."""
+        self.hang_up()
 
     def fresh(self) -> None:
         """Have no stream."""
@@ -319,8 +327,12 @@ class ModelSide(Side):
         self._link.on_error = self.errors.append
         self._link.subscribe("_INBOX.side.*")
 
+    def hang_up(self) -> None:
+        """Close the connection, whatever the other side has read of it."""
+        self._link.close()
+
     def close(self) -> None:
-        """End the loop."""
+        """End the side."""
         self._loop.close()
 
     def _take(self, subject: str, block: bytes, data: bytes) -> None:
