@@ -167,6 +167,21 @@ def test_a_client_may_miss_an_initsync_that_ends_while_it_scans(story: Story) ->
         assert story.names() == (set() if is_right else {"wrong_initsync"})
 
 
+def test_a_client_may_take_an_initsync_whose_start_went_after_it_was_read(
+    story: Story,
+) -> None:
+    story.begin(kind="initsync")
+    story.send(event=init("init-start"))
+    start, began = story.last, story.tick()
+    story.purge(start + 1)
+    story.send(event=init("init-stop"))
+    found = (start, story.last)
+    story.history.scans[:] = [Scan("c", began, story.now, True, found)]
+    assert story.names() == set()
+    story.history.scans[:] = [Scan("c", story.now, story.now, True, found)]
+    assert story.names() == {"wrong_initsync"}
+
+
 def test_a_client_does_not_take_an_initsync_whose_start_is_gone(story: Story) -> None:
     first = story.initsync((USER, ONE))
     story.purge(first[0] + 1)

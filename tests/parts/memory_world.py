@@ -151,8 +151,9 @@ class MemoryWorld:
         self._run_until(FAULTY_SECONDS)
         for actor in self._parts:
             actor.is_calm = True
-        self._run_until(FAULTY_SECONDS + 100.0)
-        self._ask_initsync()
+        for seconds in (100.0, 300.0):  # a restart forgets that it was asked
+            self._run_until(FAULTY_SECONDS + seconds)
+            self._ask_initsync()
         self._run_until(FAULTY_SECONDS + QUIET_SECONDS)
         for each in self.actors.all:
             if each.failure is not None:

@@ -161,18 +161,26 @@ def _initsyncs(
 def _check_scan(
     scan: Scan, initsyncs: Sequence[tuple[Stored, Stored]], timeline: Timeline
 ) -> Iterator[Violation]:
+    at_first = timeline.at(scan.began)
     for moment in _moments(scan, initsyncs, timeline):
         ends = timeline.at(moment)
-        complete = [
-            (start.offset, stop.offset)
-            for start, stop in initsyncs
-            if stop.time <= moment
-            and start.epoch == ends.epoch
-            and start.offset >= ends.first
-        ]
-        right = complete[0 if scan.wants_first else -1] if complete else None
-        if scan.found == right:
-            return
+        # What went after it was read may have been read.
+        lowest = (
+            min(ends.first, at_first.first)
+            if ends.epoch == at_first.epoch
+            else ends.first
+        )
+        for first in (ends.first, lowest):
+            complete = [
+                (start.offset, stop.offset)
+                for start, stop in initsyncs
+                if stop.time <= moment
+                and start.epoch == ends.epoch
+                and start.offset >= first
+            ]
+            right = complete[0 if scan.wants_first else -1] if complete else None
+            if scan.found == right:
+                return
     text = f"{scan.client} took initsync {scan.found}; right was {right}"
     yield Violation("wrong_initsync", text, scan.ended)
 
