@@ -120,8 +120,10 @@ def decide(expected: Expected, answer: Answer) -> Stored | Again | Look | Proble
         case WrongLast():
             return Look(expected.next, in_doubt=in_doubt)
         case InProcess():
-            # The copy under way may be another request's: it can still land.
-            return Again(True, 0.1, errors.JETSTREAM_UNAVAILABLE)
+            # The copy under way may be another request's: it can still land. Or it was
+            # refused as it was applied: 2.11 on several replicas says this of such a
+            # copy for as long as its leader leads, so only a look ends it.
+            return _look(expected, errors.JETSTREAM_UNAVAILABLE, None)
         case Unavailable():
             return Again(in_doubt, 0.25, errors.JETSTREAM_UNAVAILABLE)
         case Refused(cause, code):
@@ -185,9 +187,11 @@ def _refuse(expected: Expected, cause: Cause, **members: int | None) -> Look | P
 def _look(expected: Expected, cause: Cause, jetstream_code: int | None) -> Look:
     """Look whether a copy was stored; if not, try again, and not too often.
 
-    Who answers in the stream's place does so before it: that is looked for soon again.
+    Who answers in the stream's place does so before it, and what is under way lands
+    soon: that is looked for soon again.
     """
-    pause_seconds = 0.1 if cause is errors.FOREIGN_ANSWER else 0.5
+    is_soon = cause in (errors.FOREIGN_ANSWER, errors.JETSTREAM_UNAVAILABLE)
+    pause_seconds = 0.1 if is_soon else 0.5
     again = Again(True, pause_seconds, cause, jetstream_code)
     return Look(expected.next, in_doubt=True, otherwise=again)
 

@@ -107,10 +107,19 @@ def test_a_wrong_last_sequence_is_looked_at_and_leaves_the_doubt_as_it_was(
 
 
 @DOUBTS
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_an_id_under_way_is_looked_at_for_it_may_have_been_refused_for_good(
+    in_doubt: bool, anywhere: bool
+) -> None:
+    """As by nats-server 2.11 on several replicas: no repetition ends it."""
+    step = decide(expected(in_doubt, anywhere), InProcess())
+    assert_look(step, errors.JETSTREAM_UNAVAILABLE, pause_seconds=0.1)
+
+
+@DOUBTS
 @pytest.mark.parametrize(
     ("answer", "leaves_doubt", "cause"),
     [
-        (InProcess(), True, errors.JETSTREAM_UNAVAILABLE),
         (NoAnswer(), True, errors.JETSTREAM_UNAVAILABLE),
         (Disconnected(), True, errors.JETSTREAM_UNAVAILABLE),
         (Unavailable(), False, errors.JETSTREAM_UNAVAILABLE),

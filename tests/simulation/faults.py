@@ -120,8 +120,7 @@ def _lagging_replica(cluster: Cluster, rng: Random) -> Begun:
     def end() -> None:
         if raft.holds_apply:  # a restart has forgotten it
             raft.holds_apply -= 1
-            if raft.server.state == "up":
-                raft.apply()
+            raft.server.after(0.0, raft.apply)
 
     return rng.uniform(0.5, 8.0), end
 
@@ -325,9 +324,9 @@ def start(cluster: Cluster, name: str, rng: Random) -> End | None:
     return end_once
 
 
-def names(cluster: Cluster) -> list[str]:
-    """Give the faults that fit the topology and the version."""
-    if len(cluster.servers) == 1:
+def names(nodes: int, version: tuple[int, int]) -> list[str]:
+    """Give the faults that fit so many servers of a version."""
+    if nodes == 1:
         return [name for name in _FAULTS if name not in _REPLICATED]
-    left_out = [*_ALONE, *(["disk_full_after"] if cluster.version >= (2, 12) else [])]
+    left_out = [*_ALONE, *(["disk_full_after"] if version >= (2, 12) else [])]
     return [name for name in _FAULTS if name not in left_out]

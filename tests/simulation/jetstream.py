@@ -224,8 +224,7 @@ class Cluster:
 
     def unassign(self) -> None:
         """Have no stream from now on."""
-        self.assignment = None
-        self._oracle = None
+        self.assignment = None  # servers that do not know it yet may still commit
         self.record("cluster", "the stream is deleted")
         self._spread()
 
@@ -312,7 +311,7 @@ class Cluster:
 
     def faults(self) -> list[str]:
         """Give the names of the faults that fit the topology and the version."""
-        return faults.names(self)
+        return faults.names(len(self.servers), self.version)
 
     def inject(self, name: str, rng: Random) -> Callable[[], None] | None:
         """Start a fault; give what ends it before its time, None if it is over."""

@@ -236,8 +236,11 @@ class Replica:
 
     @property
     def is_leader(self) -> bool:
-        """Tell whether it leads, in its own belief."""
-        return self.raft.is_leader
+        """Tell whether it leads, in its own belief, and has applied its log.
+
+        Before that it is no leader for any API (raft.go, Leader, leaderState, aflr).
+        """
+        return self.raft.is_leader and self.raft.serves
 
     @property
     def is_leaderless(self) -> bool:
