@@ -217,6 +217,17 @@ class Timeline:
         """Give what holds after all that happened at a moment."""
         return self._ends[bisect_right(self._times, time) - 1]
 
+    def holds(self, message: Stored, ends: Ends) -> bool:
+        """Tell whether the stream that has these ends began with a message, or got it.
+
+        A restored stream begins with its backup, which is of an epoch before.
+        """
+        if message.epoch == ends.epoch:
+            return True
+        begin = next(each for each in self._ends if each.epoch == ends.epoch)
+        is_older = message.epoch < ends.epoch
+        return is_older and begin.first <= message.offset <= begin.last
+
     def stands(self, message: Stored, began: float, ended: float) -> bool:
         """Tell whether a message stood the whole time from `began` to `ended`."""
         return message.time <= began and all(

@@ -175,7 +175,8 @@ def _check_scan(
                 (start.offset, stop.offset)
                 for start, stop in initsyncs
                 if stop.time <= moment
-                and start.epoch == ends.epoch
+                and timeline.holds(start, ends)
+                and timeline.holds(stop, ends)
                 and start.offset >= first
             ]
             right = complete[0 if scan.wants_first else -1] if complete else None
