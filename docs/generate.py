@@ -88,10 +88,11 @@ repeating a request is always safe.
 
 `outcome` in an error answer speaks of the copies that this request sent:
 `not_stored`: none of them ever will be stored; `unknown`: one left and has no definite
-answer yet; its `reason`, the code of another error, says what holds it up. A caller that once had `unknown`, or no answer at all, stays in doubt until
-the same request is answered by 200, 201, 410, 412 or 422: later refusals speak of later
-copies. `If-Match: *` appends after whatever is last, for people with curl: repetitions
-are recognised only inside the stream's duplicate window (2 minutes).
+answer yet; its `reason`, the code of another error, says what holds it up. A caller
+that once had `unknown`, or no answer at all, stays in doubt until the same request is
+answered by 200, 201, 410, 412 or 422: later refusals speak of later copies. `If-Match:
+*` appends after whatever is last, for people with curl: repetitions are recognised only
+inside the stream's duplicate window (2 minutes).
 
 The `ETag` of `200` and `201` is the event's offset. With `Prefer: return=minimal`
 (RFC 7240) they have no body, which spares both sides time. With `Prefer: wait=N` the

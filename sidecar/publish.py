@@ -172,7 +172,7 @@ def judge(expected: Expected, sequence: int, sight: Sight) -> Stored | Again | P
         return Again(True, 0.05, errors.JETSTREAM_UNAVAILABLE)
     if sight.settled_last is None or sight.settled_last >= expected.last:
         # A thawed old leader was seen to answer from its past for a moment.
-        return Again(True, 0.5, errors.JETSTREAM_UNAVAILABLE)
+        return Again(expected.in_doubt, 0.5, errors.JETSTREAM_UNAVAILABLE)
     return Problem(errors.OFFSET_AHEAD, _outcome(expected.in_doubt), **ends)
 
 

@@ -350,11 +350,11 @@ def info(stream: dict[str, object], nats: NatsProcess) -> Any:
 def test_provision_creates_a_fit_stream_once(
     run: Run, stream: dict[str, object], nats: NatsProcess
 ) -> None:
-    before_ms = int(time.time() * 1000)
+    before_us = int(time.time() * 1_000_000)
     ran = run("provision", **stream)
     assert (ran.returncode, ran.stderr) == (0, "")
     made = info(stream, nats)
-    assert before_ms <= made["state"]["first_seq"] <= time.time() * 1000
+    assert before_us <= made["state"]["first_seq"] <= time.time() * 1_000_000
     assert str(made["state"]["first_seq"]) in ran.stdout
     assert made["config"]["subjects"] == [f"{stream['stream']}.*"]
     assert made["config"]["max_age"] == 90 * 86400 * 10**9

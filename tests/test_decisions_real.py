@@ -367,8 +367,8 @@ async def test_a_stream_that_ends_before_l_is_said_after_five_seconds_only(
     async with publishing(server, plan_of(name), seconds=1) as publisher:
         started_at = time.monotonic()
         problem = await problem_of(publisher, 7)
-        assert_problem(problem, errors.UNKNOWN_OUTCOME, Outcome.UNKNOWN)
-        while problem.cause is errors.UNKNOWN_OUTCOME:
+        assert_problem(problem, errors.JETSTREAM_UNAVAILABLE, Outcome.NOT_STORED)
+        while problem.cause is errors.JETSTREAM_UNAVAILABLE:
             assert time.monotonic() - started_at < 15
             problem = await problem_of(publisher, 7)
         assert time.monotonic() - started_at > 4

@@ -288,7 +288,7 @@ def test_a_stream_that_ends_before_l_is_not_believed_at_once(
     step = judge(
         expected(in_doubt), L + 1, sight(last=L - 1, settled_last=settled_last)
     )
-    assert_again(step, True, errors.JETSTREAM_UNAVAILABLE)
+    assert_again(step, in_doubt, errors.JETSTREAM_UNAVAILABLE)
 
 
 @pytest.mark.parametrize(
