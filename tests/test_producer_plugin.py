@@ -548,8 +548,9 @@ def test_an_offset_that_means_nothing_is_raised_and_asked_anew(
     player.then(stands(L), problem(status, code, outcome, last_offset=7))
     text = a_pass(plugin, user())
     assert len(player.posts) == 1
+    what = "Event not" if status == 409 else "It is not known whether the event was"
     assert text is not None
-    assert code in text
+    assert text.startswith(f"{what} stored: Title of {code}.")
     assert "7" not in text
     player.then(stands(7), stored(8))
     assert a_pass(plugin, user()) is None
@@ -624,6 +625,21 @@ def test_a_stored_event_of_another_stream_is_not_recognised(
     player.then(stands(7), stored(8))
     assert a_pass(plugin, removed) is None
     assert len(player.posts) == count + 1
+    assert not any("?" in request.path for request in player.requests)
+
+
+@NOTHING
+def test_a_stored_event_outlives_what_an_old_leader_says_for_a_moment(
+    plugin: Any, player: Player, nothing: Reply
+) -> None:
+    removed = user("removed")
+    key = lose(plugin, player, removed)
+    player.then(stands(L + 1), taken(key, L + 1), REFUSED)
+    assert a_pass(plugin, user(pkey=2)) is not None
+    player.then(stands(L + 1), nothing, stored(L + 2))
+    count = len(player.posts)
+    assert a_pass(plugin, user(pkey=3), removed) is None
+    assert len(player.posts) == count + 2
 
 
 def test_a_passing_answer_among_them_shows_that_it_may_pass(
@@ -1062,10 +1078,11 @@ def test_an_event_of_another_producer_ends_the_pass_and_the_next_one_goes_on(
     assert player.posts[-1].headers["if-match"] == f'"{L + 5}"'
 
 
+@pytest.mark.parametrize("last", [L, L + 1])  # the first lags behind
 def test_nothing_more_of_that_pass_is_sent_whoever_tries(
-    plugin: Any, player: Player
+    plugin: Any, player: Player, last: int
 ) -> None:
-    player.then(stands(L), taken("theirs", L + 1), stored(L + 2))
+    player.then(stands(L), taken("theirs", last), stored(L + 2))
     with plugin:
         assert send(plugin, user(pkey=1)) == ANOTHER
         assert send(plugin, user(pkey=2)) == ANOTHER

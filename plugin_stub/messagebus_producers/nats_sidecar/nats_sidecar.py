@@ -51,9 +51,10 @@ class _Sent:
         self.key = key
         self.body = event.to_json().encode()
         self.object = (event.objtype, event.objpkey)
-        self.is_initsync = event.evcategory == "initsync"
         # A new initsync needs all its events; a schema is never taken for sent.
-        self.may_come_again = not self.is_initsync and event.eventtype != "dataschema"
+        self.may_come_again = (
+            event.evcategory == "base" and event.eventtype != "dataschema"
+        )
 
 
 class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
@@ -103,7 +104,9 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         """End the pass."""
         self._http.close()
         if sys.exc_info()[0] is None:  # __exit__ calls us: the pass went through
-            self._stored_unseen.clear()  # they would have come again by now
+            # They would have come again by now; or an initsync was made without them,
+            # of Hermes' cache, and whoever begins with it needs them after it.
+            self._stored_unseen.clear()
             self._went_through = not self._is_initsync
         self._is_initsync = False
 
@@ -185,10 +188,8 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         """Tell whether Hermes sends again what was stored although it was told unknown.
 
         Any event of the same object ends this, whatever becomes of it: what then looks
-        the same is new. An initsync ends it for all: it lacks what Hermes was not told.
+        the same is new.
         """
-        if sent.is_initsync:
-            self._stored_unseen.clear()
         unseen = self._stored_unseen.pop(sent.object, None)
         return unseen is not None and unseen.body == sent.body
 
