@@ -138,13 +138,16 @@ def without_responders(tmp_path: Path) -> Iterator[NatsProcess]:
         yield nats
 
 
+@pytest.mark.parametrize("held_seconds", [1, 8], ids=["failed", "still held"])
 def test_a_stream_that_answers_and_takes_no_event_leaves_hermes_unable(
-    hermes_home: Path, tmp_path: Path
+    hermes_home: Path, tmp_path: Path, held_seconds: int
 ) -> None:
     with (
         without_responders(tmp_path) as nats,
         SidecarProcess(
-            tmp_path / "sidecar", nats_url=nats.url, publish_timeout_seconds=1
+            tmp_path / "sidecar",
+            nats_url=nats.url,
+            publish_timeout_seconds=held_seconds,
         ) as sidecar,
     ):
         hermes = Hermes(hermes_home, sidecar)
@@ -152,9 +155,30 @@ def test_a_stream_that_answers_and_takes_no_event_leaves_hermes_unable(
         assert check(sidecar, "refusals")[0] == 200
         for _ in range(2):
             assert not hermes.passes(user(1))
-            wait_until(lambda: check(sidecar, "refusals")[0] == 503, 5)
+            wait_until(lambda: check(sidecar, "refusals")[0] == 503, 4)
         assert check(sidecar, "stream")[1] == "pass"
         assert "JetStream does not answer" in check(sidecar, "refusals")[2]
+
+
+def test_a_hermes_that_cannot_learn_the_last_offset_is_unable(
+    hermes_home: Path, tmp_path: Path
+) -> None:
+    mute = """
+      authorization { users: [
+        { user: all, password: all }
+        { user: ours, password: ours, permissions: {
+            publish: { deny: ["$JS.API.STREAM.MSG.GET.>"] } } } ] }
+      no_auth_user: ours
+    """
+    with NatsProcess(tmp_path / "nats", extra=mute) as nats:
+        wait_jetstream(nats.port)
+        with Operator(nats.port, "all", "all") as operator:
+            operator.create("hermes")
+            operator.publish("hermes.base", event())
+        with SidecarProcess(tmp_path / "sidecar", nats_url=nats.url) as sidecar:
+            assert not Hermes(hermes_home, sidecar).passes()
+            wait_until(lambda: check(sidecar, "refusals")[0] == 503, 4)
+            assert "lacks a permission" in check(sidecar, "refusals")[2]
 
 
 def test_its_own_event_that_was_told_unknown_makes_nobody_a_second_writer(

@@ -184,6 +184,17 @@ def test_a_request_that_goes_on_counts_from_its_first_copy(story: Story) -> None
     assert story.worst is None
 
 
+def test_a_request_that_goes_on_is_not_gone_and_one_that_failed_may_be(
+    story: Story,
+) -> None:
+    story.failures.record_wait(key(P, 1), story.now)
+    story.now += GONE_SECONDS + 1
+    assert story.worst is not None
+    story.failed(P, DOWN)
+    story.now += GONE_SECONDS + 1
+    assert story.worst is None
+
+
 def test_an_unable_producer_hides_no_blocked_one(story: Story) -> None:
     story.failed(P, DOWN)
     story.failed(Q, LARGE)
@@ -395,8 +406,7 @@ def test_a_refused_caller_is_told_for_ten_minutes_whoever_comes_next(
 def test_of_many_producers_the_oldest_that_is_well_goes_first(story: Story) -> None:
     story.failed(P, LARGE)
     for count in range(2 * MAX_PRODUCERS):
-        story.stored(f"{count:08x}-4b5a-4c6d-8e7f-")
-        story.failed(P, LARGE)
+        story.opened(f"{count:08x}-4b5a-4c6d-8e7f-")
     assert len(story.failures._producers) == MAX_PRODUCERS
     assert story.worst is not None
 
