@@ -174,8 +174,8 @@ def test_each_plugin_is_mounted_where_hermes_looks_for_it(
 
 
 Where = tuple[str, dict[str, str] | str]
-KUBE_DNS = ("kube-system", {"k8s-app": "kube-dns"})
-OPENSHIFT_DNS = ("openshift-dns", {})
+KUBE_DNS: Where = ("kube-system", {"k8s-app": "kube-dns"})
+OPENSHIFT_DNS: Where = ("openshift-dns", {})
 NAME_SERVERS: dict[str, tuple[Where, int]] = {
     "CoreDNS": (KUBE_DNS, 53),
     "NodeLocal DNSCache": (("", "169.254.20.10"), 53),
@@ -266,7 +266,8 @@ def _is_peer(peer: dict[str, Any], where: Where) -> bool:
 
 
 def _selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
-    return selector.get("matchLabels", {}).items() <= labels.items()
+    wanted: dict[str, str] = selector.get("matchLabels", {})
+    return wanted.items() <= labels.items()
 
 
 def _containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
