@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
+from sidecar import certificate
 from sidecar.bus import Bus
 from sidecar.errors import Outcome
 from sidecar.health import Facts
@@ -40,7 +42,7 @@ class Daemon:
         writing_bus = Bus("writes", server, plan, create=create)
         # Apart from the publishes: a page of events must not delay an acknowledgement.
         reading_bus = Bus("reads", server, plan)
-        self.metrics = Metrics(self.facts)
+        self.metrics = Metrics(self.facts, partial(certificate.ends, settings))
         self.publisher = Publisher(
             writing_bus, self.metrics, settings.publish_timeout_seconds
         )

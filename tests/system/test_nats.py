@@ -8,11 +8,13 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 from parts.nats import free_port
 from parts.process import Process, wait_until
@@ -117,6 +119,45 @@ def test_events_go_from_producer_to_consumer_over_tls(
             assert [row["data"].encode() for row in page["events"]] == [body]
 
 
+def test_a_renewed_certificate_is_taken_up_and_no_sidecar_notices(
+    tmp_path: Path,
+) -> None:
+    secrets = make_secrets(tmp_path / "secrets", "localhost", "127.0.0.1")
+    with one_node(secrets, NATS / "one-node.conf", tmp_path) as port:
+        provision(secrets, port)
+        login = secrets.login("both", port)
+        with SidecarProcess(tmp_path / "both", **login) as sidecar:
+            before = _certificate(port, secrets)
+            make = (NATS / "make-secrets", "--renew", secrets.directory)
+            subprocess.run([*make, "localhost", "127.0.0.1"], check=True)
+            found = _PID.search((tmp_path / "nats.log").read_text())
+            assert found is not None
+            reload = f"reload={found[1]}"  # as the unit does
+            subprocess.run([find_nats_server(), "--signal", reload], check=True)
+            wait_until(lambda: _certificate(port, secrets) != before, what="taken up")
+            with sidecar.client() as http:
+                assert post(http).status_code == 201
+            url = f"http://127.0.0.1:{sidecar.tcp_port}/metrics"
+            metrics = httpx.get(url, trust_env=False).text
+            name = 'certificate_end_timestamp_seconds{setting="NATS_TLS_CA_FILE"}'
+            assert name in metrics
+        with SidecarProcess(tmp_path / "another", **login) as sidecar:
+            assert sidecar.health("/health/ready") is not None
+
+
+def _certificate(port: int, secrets: Secrets) -> bytes:
+    """Give the certificate that NATS shows; a strict reader takes it."""
+    trusting = ssl.create_default_context(
+        cafile=str(secrets.directory / "tls" / "ca.crt")
+    )
+    trusting.verify_flags |= ssl.VERIFY_X509_STRICT
+    with (
+        socket.create_connection(("127.0.0.1", port), 5) as plain,
+        trusting.wrap_socket(plain, server_hostname="127.0.0.1") as encrypted,
+    ):
+        return encrypted.getpeercert(binary_form=True) or b""
+
+
 def test_nats_speaks_only_after_the_tls_handshake(
     secrets: Secrets, tmp_path: Path
 ) -> None:
@@ -154,9 +195,12 @@ def test_the_commented_encryption_at_rest_works(
 
 
 def test_make_cluster_gives_a_stream_that_outlives_a_node(tmp_path: Path) -> None:
+    tmp_path /= "a place"
+    tmp_path.mkdir()
     cluster = Process(
         ["make", "--no-print-directory", "-C", ROOT, "cluster", f"CLUSTER={tmp_path}"],
         tmp_path / "cluster.log",
+        dict(os.environ) | {"CDPATH": str(ROOT)},
     )
     cluster.start()
     try:
