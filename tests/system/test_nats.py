@@ -158,6 +158,62 @@ def _certificate(port: int, secrets: Secrets) -> bytes:
         return encrypted.getpeercert(binary_form=True) or b""
 
 
+ONLY_IPV6 = """
+ip link set lo up
+ip -4 address flush dev lo
+ip -6 address add fd00::5/128 dev lo nodad
+cd "$DIR"
+"$MAKE_SECRETS" made fd00::5
+set -a
+. made/nats.env
+NATS_HOST='"fd00::5"' # as in deploy/kubernetes
+NATS_STORE_DIR=$PWD/store
+(cd made && exec "$NATS_SERVER" --config "$CONFIG" --http_port 8222) &
+SIDECAR_NATS_URL='tls://[fd00::5]:4222' SIDECAR_NATS_TLS_HANDSHAKE_FIRST=true
+SIDECAR_NATS_TLS_CA_FILE=made/tls/ca.crt
+SIDECAR_NATS_USER=hermes_provision SIDECAR_NATS_PASSWORD_FILE=made/passwords/provision
+until "$PYTHON" -m sidecar provision; do sleep 0.5; done
+SIDECAR_NATS_USER=hermes_both SIDECAR_NATS_PASSWORD_FILE=made/passwords/both
+mkdir -m 0700 run
+SIDECAR_UNIX_SOCKET=$PWD/run/api.sock SIDECAR_HTTP_HOST=fd00::5
+"$PYTHON" -m sidecar serve &
+until "$PYTHON" -c '
+import httpx
+for url in ("http://[fd00::5]:8480/health/ready", "http://[fd00::5]:8222/healthz"):
+    httpx.get(url, trust_env=False).raise_for_status()
+'; do sleep 0.5; done
+"""
+
+
+def test_a_machine_that_has_only_ipv6(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            "unshare",
+            "--net",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-euc",
+            ONLY_IPV6,
+        ],
+        env=environment()
+        | {
+            "CONFIG": str(NATS / "one-node.conf"),
+            "DIR": str(tmp_path),
+            "MAKE_SECRETS": str(NATS / "make-secrets"),
+            "NATS_SERVER": str(find_nats_server()),
+            "PYTHON": COMMAND[0],
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
 def test_nats_speaks_only_after_the_tls_handshake(
     secrets: Secrets, tmp_path: Path
 ) -> None:

@@ -179,6 +179,7 @@ def test_neither_cdpath_nor_locale_nor_spaces_lead_it_astray(tmp_path: Path) -> 
         r"^HERMES_(\w+)_PASSWORD=p[0-9a-f]{48}$", passwords, re.MULTILINE
     )
     assert names == [role.upper() for role in ROLES]
+    assert passwords.startswith("NATS_HOST=0.0.0.0\n")
 
 
 def test_a_certificate_is_renewed_by_the_same_ca(openssl: str, tmp_path: Path) -> None:
