@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
+from sidecar import certificate
 from sidecar.bus import Bus
 from sidecar.errors import Outcome
 from sidecar.failures import Failures
@@ -46,7 +48,7 @@ class Daemon:
         )
         # Apart from the publishes: a page of events must not delay an acknowledgement.
         reading_bus = Bus("reads", server, plan, last_offset=last_offset)
-        self.metrics = Metrics(self.facts)
+        self.metrics = Metrics(self.facts, partial(certificate.ends, settings))
         self.failures = Failures()
         self.publisher = Publisher(
             writing_bus,

@@ -75,6 +75,7 @@ NAMES = {
     "hermes_sidecar_nats_connected": "gauge",
     "hermes_sidecar_ready": "gauge",
     "hermes_sidecar_check_status": "gauge",
+    "hermes_sidecar_certificate_end_timestamp_seconds": "gauge",
     "hermes_sidecar_round_trip_age_seconds": "gauge",
     "hermes_sidecar_acknowledgement_age_seconds": "gauge",
     "hermes_sidecar_publishes_in_flight": "gauge",
