@@ -33,9 +33,7 @@ LEAST_SECONDS = 3.0
 MIXED_UP = "the sidecar answers with an offset that was not asked for"
 ANOTHER_WROTE = "another producer wrote to the stream, so Hermes has to compute anew"
 
-TAKEN = 412
-GONE = 410
-OFFSETS_MEAN_NOTHING = (409, GONE)
+TAKEN, AHEAD, GONE = 412, 409, 410
 FINAL = (400, 401, 403, 405, 413, 415, 422, 428)
 """Answers that the same request would get again."""
 
@@ -115,7 +113,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         if self._ended:
             raise NatsSidecarError(self._ended)
         sent = _Sent(f"{self._keys_start}{next(self._numbers):012x}", event)
-        self._is_initsync = sent.is_initsync
+        self._is_initsync = event.evcategory == "initsync"
         if self._stands_already(sent):
             return None
         started_at = self._now()
@@ -123,7 +121,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         answer = Answer(0, NOT_STORED, "", {})
         while (left_seconds := self._left_seconds(started_at, in_doubt)) > 0:
             answer = self._post(sent, left_seconds)
-            is_elsewhere = is_elsewhere and answer.status in OFFSETS_MEAN_NOTHING
+            is_elsewhere = is_elsewhere and answer.status == AHEAD
             if answer.status in (200, 201):
                 self._last = answer.document["offset"]
                 self._unknown.clear()
@@ -134,21 +132,22 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
                 if self._stands_already(sent):
                     return None
                 continue
+            if answer.status == GONE:
+                break  # no server's stream ever begins earlier: nobody will know more
+            in_doubt = in_doubt or answer.outcome != NOT_STORED
             # An old leader may say it for a moment: what is remembered outlives that.
             is_final = is_elsewhere and not (self._unknown or self._stored_unseen)
-            if answer.status != GONE:  # of which nobody will ever know more
-                in_doubt = in_doubt or answer.outcome != NOT_STORED
             if (is_final or answer.status in FINAL) and not in_doubt:
                 break
             self._sleep(min(answer.retry_after or 0.2, left_seconds))
         error = self._error(in_doubt or answer.outcome != NOT_STORED, answer.reason)
-        if in_doubt:
-            self._unknown[sent.key] = sent
-        elif is_elsewhere:
+        if answer.status == GONE or (is_elsewhere and not in_doubt):
             self._unknown.clear()  # all that is known is of another stream
             self._stored_unseen.clear()
             self._last = 0
             self._ended = str(error)
+        elif in_doubt:
+            self._unknown[sent.key] = sent
         raise error
 
     def _left_seconds(self, started_at: float, in_doubt: bool) -> float:
