@@ -18,7 +18,7 @@ CONTRACT := tests/test_producer_plugin.py tests/test_consumer_plugin.py
 unexport CDPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-lowest test-newest test-hermes chaos bench fuzz coverage mutants check format docs lock clean cluster audit image test-image test-system release
+.PHONY: help demo run test test-lowest test-newest test-hermes chaos simulate bench fuzz coverage mutants check format docs lock clean cluster audit image test-image test-system release
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ test-system: $(VENV)/system ## load all of deploy/ by the real tools, as root
 
 chaos: $(VENV)/developed ## prove exactly once under faults (40 minutes), ARGS="--minutes 10"
 	PYTHONPATH=tests $(BIN)/python -m chaos.campaign --report .cache/chaos.json $(ARGS)
+
+simulate: $(VENV)/developed ## try the protocol in simulated time, ARGS="--minutes 60"
+	PYTHONPATH=tests $(BIN)/python -m simulation $(ARGS)
 
 bench: $(VENV)/benched ## measure beside the alternatives, ARGS=--quick
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)

@@ -116,7 +116,7 @@ class Bus:
             info, is_leaders = await self._ask(self.connection())
         if info is None:
             raise Problem(errors.STREAM_MISSING, Outcome.NOT_STORED)
-        if not is_leaders:
+        if not (is_leaders and info.has_majority):
             raise Problem(errors.JETSTREAM_UNAVAILABLE, Outcome.NOT_STORED)
         return info
 
@@ -187,7 +187,7 @@ class Bus:
         message = None
         try:
             info, is_leaders = await self._ask(connection)
-            if info is None or not is_leaders:
+            if info is None or not (is_leaders and info.has_majority):
                 return None
             if info.position.first <= sequence <= info.position.last:
                 message = self._seen(await connection.at_or_after(sequence))

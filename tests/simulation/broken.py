@@ -75,15 +75,16 @@ def _believes_any_leader() -> Iterator[None]:
 
 @contextmanager
 def _sees_ahead_at_once() -> Iterator[None]:
-    """A reader, or a publish, is told `offset_ahead` by the answer of a moment."""
+    """Say `offset_ahead` to a reader, or a publish, by the answer of a moment."""
     with ExitStack() as stack:
         for name, function in (
-            ("takes", lambda _, info, *__: info.leader is not None or info.replicas == 1),
+            (
+                "takes",
+                lambda _, info, *__: info.leader is not None or info.replicas == 1,
+            ),
             ("settled", lambda *_: 0),
         ):
-            stack.enter_context(
-                patch.object(last_offset.LastOffset, name, function)
-            )
+            stack.enter_context(patch.object(last_offset.LastOffset, name, function))
         yield
 
 
@@ -125,7 +126,7 @@ def _numbers_by_seconds() -> Context:
 
 @contextmanager
 def _takes_two_answers_for_gone() -> Iterator[None]:
-    """The position of one server and "no message" of another mean: it is gone."""
+    """Take the position of one server and "no message" of another for: it is gone."""
 
     async def look(self: Bus, sequence: int) -> Sight | None:
         sight = await real_look(self, sequence)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .history import NO_STREAM, OPEN_OUTCOMES, Ends, Told
 
@@ -189,6 +189,25 @@ def standing(stored: Sequence[Stored], ends: Sequence[Ends]) -> list[int]:
     return places
 
 
+def backups(
+    stored: Sequence[Stored], ends: Sequence[Ends]
+) -> dict[int, list[tuple[int, int]]]:
+    """Give the epoch and offset of each message that a restored epoch began with."""
+    begins: dict[int, Ends] = {}
+    for each in ends:
+        begins.setdefault(each.epoch, each)
+    found: dict[int, list[tuple[int, int]]] = {}
+    held: dict[int, int] = {}
+    place = 0
+    for epoch, begin in sorted(begins.items()):
+        while place < len(stored) and stored[place].epoch < epoch:
+            held[stored[place].offset] = place
+            place += 1
+        kept = _kept(held, begin)
+        found[epoch] = [(stored[each].epoch, stored[each].offset) for each in kept]
+    return found
+
+
 def _kept(held: dict[int, int], begin: Ends | None) -> list[int]:
     if begin is None:
         return []
@@ -199,6 +218,15 @@ def _kept(held: dict[int, int], begin: Ends | None) -> list[int]:
     ]
 
 
+STALE_SECONDS: Final = 4.0
+"""For so long a leader that is cut off has heard from its majority a moment ago, and
+does not know that the stream was deleted, made anew or restored behind its back: no
+answer tells it from a leader that is right."""
+
+AGEING_SECONDS: Final = 0.4
+"""Replicas drop what has passed its age at slightly different moments."""
+
+
 class Timeline:
     """What the true stream held at each moment."""
 
@@ -207,26 +235,43 @@ class Timeline:
         self._times = [each.time for each in self._ends]
 
     def within(self, began: float, ended: float) -> Sequence[Ends]:
-        """Give what held at some moment from `began` to `ended`."""
+        """Give what held at some moment from `began` to `ended`.
+
+        Or, to whoever asks a server that cannot know better, held a moment before:
+        see STALE_SECONDS and AGEING_SECONDS.
+        """
         first = bisect_right(self._times, began) - 1
         while first > 0 and self._times[first] == began:
             first -= 1
-        return self._ends[first : bisect_right(self._times, ended)]
+        moments = self._ends[first : bisect_right(self._times, ended)]
+        return [*self._stale(first, began), *moments]
+
+    def _stale(self, first: int, began: float) -> list[Ends]:
+        now = self._ends[first]
+        found = []
+        for number in range(first - 1, -1, -1):
+            until = self._times[number + 1]
+            each = self._ends[number]
+            if until <= began - STALE_SECONDS:
+                break
+            if each.epoch != now.epoch:
+                found.append(each)
+            elif each.first != now.first and until > began - AGEING_SECONDS:
+                found.append(each._replace(last=now.last))
+        return found
+
+    def stale_moments(self, began: float) -> list[float]:
+        """Give earlier times whose state a scan that began then may have been told."""
+        first = bisect_right(self._times, began) - 1
+        if not self._stale(first, began):
+            return []
+        return [
+            time for time in self._times[1 : first + 1] if time > began - STALE_SECONDS
+        ] + [began - STALE_SECONDS]
 
     def at(self, time: float) -> Ends:
         """Give what holds after all that happened at a moment."""
         return self._ends[bisect_right(self._times, time) - 1]
-
-    def holds(self, message: Stored, ends: Ends) -> bool:
-        """Tell whether the stream that has these ends began with a message, or got it.
-
-        A restored stream begins with its backup, which is of an epoch before.
-        """
-        if message.epoch == ends.epoch:
-            return True
-        begin = next(each for each in self._ends if each.epoch == ends.epoch)
-        is_older = message.epoch < ends.epoch
-        return is_older and begin.first <= message.offset <= begin.last
 
     def stands(self, message: Stored, began: float, ended: float) -> bool:
         """Tell whether a message stood the whole time from `began` to `ended`."""

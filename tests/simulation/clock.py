@@ -13,7 +13,7 @@ import asyncio
 import heapq
 import itertools
 from contextvars import Context, ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
     from asyncio import Handle, TimerHandle
@@ -50,8 +50,8 @@ class Task(asyncio.Task[Any]):
 
     _numbers = itertools.count()
 
-    def __new__(cls, *_: Any, **__: Any) -> Task:
-        """Number it before asyncio puts it into a set."""
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Give it its number before asyncio puts it into a set."""
         task = super().__new__(cls)
         task.number = next(cls._numbers)
         return task
@@ -180,7 +180,7 @@ def _make_task(
     if process is not None:
         if process.is_dead:
             task.cancel()
-        elif len(process.tasks) > 200:  # noqa: PLR2004 - the rest have ended
+        elif len(process.tasks) > 200:
             process.tasks = [each for each in process.tasks if not each.done()]
         process.tasks.append(task)
     return task

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -193,8 +194,12 @@ def stored_bytes(subject: str, block: bytes, body: bytes) -> int:
 def rfc3339(time_ns: int) -> str:
     """Write a time as Go does, without zeros at its end."""
     seconds, rest = divmod(time_ns, NANOSECONDS)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{text}.{rest:09}".rstrip("0").rstrip(".") + "Z"
+    return f"{_second(seconds)}.{rest:09}".rstrip("0").rstrip(".") + "Z"
+
+
+@lru_cache(maxsize=256)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def nanoseconds(text: str) -> int:

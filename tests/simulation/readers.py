@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from .claims import Violation
+from .claims import Violation, backups
 from .events import parsed
 from .history import FIRST, NO_STREAM, Outcome
 
@@ -49,8 +49,9 @@ def check_readers(
             case _:
                 pass
     initsyncs = _initsyncs(of_category["initsync"])
+    held = backups(stored, history.ends)
     for scan in history.scans:
-        yield from _check_scan(scan, initsyncs, timeline)
+        yield from _check_scan(scan, initsyncs, timeline, held)
 
 
 def _check_event(
@@ -159,7 +160,10 @@ def _initsyncs(
 
 
 def _check_scan(
-    scan: Scan, initsyncs: Sequence[tuple[Stored, Stored]], timeline: Timeline
+    scan: Scan,
+    initsyncs: Sequence[tuple[Stored, Stored]],
+    timeline: Timeline,
+    held: dict[int, list[tuple[int, int]]],
 ) -> Iterator[Violation]:
     at_first = timeline.at(scan.began)
     for moment in _moments(scan, initsyncs, timeline):
@@ -175,8 +179,13 @@ def _check_scan(
                 (start.offset, stop.offset)
                 for start, stop in initsyncs
                 if stop.time <= moment
-                and timeline.holds(start, ends)
-                and timeline.holds(stop, ends)
+                and (
+                    start.epoch == ends.epoch
+                    or all(
+                        (each.epoch, each.offset) in held.get(ends.epoch, ())
+                        for each in (start, stop)
+                    )
+                )
                 and start.offset >= first
             ]
             right = complete[0 if scan.wants_first else -1] if complete else None
@@ -195,7 +204,7 @@ def _moments(
     within = stops[first : bisect_right(stops, scan.ended)]
     changes = [each.time for each in timeline.within(scan.began, scan.ended)]
     moved = [time for time in changes if time > scan.began]
-    return [scan.began, *within, *moved]
+    return [*timeline.stale_moments(scan.began), scan.began, *within, *moved]
 
 
 def _is_same(event: Any, stored: Any) -> bool:

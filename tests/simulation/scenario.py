@@ -27,7 +27,8 @@ class FaultAt(NamedTuple):
 class Scenario:
     """A run. Each part draws from a generator of its own, so that one can be taken out.
 
-    `changes`: how many values change at the source. `seconds`: when faults end.
+    `changes`: how many values change at the source at most; no more than it takes to
+    store so many `events`, once faults have ended, which is after `seconds`.
     """
 
     seed: int
@@ -37,7 +38,8 @@ class Scenario:
     standby: bool = False
     clients: int = 1
     curl: bool = False
-    changes: int = 100
+    changes: int = 800
+    events: int = 100
     seconds: float = 60.0
     send_timeout: float = 30.0
     unknown_timeout: float = 60.0
@@ -62,9 +64,11 @@ class Scenario:
         ]
         if self.faults != drawn.faults:
             words.append(f"--keep {','.join(kept) or 'none'}")
+        if self.changes != drawn.changes:
+            words.append(f"--changes {self.changes}")
         words += [
-            f"--{name} {getattr(self, name)}"
-            for name in ("changes", "clients")
+            f"--without {name}"
+            for name in ("standby", "curl", "clients")
             if getattr(self, name) != getattr(drawn, name)
         ]
         return " ".join(words)
@@ -82,7 +86,7 @@ def draw(seed: int, broken: str = "") -> Scenario:
         standby=rng.random() < 0.2,
         clients=rng.choice((1, 1, 2)),
         curl=rng.random() < 0.2,
-        changes=rng.randrange(250, 450),
+        changes=rng.randrange(800, 1200),
         seconds=rng.uniform(15.0, 40.0),
         send_timeout=rng.choice((2.0, 5.0)) if quick else 30.0,
         unknown_timeout=rng.choice((4.0, 10.0)) if quick else 60.0,

@@ -62,9 +62,7 @@ def replaced(
             if vars(http).get("time") is time:
                 stack.enter_context(patch.object(http, "time", virtual_time))
         hermes = SimpleNamespace(appname="hermes-simulation", logger=_logger(record))
-        stack.enter_context(
-            patch.object(builtins, "__hermes__", hermes, create=True)
-        )
+        stack.enter_context(patch.object(builtins, "__hermes__", hermes, create=True))
         # A killed process ends its requests with a cancellation that nobody sees.
         uvicorn = logging.getLogger("uvicorn.error")
         stack.enter_context(patch.object(uvicorn, "disabled", new=True))
@@ -106,8 +104,9 @@ class _ToHistory(logging.Handler):
 
 
 def _logger(record: Callable[..., None]) -> logging.Logger:
-    logger = logging.Logger("hermes-simulation")
-    logger.addHandler(_ToHistory(record))
+    logger = logging.getLogger("hermes-simulation")
+    logger.propagate = False
+    logger.handlers = [_ToHistory(record)]
     return logger
 
 

@@ -43,7 +43,7 @@ def _smaller(scenario: Scenario) -> Iterator[Scenario]:
         size //= 2
     for changes in (scenario.changes // 4, scenario.changes // 2, scenario.changes - 5):
         if 0 < changes < scenario.changes:
-            yield replace(scenario, changes=changes)
+            yield replace(scenario, changes=changes, events=0)
     if scenario.clients > 1:
         yield replace(scenario, clients=1)
     if scenario.standby:

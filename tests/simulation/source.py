@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 SECRET: Final = "password"
 TYPES: Final = ("Users", "Groups", "GroupsMembers")
 _KEYS: Final[dict[str, list[Any]]] = {
-    "Users": [1, 2, 3, 4],
-    "Groups": ["staff", "étudiants"],
-    "GroupsMembers": [("staff", 1), ("staff", 2), ("étudiants", 3)],
+    "Users": [1, 2, 3, 4, 5, 6, 7, 8],
+    "Groups": ["staff", "étudiants", "invités"],
+    "GroupsMembers": [("staff", 1), ("staff", 2), ("étudiants", 3), ("invités", 4)],
 }
 OBJECTS: Final[list[Object]] = [(kind, key) for kind in TYPES for key in _KEYS[kind]]
 _SECRETS: Final = ("correct horse", "battery staple")

@@ -25,7 +25,6 @@ from .source import Source
 from .watched import WatchedCluster
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Callable
 
     from .actors import Actor
@@ -102,9 +101,10 @@ class World:
             self.actors.sleep,
             self.history,
             habits=Habits(
-                update_interval_seconds=rng.choice((0.3, 1.0)),
-                retry_seconds=rng.choice((2.0, 10.0)),
-                freeze_seconds=(1.0, 30.0),
+                update_interval_seconds=rng.choice((0.5, 1.5)),
+                retry_seconds=rng.choice((0.3, 1.0, 5.0)),
+                freeze_seconds=(1.0, 15.0),
+                slow_chance=0.05,
             ),
         )
 
@@ -134,7 +134,8 @@ class World:
                 unknown_timeout=self.scenario.unknown_timeout,
             )
         )
-        plugin._keys_start = str(uuid.UUID(int=self._keys.getrandbits(128), version=4))[:24]
+        name = uuid.UUID(int=self._keys.getrandbits(128), version=4)
+        plugin._keys_start = str(name)[:24]
         return self._on_virtual_time(plugin)
 
     def _consumer(self, url: str) -> Any:
@@ -215,7 +216,9 @@ class World:
         for part in (*self.servers, *self.clients):
             self.start(part)
         self.loop.call_later(1.0, self.ask_initsync)
-        self.actors.spawn("source", self._change)
+        source_is_still = asyncio.Event()
+        source = self.actors.spawn("source", self._change)
+        source.when_done(source_is_still.set)
         if self.scenario.curl:
             self.actors.spawn("person", self._person)
         sampling = self.loop.create_task(self._sample_health())
@@ -223,6 +226,7 @@ class World:
             self.loop.call_later(fault.at, nemesis.inject, self, fault)
         await asyncio.sleep(self.scenario.seconds)
         self._end_faults()
+        await source_is_still.wait()
         await self._settle()
         sampling.cancel()
 
@@ -249,9 +253,18 @@ class World:
             sidecar.start_again()
         for server in self.servers:
             server.is_calm = True
+        if self.cluster.restored:
+            # What operations.md says: an initsync, and each client begins anew.
+            for client in self.clients:
+                self.actors.kill(self.running[client.name])
+                self.loop.call_later(0.1, self._begin_anew, client)
         for standby in self.servers[1:]:
             self.stays_down.append(standby.name)
             standby.is_stopping = True
+
+    def _begin_anew(self, client: HermesClient) -> None:
+        client.reset()
+        self.start(client)
 
     async def _settle(self) -> None:
         """Wait until a pass that began after the last change went through."""
@@ -299,10 +312,15 @@ class World:
         mean_seconds = self.scenario.seconds / self.scenario.changes
         self.actors.sleep(1.5)
         for _ in range(self.scenario.changes):
-            if self.loop.time() > self.scenario.seconds:
-                break
             self.actors.sleep(mean_seconds * rng.choice((0.05, 0.05, 0.5, 2.5)))
             self.source.change()
+        latest = self.scenario.seconds + 60.0  # where faults kept too much out
+        while self._has_too_few_events() and self.loop.time() < latest:
+            self.actors.sleep(0.3 * rng.random())
+            self.source.change()
+
+    def _has_too_few_events(self) -> bool:
+        return len(self.cluster.everything()) < self.scenario.events
 
     def _person(self) -> None:
         http = plugin_module(PRODUCERS, "sidecar_http").SidecarHttp(
@@ -344,6 +362,8 @@ class World:
                     for check in document["checks"]
                     if check["status"] == "fail"
                 ]
+                if reasons == ["refusals"] and self._has_failed_standby():
+                    continue  # it was stopped; whether for good only a person knows
                 self.history.samples.append(
                     Sample(
                         sidecar.name,
@@ -353,6 +373,10 @@ class World:
                         can_publish,
                     )
                 )
+
+    def _has_failed_standby(self) -> bool:
+        last = {each.server: each.went_through for each in self.history.passes}
+        return not all(last.get(name, True) for name in self.stays_down)
 
     def open_requests(self) -> list[str]:
         """Name what still waits for an outcome at the end."""
