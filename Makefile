@@ -15,8 +15,10 @@ BUILD ?= $(shell if docker info >/dev/null 2>&1; then echo docker build; \
   else echo buildah bud --format docker; fi)
 CONTRACT := tests/test_producer_plugin.py tests/test_consumer_plugin.py
 
+unexport CDPATH
+
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-hermes chaos bench fuzz coverage mutants check format docs lock clean cluster audit image test-image test-system release
+.PHONY: help demo run test test-lowest test-newest test-hermes chaos bench fuzz coverage mutants check format docs lock clean cluster audit image test-image test-system release
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,19 +28,25 @@ demo: $(VENV)/installed ## show an initsync pass through plugin, sidecar and NAT
 
 run: $(VENV)/installed ## run a sidecar with an embedded NATS, API on run/api.sock
 	mkdir -p -m 0750 run
-	SIDECAR_UNIX_SOCKET=$(CURDIR)/run/api.sock SIDECAR_EMBEDDED_DIR=$(CURDIR)/run/nats \
+	SIDECAR_UNIX_SOCKET="$(CURDIR)/run/api.sock" SIDECAR_EMBEDDED_DIR="$(CURDIR)/run/nats" \
 	  $(BIN)/hermes-nats-sidecar serve --embedded
 
 test: $(VENV)/developed ## run all tests that need Python alone
 	env -u HERMES_HOME $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-hermes: $(VENV)/developed $(HERMES_VENV)/installed ## test on a real Hermes: HERMES_HOME=DIR
-	HERMES_HOME="$(abspath $(HERMES_HOME))" \
-	HERMES_PYTHON="$(abspath $(HERMES_VENV))/bin/python" \
+	HERMES_HOME="$$(cd "$(HERMES_HOME)" && pwd)" \
+	HERMES_PYTHON="$$(cd "$(HERMES_VENV)" && pwd)/bin/python" \
 	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/hermes $(CONTRACT)
 
+test-lowest: ## run the tests and a short chaos on the lowest allowed dependencies
+test-newest: ## the same on the newest allowed: no lock holds them back
+test-lowest test-newest: test-%: .venv-%/developed
+	env -u HERMES_HOME .venv-$*/bin/python -m pytest -n $(WORKERS) --dist worksteal
+	PYTHONPATH=tests .venv-$*/bin/python -m chaos.run --seconds 60
+
 cluster: $(VENV)/installed ## start three NATS nodes on this machine, in run/cluster
-	PATH="$(CURDIR)/$(BIN):$$PATH" exec deploy/nats/start-cluster $(CLUSTER)
+	PATH="$(CURDIR)/$(BIN):$$PATH" exec deploy/nats/start-cluster "$(CLUSTER)"
 
 image: ## build the image: IMAGE=NAME, BUILD_ARGS="--build-arg BASE=..."
 	$(BUILD) --tag $(IMAGE) --build-arg REVISION=$$(git rev-parse HEAD) \
@@ -124,19 +132,39 @@ $(VENV)/bin/python:
 	  echo "Python's venv module is missing: install the package python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: $(VENV)/bin/python requirements.lock pyproject.toml
+# What builds is locked too, and runs without isolation, which would fetch the newest.
+$(VENV)/installed: $(VENV)/bin/python requirements-build.lock requirements.lock pyproject.toml
 	@echo "Installing into $(VENV), which takes half a minute ..."
-	$(PIP) --require-hashes --requirement requirements.lock
-	$(PIP) --no-deps --editable .
+	$(PIP) --require-hashes --requirement requirements-build.lock
+	$(PIP) --require-hashes --no-build-isolation --requirement requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/developed: $(VENV)/installed requirements-dev.lock
-	$(PIP) --require-hashes --requirement requirements-dev.lock
+	$(PIP) --require-hashes --no-build-isolation --requirement requirements-dev.lock
 	@touch $@
 
 $(VENV)/system: $(VENV)/developed requirements-system.lock
-	$(PIP) --require-hashes --requirement requirements-system.lock
+	$(PIP) --require-hashes --no-build-isolation --requirement requirements-system.lock
 	@touch $@
+
+RESOLUTION_lowest := lowest-direct
+RESOLUTION_newest := highest
+
+# Made anew each time: what is newest changes from day to day.
+.PHONY: .venv-lowest/developed .venv-newest/developed
+.venv-lowest/developed .venv-newest/developed: .venv-%/developed: $(VENV)/developed
+	$(PIP) uv
+	@mkdir -p .cache
+	$(BIN)/uv pip compile --quiet --upgrade --resolution $(RESOLUTION_$*) \
+	  --python $(BIN)/python --extra embedded --extra dev --no-header --no-annotate \
+	  -o .cache/requirements-$*.txt pyproject.toml
+	rm -rf .venv-$*
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip --disable-pip-version-check install --quiet \
+	  --requirement .cache/requirements-$*.txt
+	.venv-$*/bin/python -m pip --disable-pip-version-check install --quiet \
+	  --no-deps --editable .
 
 $(VENV)/probed: $(VENV)/developed
 	$(PIP) coverage mutmut

@@ -79,7 +79,7 @@ description is [openapi.json](openapi.json). `make docs` writes this page.
 
     curl --unix-socket /run/hermes-nats-sidecar/api.sock http://localhost/v1/events \\
       -H 'Content-Type: application/json' -H 'Idempotency-Key: 0b5e...' \\
-      -H 'If-Match: "1795426702876"' -d @event.json
+      -H 'If-Match: "1795426702876123"' -d @event.json
 
 `If-Match` carries the last offset that the caller knows, L. The event becomes L + 1 or
 nothing: `201` stored now, `200` it stood there already (same key, same bytes), `412`
@@ -88,10 +88,11 @@ repeating a request is always safe.
 
 `outcome` in an error answer speaks of the copies that this request sent:
 `not_stored`: none of them ever will be stored; `unknown`: one left and has no definite
-answer yet. A caller that once had `unknown`, or no answer at all, stays in doubt until
-the same request is answered by 200, 201, 410, 412 or 422: later refusals speak of later
-copies. `If-Match: *` appends after whatever is last, for people with curl: repetitions
-are recognised only inside the stream's duplicate window (2 minutes).
+answer yet; its `reason`, the code of another error, says what holds it up. A caller
+that once had `unknown`, or no answer at all, stays in doubt until the same request is
+answered by 200, 201, 410, 412 or 422: later refusals speak of later copies. `If-Match:
+*` appends after whatever is last, for people with curl: repetitions are recognised only
+inside the stream's duplicate window (2 minutes).
 
 The `ETag` of `200` and `201` is the event's offset. With `Prefer: return=minimal`
 (RFC 7240) they have no body, which spares both sides time. With `Prefer: wait=N` the
@@ -106,6 +107,9 @@ The answer of `GET /v1/events` holds `events`, each with `offset`, `timestamp` (
 server's clock, RFC 3339), `category` and `data` (the stored text, byte for byte), and
 `next_offset`, where to go on. An offset outside [first, last + 1] is an error. `wait`
 holds the request until there is an event. `max_bytes` is passed by one event at most.
+Nothing more stands there only where `events` is empty and `next_offset` is beyond
+`last_offset`: the stream's leader says so, with `category` of that category. Any other
+answer without events says nothing: ask again.
 While there are more events, a `Link` with `rel="next"` (RFC 8288) names the page that
 follows, so that a reader can ask for it before it reads this one. `first_offset` may be
 two seconds old.

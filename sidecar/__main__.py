@@ -1,19 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Enters the command hermes-nats-sidecar, also as `python -m sidecar`."""
 
+import os
 import signal
+import types
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C ends it quietly from the first moment on."""
-    handler = signal.getsignal(signal.SIGINT)
-    if handler is signal.default_int_handler:  # else we are to ignore it
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # The imports take most of a second, and a KeyboardInterrupt there is a traceback.
+    """Run the command line; SIGTERM and Ctrl-C end it from the first moment on."""
+    interrupt = signal.getsignal(signal.SIGINT)
+    if interrupt is signal.default_int_handler:  # else we are to ignore it
+        # The imports take most of a second, and a KeyboardInterrupt there is a
+        # traceback.
+        signal.signal(signal.SIGINT, _end if os.getpid() == 1 else signal.SIG_DFL)
+    if os.getpid() == 1 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        # `serve` has an orderly end in its place; the other commands need none.
+        signal.signal(signal.SIGTERM, _end)
     from sidecar.cli import main as run  # noqa: PLC0415
 
-    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGINT, interrupt)
     run()
+
+
+def _end(number: int, _: types.FrameType | None) -> None:
+    """Do what a signal does by default, which the kernel spares process 1."""
+    os._exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -17,15 +17,19 @@ from sidecar.log import internal_error, log
 from sidecar.problem import answer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from sidecar.errors import Cause
 
     RawHeaders = list[tuple[bytes, bytes]]
     """Lower-case names and values, as ASGI has them."""
 
 Access = Literal["off", "token", "open"]
 
+_API = "/v1/"
 _FOR_PROBES = ("/health", "/metrics")
 """Asked for under whatever name a monitor has; nothing secret is there."""
 
@@ -67,12 +71,17 @@ class Guard:
         access: Access,
         token: TokenFile | None = None,
         own_names: frozenset[str] | None = None,
+        tell: Callable[[Cause], None] | None = None,
     ) -> None:
-        """Guard an application; with own_names the Host header is checked too."""
+        """Guard an application; with own_names the Host header is checked too.
+
+        `tell` is told why a request for the API may not pass.
+        """
         self._app = app
         self._access = access
         self._token = token
         self._own_names = own_names
+        self._tell = tell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -95,16 +104,25 @@ class Guard:
 
     def check(self, path: str, headers: RawHeaders) -> None:
         """Raise Problem for what may not pass."""
+        cause = self._refusal(path, headers)
+        if cause is None:
+            return
+        if self._tell is not None and path.startswith(_API):
+            self._tell(cause)
+        raise Problem(cause)
+
+    def _refusal(self, path: str, headers: RawHeaders) -> Cause | None:
         if self._own_names is not None and not path.startswith(_FOR_PROBES):
             hosts = Headers(raw=headers).getlist("host")
             if len(hosts) != 1 or not is_ours(hosts[0], self._own_names):
-                raise Problem(errors.WRONG_HOST)
-        if not path.startswith("/v1/") or self._access == "open":
-            return
+                return errors.WRONG_HOST
+        if not path.startswith(_API) or self._access == "open":
+            return None
         if self._token is None:
-            raise Problem(errors.API_OFF)
+            return errors.API_OFF
         if not self._token.matches(Headers(raw=headers).get("authorization")):
-            raise Problem(errors.UNAUTHORIZED)
+            return errors.UNAUTHORIZED
+        return None
 
 
 def _is_lost_answer(error: Exception) -> bool:

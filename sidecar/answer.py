@@ -2,7 +2,7 @@
 """What JetStream says of one copy of an event, as values. Pure.
 
 Rule of this file: an answer is called definite only if that copy can never be stored
-after it. Sources: NATS ADR-1 and ADR-50, server/stream.go, server/errors.json.
+after it. All else is a doubt. Sources: NATS ADR-1 and ADR-50, nats-server's source.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sidecar import errors
 
@@ -41,12 +41,20 @@ class InProcess:
 
 @dataclass(frozen=True)
 class Unavailable:
-    """No leader or no responder: this copy reached nobody."""
+    """No responder: this copy reached nobody."""
 
 
 @dataclass(frozen=True)
 class Refused:
     """The copy was refused for a cause that does not pass by itself."""
+
+    cause: Cause
+    jetstream_code: int | None = None
+
+
+@dataclass(frozen=True)
+class Undecided:
+    """Somebody answered, and this copy may be stored all the same; why it may not."""
 
     cause: Cause
     jetstream_code: int | None = None
@@ -67,7 +75,7 @@ class NotSent:
 
 @dataclass(frozen=True)
 class NoAnswer:
-    """The copy left and nothing trustworthy came back in time."""
+    """The copy left and nothing came back in time."""
 
 
 @dataclass(frozen=True)
@@ -81,31 +89,60 @@ Answer = (
     | InProcess
     | Unavailable
     | Refused
+    | Undecided
     | TooLarge
     | NotSent
     | NoAnswer
     | Disconnected
 )
 
-_REFUSALS = {
-    10023: errors.STORAGE_FULL,
-    10054: errors.EVENT_TOO_LARGE,
-    10060: errors.STREAM_UNFIT,
-    10077: errors.STREAM_FULL,
+
+class _Refusal(NamedTuple):
+    """What a code of JetStream means; definite on one replica, or on several, too.
+
+    `starts`: only with a description that starts so.
+    """
+
+    cause: Cause
+    on_several: bool = False
+    starts: tuple[str, ...] = ("",)
+
+
+_REFUSALS: Final = {
+    10002: _Refusal(errors.STORAGE_FULL, on_several=True),
+    10023: _Refusal(errors.STORAGE_FULL),
+    10054: _Refusal(errors.EVENT_TOO_LARGE),
+    10077: _Refusal(errors.STREAM_FULL, starts=("maximum messages", "maximum bytes")),
 }
+"""The definite refusals, as nats-server 2.11 to 2.15 decides them.
+
+A stream of one replica: each is decided in processJetStreamMsg (server/stream.go)
+before anything is written. But 10077 is "store failed" for any reason, and a write that
+failed in the middle may be found after a restart: only the two limits, which
+storeRawMsg (server/filestore.go) asks first, are definite.
+
+Of several replicas: processClusteredInboundMsg (server/jetstream_cluster.go, with
+checkMsgHeadersPreClusteredProposal in jetstream_batching.go from 2.12 on) decides each
+before it proposes. But when the leader applies what it has proposed, it asks some
+again, in processJetStreamMsg, and may refuse what its followers store: 10023 and 10054
+before 2.12, 10077 before 2.14 (#7608), 10063 always. The leader's version is not known
+to us: a cluster may be mixed. 10002, an account's limits, is never asked then.
+
+10060 is never our stream's: it cannot mismatch its own name. 10158 is InProcess.
+"""
+
 _PLAIN = re.compile(rb'\{"stream":"([A-Za-z0-9_-]+)", ?"seq":([0-9]{1,19})\}')
 """What almost every answer is; json takes thrice the time."""
 
-# 10077 is "store failed" for any reason; only these are decided before the write, the
-# same on each replica. Any other (an IO error, servers before 2.12) may be partial.
-_LIMITS = ("maximum messages", "maximum bytes")
 
-
-def parse_answer(payload: bytes, status: str | None, stream: str) -> Answer:
+def parse_answer(
+    payload: bytes, status: str | None, stream: str, *, is_replicated: bool
+) -> Answer:
     """Read the reply to a publish; `status` is the NATS status header.
 
-    Anybody who subscribes to our subject could reply too: what is no PubAck of our
-    stream is no answer.
+    Anybody who subscribes to our subject could reply too, as another stream does, of a
+    leaf node or of another account. Acknowledgements and errors name their stream: what
+    does not name ours decides nothing.
     """
     if status == "503":
         return Unavailable()
@@ -115,31 +152,33 @@ def parse_answer(payload: bytes, status: str | None, stream: str) -> Answer:
     try:
         document = json.loads(payload)
     except (ValueError, RecursionError):
-        return NoAnswer()
-    if not isinstance(document, dict):
-        return NoAnswer()
-    if isinstance(document.get("error"), dict):
-        return _refusal(document["error"])
+        return Undecided(errors.FOREIGN_ANSWER)
+    if not isinstance(document, dict) or document.get("stream") != stream:
+        return Undecided(errors.FOREIGN_ANSWER)
+    if "error" in document:
+        return _refusal(document["error"], is_replicated)
     sequence = document.get("seq")
-    if document.get("stream") != stream or type(sequence) is not int:
-        return NoAnswer()
+    if type(sequence) is not int:
+        return Undecided(errors.FOREIGN_ANSWER)
     return Acknowledged(sequence, duplicate=document.get("duplicate") is True)
 
 
-def _refusal(error: dict[str, object]) -> Answer:
-    match error.get("err_code"):
+def _refusal(error: object, is_replicated: bool) -> Answer:
+    fields = error if isinstance(error, dict) else {}
+    match fields.get("err_code"):
         case 10071:
             return WrongLast()
         case 10158:
             return InProcess()
-        case 10008:
-            return Unavailable()
-        case 10077 if not str(error.get("description")).startswith(_LIMITS):
-            return NoAnswer()
         case int(code):
-            return Refused(_REFUSALS.get(code, errors.PUBLISH_REFUSED), code)
+            known = _REFUSALS.get(code)
+            text = str(fields.get("description"))
+            if known is None or not text.startswith(known.starts):
+                return Undecided(errors.PUBLISH_REFUSED, code)
+            is_definite = known.on_several or not is_replicated
+            return (Refused if is_definite else Undecided)(known.cause, code)
         case _:
-            return NoAnswer()
+            return Undecided(errors.PUBLISH_REFUSED)
 
 
 class Position(NamedTuple):

@@ -72,9 +72,16 @@ def create_app(daemon: Daemon) -> FastAPI:
         return await _get_events(daemon, request)
 
     @app.get("/v1/stream", openapi_extra=GET_STREAM, response_class=Response)
-    async def get_stream() -> Response:
+    async def get_stream(request: Request) -> Response:
         """Say where the stream stands."""
-        return await _get_stream(daemon)
+        producer = request.headers.get("hermes-producer", "")
+        try:
+            response = await _get_stream(daemon)
+        except Problem as problem:
+            daemon.failures.record_open(producer, time.monotonic(), problem.cause)
+            raise
+        daemon.failures.record_open(producer, time.monotonic())
+        return response
 
     @app.get("/metrics", openapi_extra=METRICS, response_class=Response)
     async def get_metrics() -> Response:

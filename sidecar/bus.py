@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from sidecar import errors, stream
 from sidecar.answer import Position, Sight
 from sidecar.errors import Cause, Outcome, Problem
 from sidecar.jetstream import ApiError, Connection, NoReply
+from sidecar.last_offset import LONGEST_GAP_SECONDS, LastOffset
 from sidecar.log import log
 
 if TYPE_CHECKING:
@@ -34,9 +35,6 @@ UNFIT_SECONDS: Final = 0.25
 
 READERS_WAIT_SECONDS: Final = 0.05
 """The same while readers wait for the next event: one question serves them all."""
-
-SETTLED_SECONDS: Final = 5.0
-LONGEST_GAP_SECONDS: Final = 2.0
 
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -62,17 +60,19 @@ class Bus:
         plan: StreamPlan,
         *,
         create: bool = False,
+        last_offset: LastOffset | None = None,
     ) -> None:
         self._purpose = purpose
         self._server = server
         self._plan = plan
         self._create = create
+        self._last_offset = last_offset or LastOffset()
         self._fit: Connection | None = None
         self._became_fit = asyncio.Event()
         self._moved = asyncio.Condition()
         self._reader_came = asyncio.Event()
         self._waiting = 0
-        self._lasts: deque[tuple[float, int]] = deque()
+        self._led_at: float | None = None
         self._lost_at: float | None = None
         self._pause_seconds = 0.0
         self._was_fit = False
@@ -113,32 +113,52 @@ class Bus:
     async def stream_info(self) -> StreamInfo:
         """Ask the stream's leader for its state now; raise Problem."""
         with _as_problem():
-            info = await self.connection().stream_info()
+            info, is_leaders = await self._ask(self.connection())
         if info is None:
             raise Problem(errors.STREAM_MISSING, Outcome.NOT_STORED)
-        if not info.has_leader:
+        if not is_leaders:
             raise Problem(errors.JETSTREAM_UNAVAILABLE, Outcome.NOT_STORED)
         return info
+
+    async def _ask(self, connection: Connection) -> tuple[StreamInfo | None, bool]:
+        """Ask for the stream's state; tell, too, whether its leader gave it.
+
+        Nothing may rest on what a follower says, or a leader of the past.
+        """
+        least = self._last_offset.least(time.monotonic())
+        info = await connection.stream_info()
+        if info is None:
+            return None, False
+        return info, self._last_offset.takes(info, least, time.monotonic())
+
+    def proven(self, last: int) -> None:
+        """Take what was stored or read: the stream does not end before it."""
+        self._last_offset.proven(last, time.monotonic())
+
+    def _seen(self, message: StoredMessage | None) -> StoredMessage | None:
+        if message is not None:
+            self.proven(message.sequence)
+        return message
 
     async def message(self, sequence: int) -> StoredMessage | None:
         """Read one message from the stream's leader; raise Problem."""
         with _as_problem():
-            return await self.connection().message(sequence)
+            return self._seen(await self.connection().message(sequence))
 
     async def last_of(self, category: str) -> StoredMessage | None:
         """Read the newest message of a category from the leader; raise Problem."""
         with _as_problem():
-            return await self.connection().last_of(category)
+            return self._seen(await self.connection().last_of(category))
 
     async def next_of(self, category: str, sequence: int) -> StoredMessage | None:
         """Read a category's first message at or after a sequence; raise Problem."""
         with _as_problem():
-            return await self.connection().next_of(category, sequence)
+            return self._seen(await self.connection().next_of(category, sequence))
 
     async def first_since(self, time: str) -> StoredMessage | None:
         """Read the first message stored at or after a time; raise Problem."""
         with _as_problem():
-            return await self.connection().first_since(time)
+            return self._seen(await self.connection().first_since(time))
 
     async def categories(self) -> dict[str, int]:
         """Count the events of each category; raise Problem."""
@@ -147,9 +167,9 @@ class Bus:
 
     def recent_info(self) -> StreamInfo | None:
         """Give what the leader said in the last 2 seconds; None if it did not."""
-        if self.info is None or not self._lasts:
+        if self._led_at is None:
             return None
-        age_seconds = time.monotonic() - self._lasts[-1][0]
+        age_seconds = time.monotonic() - self._led_at
         return self.info if age_seconds <= LONGEST_GAP_SECONDS else None
 
     async def position(self) -> Position:
@@ -166,31 +186,18 @@ class Bus:
         connection = await self.wait()
         message = None
         try:
-            info = await connection.stream_info()
-            if info is None or not info.has_leader:
+            info, is_leaders = await self._ask(connection)
+            if info is None or not is_leaders:
                 return None
             if info.position.first <= sequence <= info.position.last:
-                message = await connection.at_or_after(sequence)
+                message = self._seen(await connection.at_or_after(sequence))
         except (NoReply, ApiError):
             return None
         return Sight(info.position, message, self.settled_last())
 
     def settled_last(self) -> int | None:
-        """Give the highest last offset that the leader named in the last 5 seconds.
-
-        None before there were 5 seconds of answers without a gap, from a leader with
-        its majority. What lies beyond it is beyond the end of the stream, and not just
-        unknown to an old leader that woke up.
-        """
-        now = time.monotonic()
-        self._forget_before_gap(now)
-        if not self._lasts or now - self._lasts[0][0] < SETTLED_SECONDS:
-            return None
-        return max(last for _, last in self._lasts)
-
-    def _forget_before_gap(self, now: float) -> None:
-        if self._lasts and now - self._lasts[-1][0] > LONGEST_GAP_SECONDS:
-            self._lasts.clear()
+        """Give the last offset that nothing lies beyond; see LastOffset."""
+        return self._last_offset.settled(time.monotonic())
 
     async def wait_for(self, offset: int, timeout_seconds: float) -> None:
         """Wait until the stream holds the offset, as long as the timeout at most."""
@@ -258,15 +265,24 @@ class Bus:
     async def _check(self, connection: Connection) -> None:
         self.server_name = connection.server_name
         self.server_version = connection.server_version
-        if stream.server_too_old(connection.server_version):
-            self._report(errors.SERVER_TOO_OLD, [])
+        faults = stream.server_unfitness(connection.server_version)
+        if faults:
+            self._report(errors.SERVER_TOO_OLD, faults)
             return
-        info = await connection.stream_info()
+        info, is_leaders = await self._ask(connection)
         if info is None and self._create:
-            info = await self._create_stream(connection)
+            await self._create_stream(connection)
+            info, is_leaders = await self._ask(connection)
         self.round_trip_at = time.monotonic()
         if info is None:
             self._report(errors.STREAM_MISSING, [])
+            return
+        if not is_leaders:
+            self._led_at = None
+            if self.info is not None and not info.has_leader:
+                self.info = replace(self.info, leader=None)
+            if self._fit is not connection:
+                self._report(errors.JETSTREAM_UNAVAILABLE, [])
             return
         await self._note(info)
         faults = stream.unfitness(self._plan, info.config, connection.server_version)
@@ -274,6 +290,7 @@ class Bus:
             self._report(errors.STREAM_UNFIT, faults)
             return
         connection.stream_limit_bytes = info.config.get("max_msg_size", -1)
+        connection.is_replicated = info.replicas > 1
         if not connection.lost.is_set():
             self._fit = connection
             self._pause_seconds = 0.0
@@ -283,24 +300,16 @@ class Bus:
     async def _note(self, info: StreamInfo) -> None:
         has_moved = self.info is None or self.info.position != info.position
         self.info = info
-        now = time.monotonic()
-        self._forget_before_gap(now)
-        if info.has_leader and info.has_majority:
-            self._lasts.append((now, info.position.last))
-        else:
-            self._lasts.clear()
-        while len(self._lasts) > 1 and now - self._lasts[1][0] >= SETTLED_SECONDS:
-            self._lasts.popleft()
+        self._led_at = time.monotonic() if info.has_majority else None
         if has_moved:  # waking a hundred readers for nothing costs more than asking
             async with self._moved:
                 self._moved.notify_all()
 
-    async def _create_stream(self, connection: Connection) -> StreamInfo | None:
+    async def _create_stream(self, connection: Connection) -> None:
         last_seen = self.info.position.last if self.info else None
         first = stream.first_offset(time.time(), last_seen)
         await connection.create_stream(first)
         log.info("stream_created", stream=self._plan.name, first_offset=first)
-        return await connection.stream_info()
 
     def _forget(self, connection: Connection) -> None:
         if self._fit is connection:

@@ -24,6 +24,9 @@ Exit status: 0 done, 1 not ready, 2 wrong settings or arguments, 3 cannot listen
 4 no NATS or login refused, 5 stream missing or unfit, 6 embedded NATS cannot start,
 7 plugins or demo failed, 130 interrupted."""
 
+_TOO_HIGH = 2**53
+"""From here on who reads a JSON number as a float reads another offset."""
+
 
 def main() -> None:
     """Run the command line and exit."""
@@ -80,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_offset,
         metavar="N",
         help="the offset of the first event, for clients that move from another bus; "
-        "by default milliseconds since 1970",
+        "by default microseconds since 1970",
     )
     add("check", _check, "check settings, connection and stream")
     _add_tail(add("tail", _tail, "show stored events, without what they hold"))
@@ -118,8 +121,10 @@ def _start(text: str) -> str:
 
 
 def _offset(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError("an offset is a whole number from 1 on")
+    if not text.isdecimal() or not 1 <= int(text) < _TOO_HIGH:
+        raise argparse.ArgumentTypeError(
+            f"an offset is a whole number from 1 to {_TOO_HIGH - 1}"
+        )
     return int(text)
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
+from sidecar import certificate
 from sidecar.bus import Bus
 from sidecar.errors import Outcome
+from sidecar.failures import Failures
 from sidecar.health import Facts
 from sidecar.initsync import max_age_seconds
+from sidecar.last_offset import LastOffset
 from sidecar.log import tell_repeats
 from sidecar.metrics import Metrics
 from sidecar.publish import Publisher
@@ -21,6 +25,7 @@ from sidecar.retention import RetentionGuard
 from sidecar.room import Room
 
 if TYPE_CHECKING:
+    from sidecar.errors import Cause
     from sidecar.login import NatsServer
     from sidecar.settings import Settings
 
@@ -37,12 +42,19 @@ class Daemon:
         self.writes = settings.role != "consumer"
         self.reads = settings.role != "producer"
         plan, create = settings.plan, settings.stream_create or settings.embedded
-        writing_bus = Bus("writes", server, plan, create=create)
+        last_offset = LastOffset()  # what one of them learns holds for the other
+        writing_bus = Bus(
+            "writes", server, plan, create=create, last_offset=last_offset
+        )
         # Apart from the publishes: a page of events must not delay an acknowledgement.
-        reading_bus = Bus("reads", server, plan)
-        self.metrics = Metrics(self.facts)
+        reading_bus = Bus("reads", server, plan, last_offset=last_offset)
+        self.metrics = Metrics(self.facts, partial(certificate.ends, settings))
+        self.failures = Failures()
         self.publisher = Publisher(
-            writing_bus, self.metrics, settings.publish_timeout_seconds
+            writing_bus,
+            self.metrics,
+            self.failures,
+            settings.publish_timeout_seconds,
         )
         self.reader = Reader(reading_bus, self.metrics)
         # Apart, so that readers who stall leave room for events.
@@ -70,10 +82,15 @@ class Daemon:
             tell_repeats(now=time.monotonic())
             tell_repeats(self.refusals, time.monotonic())
 
+    def refuse_caller(self, cause: Cause) -> None:
+        """Remember that a listener let a request for the API not pass."""
+        self.metrics.refused(cause.code)
+        self.failures.record_refused_caller(cause, time.monotonic())
+
     def facts(self) -> Facts:
         """Say what is known at this moment."""
-        publisher = self.publisher
-        refusal = publisher.refusal
+        publisher, now = self.publisher, time.monotonic()
+        failure = self.failures.worst(now)
         info, initsync = self.bus.info, self.guard.initsync
         age_seconds = max_age_seconds(info.config) if info else 0
         worst = next((bus for bus in self.buses if bus.cause is not None), self.bus)
@@ -86,10 +103,11 @@ class Daemon:
             round_trip_age=_age(worst.round_trip_at),
             acknowledgement_age=_age(publisher.acknowledged_at),
             doubt_age=_age(publisher.oldest_doubt_at),
-            refusal=refusal.cause if refusal else None,
-            refusal_age=_age(refusal.at if refusal else None),
-            refusals=refusal.times if refusal else 0,
-            second_writer_age=_age(publisher.second_writer_at),
+            failure=failure,
+            failure_age=_age(failure.since if failure else None),
+            other_failure=self.failures.other(now),
+            refused_caller=self.failures.refused_caller(now),
+            second_writer_age=_age(self.failures.second_writer_at),
             in_flight=publisher.in_flight,
             readers_waiting=self.reader.waiting,
             connections=sum(bus.connections_made for bus in self.buses),

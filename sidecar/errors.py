@@ -32,7 +32,10 @@ class Cause:
 
 
 class Problem(Exception):  # noqa: N818 - the name RFC 9457 gives it
-    """A failure to be answered as RFC 9457 `application/problem+json`."""
+    """A failure to be answered as RFC 9457 `application/problem+json`.
+
+    `reason` is what an operator is to be told: the cause, or what lies behind it.
+    """
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class Problem(Exception):  # noqa: N818 - the name RFC 9457 gives it
         self.cause = cause
         self.outcome = outcome
         self.members = members
+        self.reason = cause
 
     def document(self) -> dict[str, int | str | None]:
         """Give the members of the problem document."""
@@ -269,8 +273,8 @@ JETSTREAM_UNAVAILABLE = Cause(
 SERVER_TOO_OLD = Cause(
     "server_too_old",
     HTTPStatus.SERVICE_UNAVAILABLE,
-    "The NATS server is older than 2.11.",
-    "Upgrade the NATS server.",
+    "The NATS server is older than 2.11.11, or known to lose events.",
+    "Upgrade the NATS server; docs/nats.md says to which version.",
     retry_after_seconds=5,
 )
 STREAM_MISSING = Cause(
@@ -285,6 +289,14 @@ STREAM_UNFIT = Cause(
     HTTPStatus.SERVICE_UNAVAILABLE,
     "The stream's configuration could lose or change events.",
     "Correct what /health names; hermes-nats-sidecar check shows it too.",
+    retry_after_seconds=5,
+)
+FOREIGN_ANSWER = Cause(
+    "foreign_answer",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "Something else than the stream answers to its subjects.",
+    "Let nothing else take the stream's subjects: no other stream, of no leaf node "
+    "either, and no subscriber that replies.",
     retry_after_seconds=5,
 )
 STREAM_FULL = Cause(

@@ -18,6 +18,12 @@ _KEY = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _ENTITY_TAG = re.compile(r'"(0|[1-9][0-9]{0,18})"', re.ASCII)
 _MAX_SEQUENCE = 2**63 - 1  # what the server parses Nats-Expected-Last-Sequence into
 
+START_BYTES: Final = 8192
+"""How much of a body is looked at to know whose event it is."""
+
+_ATTRIBUTES = b'"objattrs":'
+"""Comes after what names the object. In a JSON string its quotes would be escaped."""
+
 
 class Event(NamedTuple):
     """One Hermes event, with what may be shown of it and its bytes unchanged.
@@ -33,6 +39,37 @@ class Event(NamedTuple):
 
     def __repr__(self) -> str:
         return f"<Event {self.category} {self.type} of {len(self.body)} bytes>"
+
+
+class Object(NamedTuple):
+    """Whose event it is. `name` is the type of the object, else that of the event.
+
+    `key` is the primary key as JSON: payload, never to be shown or kept.
+    """
+
+    category: str
+    name: str
+    key: str
+
+    def __repr__(self) -> str:
+        return f"<Object of {self.category} {self.name}>"
+
+
+def parse_object(start: bytes) -> Object | None:
+    """Read whose event it is from the start of a body, which may be all that came.
+
+    None where it is not written as Hermes writes it.
+    """
+    head, found, _ = start[:START_BYTES].partition(_ATTRIBUTES)
+    try:
+        document = json.loads(head.decode("utf-8") + '"objattrs": 0}') if found else {}
+    except (ValueError, RecursionError):
+        return None
+    category = plain_name(document.get("evcategory"))
+    name = plain_name(document.get("objtype") or document.get("eventtype"))
+    if category is None or name is None:
+        return None
+    return Object(category, name, json.dumps(document.get("objpkey"), sort_keys=True))
 
 
 def parse_event(body: bytes) -> Event:

@@ -11,19 +11,14 @@ from sidecar.initsync import REMEDY, max_age_seconds, warning_seconds
 
 if TYPE_CHECKING:
     from sidecar.errors import Cause
+    from sidecar.failures import Failure
     from sidecar.initsync import Initsync
     from sidecar.stream import StreamInfo
 
 ROUND_TRIP_LIMIT_SECONDS: Final = 5.0
 DOUBT_LIMIT_SECONDS: Final = 2.0
 
-REFUSAL_SECONDS: Final = 180.0
-"""How long a refusal stands without a repetition. Hermes tries again every 60 s plus
-the plugin's send_timeout; after three minutes of silence it has given up that event."""
-
-_AT_ONCE = (errors.NATS_PERMISSION, errors.STREAM_FULL, errors.STORAGE_FULL)
-"""Refusals that meet any event; another may be the fault of one request."""
-
+UNABLE_LIMIT_SECONDS: Final = 2.0
 SECOND_WRITER_SECONDS: Final = 600.0
 
 
@@ -31,7 +26,8 @@ SECOND_WRITER_SECONDS: Final = 600.0
 class Facts:
     """What the daemon knows at one moment; ages in seconds, None for never.
 
-    `refusals`: how often `refusal` came without an event stored between.
+    `failure`: the worst of what keeps a hermes-server from storing, `other_failure`
+    somebody else; `refused_caller`: why somebody may not use the API.
     `searched`: whether the stream was searched for an initsync. `initsync_stays`: for
     how many seconds it stays in the stream, None for ever.
     """
@@ -44,10 +40,11 @@ class Facts:
     round_trip_age: float | None
     acknowledgement_age: float | None
     doubt_age: float | None
-    refusal: Cause | None
-    refusal_age: float | None
     second_writer_age: float | None
-    refusals: int = 1
+    failure: Failure | None = None
+    failure_age: float | None = None
+    other_failure: Cause | None = None
+    refused_caller: Cause | None = None
     in_flight: int = 0
     readers_waiting: int = 0
     connections: int = 0
@@ -81,6 +78,7 @@ def is_ready(checks: list[Check]) -> bool:
 def assess(facts: Facts) -> list[Check]:
     """Check everything that readiness and warnings rest on."""
     checks = [_sidecar(facts), _stream(facts), _leader(facts), _initsync(facts)]
+    checks.append(_callers(facts))
     if facts.writes:
         checks += [_outcomes(facts), _refusals(facts), _second_writer(facts)]
     return checks
@@ -173,15 +171,39 @@ def _outcomes(facts: Facts) -> Check:
 
 
 def _refusals(facts: Facts) -> Check:
-    standing = facts.refusal_age is not None and facts.refusal_age <= REFUSAL_SECONDS
-    if facts.refusal is None or not standing:
-        return Check("refusals", None)
-    if facts.refusals > 1:
-        reason = f"Hermes is blocked: {facts.refusal.title}"
-        return Check("refusals", reason, facts.refusal.remedy)
-    if facts.refusal in _AT_ONCE:
-        return _failed("refusals", facts.refusal)
+    failure = facts.failure
+    if failure is not None and failure.is_blocked:
+        reason = f"Hermes is blocked: {failure.cause.title}{_described(failure)}"
+        return Check("refusals", reason, failure.cause.remedy)
+    is_unable = facts.failure_age is not None and (
+        facts.failure_age > UNABLE_LIMIT_SECONDS
+    )
+    if failure is not None and is_unable:
+        reason = f"Hermes cannot store its event: {failure.cause.title}"
+        return Check("refusals", reason, failure.cause.remedy)
+    if facts.other_failure is not None:
+        reason = f"An event that is not of Hermes' plugin: {facts.other_failure.title}"
+        return Check("refusals", reason, facts.other_failure.remedy, blocks=False)
     return Check("refusals", None)
+
+
+def _described(failure: Failure) -> str:
+    """Say whose event it is, without its key, and how large."""
+    text = ""
+    if failure.name is not None:
+        text = f" It is one of {failure.name} in category {failure.category}."
+    if failure.size_bytes is not None and failure.limit_bytes is not None:
+        text += f" Its size is {failure.size_bytes} bytes, "
+        text += f"the limit {failure.limit_bytes}."
+    return text
+
+
+def _callers(facts: Facts) -> Check:
+    cause = facts.refused_caller
+    if cause is None:
+        return Check("callers", None)
+    reason = f"A caller was refused in the last ten minutes: {cause.title}"
+    return Check("callers", reason, cause.remedy, blocks=False)
 
 
 def _second_writer(facts: Facts) -> Check:

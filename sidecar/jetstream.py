@@ -138,6 +138,7 @@ class Connection:
         self.lost = asyncio.Event()
         self.cause: Cause = errors.NATS_DOWN
         self.stream_limit_bytes = -1
+        self.is_replicated = True  # as long as nobody has said otherwise
 
     @property
     def limit_bytes(self) -> int:
@@ -149,7 +150,7 @@ class Connection:
 
     @property
     def server_version(self) -> str:
-        """The server's version, as in 2.11.4."""
+        """The server's version, as in 2.11.11."""
         return self._client.server("version")
 
     @property
@@ -298,7 +299,12 @@ class Connection:
 
     def _answer(self, outcome: _Outcome) -> Answer:
         if isinstance(outcome, _Reply):
-            return parse_answer(outcome.data, outcome.status, self._plan.name)
+            return parse_answer(
+                outcome.data,
+                outcome.status,
+                self._plan.name,
+                is_replicated=self.is_replicated,
+            )
         if isinstance(outcome, TimeoutError):
             return NoAnswer()
         if outcome.cause is errors.NATS_PERMISSION and not self.lost.is_set():
@@ -320,7 +326,10 @@ class Connection:
         document = await self._api(
             f"STREAM.INFO.{self._plan.name}", {"subjects_filter": self._plan.subject}
         )
-        return parse_stream_info(document).categories
+        info = parse_stream_info(document)
+        if not info.has_leader:
+            raise NoReply
+        return info.categories
 
     async def create_stream(self, first_offset: int) -> None:
         """Create the stream as planned; raise ApiError if the server will not."""

@@ -49,9 +49,13 @@ _SECONDS = (
 class Metrics:
     """What is counted, and the text that Prometheus scrapes."""
 
-    def __init__(self, facts: Callable[[], Facts]) -> None:
+    def __init__(
+        self,
+        facts: Callable[[], Facts],
+        certificate_ends: Callable[[], dict[str, float]] = dict,
+    ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Now(facts))
+        self._registry.register(_Now(facts, certificate_ends))
         ProcessCollector(registry=self._registry)
         self._published = self._counter(
             "events_published_total",
@@ -75,7 +79,7 @@ class Metrics:
         )
         self._preconditions_failed = self._counter(
             "preconditions_failed_total",
-            "Requests that found another event at the next offset: a second producer.",
+            "Requests that found an event of another producer at the next offset.",
             (),
         )
         self._refused = self._counter(
@@ -127,10 +131,12 @@ class Metrics:
         self._resolutions.labels((outcome or Outcome.UNKNOWN).value).inc()
 
     def refused(self, code: str) -> None:
-        """Count a request to store an event that was refused, at any stage."""
+        """Count a request that was refused, at any stage."""
         self._refused.labels(code).inc()
-        if code == "precondition_failed":
-            self._preconditions_failed.inc()
+
+    def second_writer(self) -> None:
+        """Count a request that found another producer's event at the next offset."""
+        self._preconditions_failed.inc()
 
     def read(self, events: int) -> None:
         """Count events given to a reader."""
@@ -147,8 +153,13 @@ class Metrics:
 class _Now(Collector):
     """What is true at the moment of a scrape; without a value nothing is said."""
 
-    def __init__(self, facts: Callable[[], Facts]) -> None:
+    def __init__(
+        self,
+        facts: Callable[[], Facts],
+        certificate_ends: Callable[[], dict[str, float]],
+    ) -> None:
         self._facts = facts
+        self._certificate_ends = certificate_ends
 
     def collect(self) -> Iterable[Metric]:
         facts = self._facts()
@@ -169,6 +180,14 @@ class _Now(Collector):
         for check in assessed:
             checks.add_metric((check.name,), _STATUSES.index(check.status))
         yield checks
+        ends = GaugeMetricFamily(
+            f"{_PREFIX}certificate_end_timestamp_seconds",
+            "When the first certificate in the file of a setting ends, since 1970.",
+            labels=("setting",),
+        )
+        for setting, end in self._certificate_ends().items():
+            ends.add_metric((setting,), end)
+        yield ends
         for name, text, value in _gauges(facts, health.is_ready(assessed)):
             if value is not None:
                 yield GaugeMetricFamily(_PREFIX + name, text, value)

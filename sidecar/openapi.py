@@ -166,6 +166,17 @@ GET_EVENTS: dict[str, Any] = {
 }
 
 GET_STREAM: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "Hermes-Producer",
+            "in": "header",
+            "required": False,
+            "description": "Of a producer that begins a pass: the first 24 characters "
+            "of its keys, and ;whole if its last pass was one of base events and went "
+            "through. For /health alone.",
+            "schema": {"type": "string"},
+        }
+    ],
     "responses": {
         "200": _object(
             "Where the stream stands, as its leader says.",

@@ -33,6 +33,9 @@ async def provision(
     the settings. Raises Problem or ProvisionError.
     """
     async with _connected(settings) as connection:
+        faults = stream.server_unfitness(connection.server_version)
+        if faults:
+            raise ProvisionError(" ".join(faults))
         info = await connection.stream_info()
         if info is None:
             first = first_offset or stream.first_offset(time.time(), None)
@@ -51,6 +54,9 @@ async def provision(
 async def find_faults(settings: Settings) -> list[str]:
     """Say, a sentence each, why the stream is unfit; raise Problem, ProvisionError."""
     async with _connected(settings) as connection:
+        faults = stream.server_unfitness(connection.server_version)
+        if faults:
+            return faults
         info = await connection.stream_info()
     if info is None:
         raise Problem(errors.STREAM_MISSING)

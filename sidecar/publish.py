@@ -29,10 +29,12 @@ from sidecar.answer import (
     Sight,
     TooLarge,
     Unavailable,
+    Undecided,
     WrongLast,
 )
 from sidecar.errors import Cause, Outcome, Problem
 from sidecar.event import LAST, Event
+from sidecar.failures import is_second_writer
 from sidecar.log import internal_error, log
 from sidecar.told import told
 
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from sidecar.bus import Bus
+    from sidecar.failures import Failures
     from sidecar.jetstream import Connection
     from sidecar.metrics import Metrics
 
@@ -88,14 +91,16 @@ class Again:
     in_doubt: bool
     pause_seconds: float
     cause: Cause
+    jetstream_code: int | None = None
 
 
 @dataclass(frozen=True)
 class Look:
-    """Ask the leader what stands at this sequence."""
+    """Ask the leader what stands at this sequence; `otherwise` if it does not say."""
 
     sequence: int
     in_doubt: bool
+    otherwise: Again | None = None
 
 
 def decide(expected: Expected, answer: Answer) -> Stored | Again | Look | Problem:
@@ -106,7 +111,7 @@ def decide(expected: Expected, answer: Answer) -> Stored | Again | Look | Proble
             return Stored(sequence, duplicate=False)
         case Acknowledged(duplicate=False):
             # Whoever answered did not apply our precondition.
-            return Again(in_doubt=True, pause_seconds=0.1, cause=errors.STREAM_UNFIT)
+            return Again(True, 0.1, errors.FOREIGN_ANSWER)
         case Acknowledged(sequence) if expected.anywhere or sequence == expected.next:
             # Deduplication compares ids alone: look whether the bytes are ours.
             return Look(sequence, in_doubt=True)
@@ -115,8 +120,10 @@ def decide(expected: Expected, answer: Answer) -> Stored | Again | Look | Proble
         case WrongLast():
             return Look(expected.next, in_doubt=in_doubt)
         case InProcess():
-            # The copy under way may be another request's: it can still land.
-            return Again(True, 0.1, errors.JETSTREAM_UNAVAILABLE)
+            # The copy under way may be another request's: it can still land. Or it was
+            # refused as it was applied: 2.11 on several replicas says this of such a
+            # copy for as long as its leader leads, so only a look ends it.
+            return _look(expected, errors.JETSTREAM_UNAVAILABLE, None)
         case Unavailable():
             return Again(in_doubt, 0.25, errors.JETSTREAM_UNAVAILABLE)
         case Refused(cause, code):
@@ -128,6 +135,8 @@ def decide(expected: Expected, answer: Answer) -> Stored | Again | Look | Proble
                 size_bytes=size_bytes,
                 limit_bytes=limit_bytes,
             )
+        case Undecided(cause, code):
+            return _look(expected, cause, code)
         case NotSent():
             return Again(in_doubt, 0.0, errors.NATS_DOWN)
         case NoAnswer() | Disconnected():
@@ -158,64 +167,57 @@ def judge(expected: Expected, sequence: int, sight: Sight) -> Stored | Again | P
         # that a partition has just released.
         return Again(True, 0.1, errors.JETSTREAM_UNAVAILABLE)
     if position.last == expected.last:
-        # Proposed by the leader, not yet committed: it may still be dropped.
-        return Again(expected.in_doubt, 0.05, errors.JETSTREAM_UNAVAILABLE)
+        # Proposed by the leader, not yet committed: it may still be dropped. It may be
+        # ours, of an earlier request with the same key.
+        return Again(True, 0.05, errors.JETSTREAM_UNAVAILABLE)
     if sight.settled_last is None or sight.settled_last >= expected.last:
         # A thawed old leader was seen to answer from its past for a moment.
         return Again(expected.in_doubt, 0.5, errors.JETSTREAM_UNAVAILABLE)
     return Problem(errors.OFFSET_AHEAD, _outcome(expected.in_doubt), **ends)
 
 
-def _refuse(expected: Expected, cause: Cause, **members: int | None) -> Again | Problem:
+def _refuse(expected: Expected, cause: Cause, **members: int | None) -> Look | Problem:
     """Refuse for good, unless an earlier copy of this request may still land."""
     if expected.in_doubt:
-        return Again(in_doubt=True, pause_seconds=0.5, cause=cause)
+        return _look(expected, cause, members.get("jetstream_code"))
     known = {name: value for name, value in members.items() if value is not None}
     return Problem(cause, Outcome.NOT_STORED, **known)
+
+
+def _look(expected: Expected, cause: Cause, jetstream_code: int | None) -> Look:
+    """Look whether a copy was stored; if not, try again, and not too often.
+
+    Who answers in the stream's place does so before it, and what is under way lands
+    soon: that is looked for soon again.
+    """
+    is_soon = cause in (errors.FOREIGN_ANSWER, errors.JETSTREAM_UNAVAILABLE)
+    pause_seconds = 0.1 if is_soon else 0.5
+    again = Again(True, pause_seconds, cause, jetstream_code)
+    return Look(expected.next, in_doubt=True, otherwise=again)
 
 
 def _outcome(in_doubt: bool) -> Outcome:
     return Outcome.UNKNOWN if in_doubt else Outcome.NOT_STORED
 
 
-_STANDING = frozenset(
-    {
-        errors.NATS_PERMISSION,
-        errors.STREAM_FULL,
-        errors.STORAGE_FULL,
-        errors.EVENT_TOO_LARGE,
-        errors.PUBLISH_REFUSED,
-    }
-)
-"""What does not pass by itself: Hermes comes with the same event again and again."""
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """What keeps events out: since no event was stored, so many times, last when."""
-
-    cause: Cause
-    times: int
-    at: float
-
-
 class Publisher:
-    """Publishes events over the bus and remembers what /health must know.
+    """Publishes events over the bus.
 
-    It keeps nothing of a request that has ended.
+    Of a request that has ended it keeps nothing, but tells `failures` what came of it.
     """
 
-    def __init__(self, bus: Bus, metrics: Metrics, timeout_seconds: float) -> None:
+    def __init__(
+        self, bus: Bus, metrics: Metrics, failures: Failures, timeout_seconds: float
+    ) -> None:
         self._bus = bus
         self._metrics = metrics
+        self._failures = failures
         self._timeout_seconds = timeout_seconds
         self._copy_seconds = min(COPY_TIMEOUT_SECONDS, timeout_seconds)
         self._doubts: dict[object, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.in_flight = 0
         self.acknowledged_at: float | None = None
-        self.refusal: Refusal | None = None
-        self.second_writer_at: float | None = None
 
     @property
     def oldest_doubt_at(self) -> float | None:
@@ -238,13 +240,13 @@ class Publisher:
         """
         if self.in_flight >= MAX_IN_FLIGHT:
             busy = Problem(errors.BUSY, Outcome.NOT_STORED)
-            self.refused(busy)
+            self.failed(key, busy, event.body)
             tell(busy)
             return
         self.in_flight += 1
         now = time.monotonic()
         ends_at = now + min(self._timeout_seconds, hold_seconds)
-        end = partial(self._end, event, now, tell)
+        end = partial(self._end, event, key, now, tell)
         if precondition == LAST:
             self._go_on(self._append(event, key, ends_at), end)
         else:
@@ -252,20 +254,26 @@ class Publisher:
             self._send_first(event, expected, ends_at, end)
 
     def _end(
-        self, event: Event, started_at: float, tell: Tell, result: Stored | Problem
+        self,
+        event: Event,
+        key: str,
+        started_at: float,
+        tell: Tell,
+        result: Stored | Problem,
     ) -> None:
         self.in_flight -= 1
         now = time.monotonic()
         if isinstance(result, Problem):
             outcome = result.outcome or Outcome.UNKNOWN
             self._metrics.not_stored(event.category, outcome, now - started_at)
-            self.refused(result)
+            self.failed(key, result, event.body, started_at)
             tell(result)
             return
+        self._bus.proven(result.offset)
         self.acknowledged_at = now
-        self.refusal = None
         tell(result)
         # Counted while the answer is on its way: nobody waits for that.
+        self._failures.record_stored(key, event, now)
         size_bytes = len(event.body)
         self._metrics.stored(
             event.category, result.duplicate, size_bytes, now - started_at
@@ -297,16 +305,19 @@ class Publisher:
         self._tasks.add(task)  # the loop keeps none
         task.add_done_callback(self._tasks.discard)
 
-    def refused(self, problem: Problem) -> None:
-        """Remember why a request to store an event was refused, at any stage."""
-        cause, now = problem.cause, time.monotonic()
-        self._metrics.refused(cause.code)
-        if cause in _STANDING:
-            last = self.refusal
-            times = last.times if last is not None and last.cause is cause else 0
-            self.refusal = Refusal(cause, times + 1, now)
-        if cause is errors.PRECONDITION_FAILED:
-            self.second_writer_at = now
+    def failed(
+        self, key: str, problem: Problem, start: bytes, started_at: float | None = None
+    ) -> None:
+        """Remember why an event was not stored, at any stage.
+
+        `start` is what is there of its body, from its first byte on.
+        """
+        now = time.monotonic()
+        self._metrics.refused(problem.cause.code)
+        if is_second_writer(key, problem):
+            self._metrics.second_writer()
+        since = now if started_at is None else started_at
+        self._failures.record_failure(key, problem, start, since, now)
 
     async def _append(self, event: Event, key: str, ends_at: float) -> Stored:
         """Publish after whatever is last: the precondition is ours, not the caller's.
@@ -335,7 +346,8 @@ class Publisher:
             end(problem)
             return
         doubt = Doubt(self._doubts)
-        doubt.set(True, errors.JETSTREAM_UNAVAILABLE)
+        doubt.set(True)
+        sent_at = time.monotonic()
 
         def take(answer: Answer) -> None:
             step = self._follow(connection, expected, answer)
@@ -343,6 +355,7 @@ class Publisher:
                 doubt.end()
                 end(step)
             else:
+                self._failures.record_wait(expected.key, sent_at)
                 self._go_on(self._resolve(event, expected, step, doubt, ends_at), end)
 
         connection.send(event, expected.key, expected.last, self._copy_seconds, take)
@@ -360,9 +373,7 @@ class Publisher:
             async with asyncio.timeout(ends_at - time.monotonic()):
                 stored = await self._look_and_send(event, expected, step, doubt)
         except TimeoutError:
-            problem = Problem(doubt.cause, Outcome.NOT_STORED)
-            if doubt.since is not None:
-                problem = Problem(errors.UNKNOWN_OUTCOME, Outcome.UNKNOWN)
+            problem = doubt.problem(self._bus.cause)
             self._metrics.resolved(problem.outcome)
             raise problem from None
         except Problem as problem:
@@ -386,7 +397,7 @@ class Publisher:
                 step = await self._look(expected, step, doubt)
             if isinstance(step, (Stored, Problem)):
                 return _stored(step)
-            doubt.set(step.in_doubt, step.cause)
+            doubt.set(step.in_doubt, step.cause, step.jetstream_code)
             await asyncio.sleep(step.pause_seconds)
             expected = expected._replace(in_doubt=doubt.since is not None)
             step = await self._send(event, expected, doubt)
@@ -399,7 +410,7 @@ class Publisher:
             connection = await self._bus.wait()
         else:
             connection = self._bus.connection()
-        doubt.set(True, errors.JETSTREAM_UNAVAILABLE)
+        doubt.set(True)
         answer = await connection.publish(
             event, expected.key, expected.last, self._copy_seconds
         )
@@ -417,11 +428,16 @@ class Publisher:
         self, expected: Expected, look: Look, doubt: Doubt
     ) -> Stored | Again | Problem:
         """Ask the leader what the answer left open."""
-        doubt.set(look.in_doubt, errors.JETSTREAM_UNAVAILABLE)
+        doubt.set(look.in_doubt)
         sight = await self._bus.look(look.sequence)
+        step: Stored | Again | Problem
         if sight is None:
-            return Again(look.in_doubt, 0.1, errors.JETSTREAM_UNAVAILABLE)
-        return judge(expected, look.sequence, sight)
+            step = Again(look.in_doubt, 0.1, errors.JETSTREAM_UNAVAILABLE)
+        else:
+            step = judge(expected, look.sequence, sight)
+        if isinstance(step, Again) and look.otherwise is not None:
+            return look.otherwise
+        return step
 
 
 class Doubt:
@@ -430,19 +446,41 @@ class Doubt:
     def __init__(self, doubts: dict[object, float]) -> None:
         self._doubts = doubts
         self.cause = errors.JETSTREAM_UNAVAILABLE
+        self._jetstream_code: int | None = None
 
     @property
     def since(self) -> float | None:
         """When the first copy without a definite answer was sent, monotonic."""
         return self._doubts.get(self)
 
-    def set(self, in_doubt: bool, cause: Cause) -> None:
-        """Record what the last step left."""
-        self.cause = cause
+    def set(
+        self,
+        in_doubt: bool,
+        cause: Cause | None = None,
+        jetstream_code: int | None = None,
+    ) -> None:
+        """Record what the last step left; without a cause the one before stands."""
+        if cause is not None:
+            self.cause, self._jetstream_code = cause, jetstream_code
         if in_doubt:
             self._doubts.setdefault(self, time.monotonic())
         else:
             self._doubts.pop(self, None)
+
+    def problem(self, bus_cause: Cause | None) -> Problem:
+        """Say what came of the request when its time is up; the bus's cause goes first.
+
+        The outcome unknown has a reason, or nobody could mend it.
+        """
+        if self.since is None:
+            return Problem(self.cause, Outcome.NOT_STORED)
+        reason = bus_cause or self.cause
+        members: dict[str, int | str | None] = {"reason": reason.code}
+        if bus_cause is None and self._jetstream_code is not None:
+            members["jetstream_code"] = self._jetstream_code
+        problem = Problem(errors.UNKNOWN_OUTCOME, Outcome.UNKNOWN, **members)
+        problem.reason = reason
+        return problem
 
     def end(self) -> None:
         """Forget it: the request has ended."""

@@ -30,6 +30,7 @@ MAX_BYTES: Final = 4 * 1024 * 1024
 """Most bytes of one page, passed by one event at most: what a page costs in memory."""
 
 _FETCHES_AT_ONCE = 4
+_TRIES_OF_FIRST = 10  # that it ages out while it is read
 _REPLICA_SECONDS = 0.5
 _DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
 _DECIMAL = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?", re.ASCII)
@@ -52,7 +53,11 @@ NEXT: Final = -1
 
 @dataclass(frozen=True)
 class Page:
-    """Events in the order of their offsets, and where to go on."""
+    """Events in the order of their offsets, and where to go on.
+
+    Without events: nothing stands before next_offset. It is beyond the position's last
+    only where the leader says so; a copy that gives nothing leaves it where it was.
+    """
 
     events: list[StoredMessage]
     next_offset: int
@@ -161,6 +166,16 @@ class Reader:
         return page
 
     async def _read(self, query: Query) -> Page:
+        """Read one page. Whoever names no offset is never told that it is gone."""
+        for _ in range(_TRIES_OF_FIRST):
+            try:
+                return await self._read_once(query)
+            except Problem as problem:
+                if query.offset is not None or problem.cause is not errors.OFFSET_GONE:
+                    raise
+        raise Problem(errors.JETSTREAM_UNAVAILABLE)
+
+    async def _read_once(self, query: Query) -> Page:
         position = inside(query, self._bus.recent_info()) or await self._bus.position()
         start = locate(query.offset, position, self._bus.settled_last())
         if isinstance(start, Problem):
@@ -171,11 +186,12 @@ class Reader:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + query.wait_seconds
         while not page.events and (left_seconds := ends_at - loop.time()) > 0:
-            if start <= page.position.last:
+            if page.next_offset <= page.position.last:
                 # In the stream and not found: still on its way to a replica, perhaps.
                 left_seconds = min(left_seconds, _REPLICA_SECONDS)
             await self._wait(page.position.last + 1, left_seconds)
-            page = await self._page(start, query, await self._bus.position())
+            position = await self._bus.position()
+            page = await self._page(page.next_offset, query, position)
         return page
 
     async def _wait(self, offset: int, timeout_seconds: float) -> None:
@@ -201,22 +217,35 @@ class Reader:
         elif not events and batch:  # a filter's first event need not stand at start
             await self._explain_absence(batch[0].sequence)
         if not events:
-            return Page([], start, position)
-        last = max(position.last, least_last, events[-1].sequence)
+            is_end = not batch and await self._is_end(start, query.category)
+            return Page([], position.last + 1 if is_end else start, position)
+        last = max(least_last, events[-1].sequence)
+        self._bus.proven(last)
+        last = max(last, position.last)
         return Page(events, events[-1].sequence + 1, position._replace(last=last))
+
+    async def _is_end(self, start: int, category: str | None) -> bool:
+        """Tell whether the leader, too, has no more of a category.
+
+        The position must be older than its answer. Without a filter what is inside the
+        position stands somewhere.
+        """
+        return category is not None and await self._bus.next_of(category, start) is None
 
     async def _explain_absence(self, sequence: int) -> None:
         """Tell a lagging or false replica from a hole, by what the leader says."""
         sight = await self._bus.look(sequence)
         if sight is None:
             return
-        if sight.message is not None:
-            if sight.message.sequence != sequence:
-                raise Problem(errors.HOLE, offset=sequence)
-            if sight.message.is_displaced:
-                raise Problem(errors.DISPLACED, offset=sequence)
-            return
         position = sight.position
+        if sight.message is not None:
+            if sight.message.sequence == sequence:
+                if sight.message.is_displaced:
+                    raise Problem(errors.DISPLACED, offset=sequence)
+                return
+            position = await self._bus.position()  # it may have aged out since then
+            if sequence >= position.first:
+                raise Problem(errors.HOLE, offset=sequence)
         if sequence < position.first:
             raise Problem(
                 errors.OFFSET_GONE,

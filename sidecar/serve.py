@@ -123,6 +123,7 @@ def _server(
         # A browser cannot reach a Unix socket, nor believe our certificate under
         # an attacker's name.
         own_names(settings.http_host) if is_tcp and not has_tls else None,
+        daemon.refuse_caller,
     )
     config = uvicorn.Config(
         guard,

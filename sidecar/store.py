@@ -6,15 +6,18 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from contextlib import suppress
 from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
-from sidecar.event import parse_event, parse_key, parse_precondition
+from sidecar.event import START_BYTES, parse_event, parse_key, parse_precondition
+from sidecar.failures import producer_of
 from sidecar.log import internal_error, log, tell_repeats
 from sidecar.problem import answer, json_answer
 from sidecar.protocol import EVENTS
@@ -38,6 +41,8 @@ ON_THE_WAY_SECONDS: Final = 1.0
 
 LEAST_HOLD_SECONDS: Final = 2.0
 """Of a request, however short its caller waits: what one copy is given."""
+START_SECONDS: Final = 0.5
+"""How long its first piece may take, where the headers are refused already."""
 
 
 class Direct:
@@ -62,7 +67,7 @@ class Direct:
                 _take_piece(held, len(body), head.limit_bytes)
                 event = parse_event(body)
             except Problem as problem:
-                _refused(self._daemon, problem)
+                _refused(self._daemon, problem, headers, body)
                 raise
             _publish(self._daemon, head, event, end)
         except Problem as problem:
@@ -74,12 +79,20 @@ class Direct:
 
 async def post_event(daemon: Daemon, request: Request) -> Response:
     """Respond to POST /v1/events when the event's outcome is known."""
+    headers, start = request.scope["headers"], bytearray()
     with daemon.bodies.hold() as held:
         try:
-            head = _read_head(daemon, request.scope["headers"])
-            event = parse_event(await _read_body(request, held, head.limit_bytes))
+            try:
+                head = _read_head(daemon, headers)
+            except Problem:
+                if producer_of(_key(headers)) is not None:
+                    start += await _read_start(request)
+                raise
+            event = parse_event(
+                await _read_body(request, held, head.limit_bytes, start)
+            )
         except Problem as problem:
-            _refused(daemon, problem)
+            _refused(daemon, problem, headers, bytes(start))
             raise
         return await told(partial(_publish, daemon, head, event))
 
@@ -154,10 +167,18 @@ def _publish(daemon: Daemon, head: _Head, event: Event, respond: Respond) -> Non
     daemon.publisher.start(event, head.key, head.precondition, end, hold_seconds)
 
 
-def _refused(daemon: Daemon, problem: Problem) -> None:
+def _refused(
+    daemon: Daemon, problem: Problem, headers: RawHeaders, start: bytes
+) -> None:
     """Count and log what was refused before a copy of it left."""
-    daemon.publisher.refused(problem)
+    daemon.publisher.failed(_key(headers), problem, start)
     _log_refusal(daemon, problem)
+
+
+def _key(headers: RawHeaders) -> str:
+    """Give the key of a request of which nothing else may be right."""
+    key = dict(reversed(headers)).get(b"idempotency-key", b"")
+    return key.decode("latin-1")
 
 
 def _stored_response(
@@ -196,13 +217,28 @@ def _status(stored: Stored) -> HTTPStatus:
     return HTTPStatus.OK if stored.duplicate else HTTPStatus.CREATED
 
 
-async def _read_body(request: Request, held: Held, limit_bytes: int) -> bytes:
-    """Read the body, never more of it than the limit."""
+async def _read_start(request: Request) -> bytes:
+    """Read the first piece of a body that will not be read: it says whose event it is.
+
+    It most often came with the headers.
+    """
+    with suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(START_SECONDS):
+            async for piece in request.stream():
+                return piece[:START_BYTES]
+    return b""
+
+
+async def _read_body(
+    request: Request, held: Held, limit_bytes: int, start: bytearray
+) -> bytes:
+    """Read the body, never more of it than the limit; `start` gets its first bytes."""
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for piece in request.stream():
                 body += piece
+                start += piece[: START_BYTES - len(start)]
                 _take_piece(held, len(piece), limit_bytes)
     except TimeoutError:
         raise Problem(errors.SLOW_BODY, Outcome.NOT_STORED) from None
@@ -227,7 +263,8 @@ def _too_large(size_bytes: int, limit_bytes: int) -> Problem:
 
 def _log_refusal(daemon: Daemon, problem: Problem, key: str | None = None) -> None:
     """Log what was not stored, without anything of the event; once for a series."""
-    if not daemon.refusals.is_new(("refused", problem.cause.code), time.monotonic()):
+    codes = dict.fromkeys((problem.cause.code, problem.reason.code))
+    if not daemon.refusals.is_new(("refused", *codes), time.monotonic()):
         return
     members = {name: value for name, value in problem.members.items() if name != "key"}
     if problem.cause is errors.PRECONDITION_FAILED:

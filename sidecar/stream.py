@@ -7,26 +7,26 @@ nanoseconds, sizes in bytes, -1 or 0 for no limit.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 from sidecar.answer import Position
 
-OLDEST_SERVER: Final = (2, 11)
-
-LIMITS_AS_ONE: Final = (2, 14)
-"""Before it each replica applied a size limit by itself (nats-server #7608)."""
+OLDEST_SERVER: Final = (2, 11, 11)
+"""The lowest that the fault runs drive; batched direct get came with 2.11.0."""
 
 LIVE_SECONDS: Final = 3.0
 """A replica not heard of for longer is not counted as live."""
 
+_VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})\.([0-9]{1,6})(-.*)?(?:\+.*)?")
 _NANOSECONDS = 1_000_000_000
 _SECONDS_PER_DAY = 86_400
 
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """One answer of STREAM.INFO, which the stream's leader gives."""
+    """One answer of STREAM.INFO; `leader` is None where no leader gave it."""
 
     config: dict[str, Any]
     position: Position
@@ -40,7 +40,7 @@ class StreamInfo:
 
     @property
     def has_leader(self) -> bool:
-        """Tell whether the answer is the leader's; others answer when there is none."""
+        """Tell whether the answer is the leader's; see parse_stream_info."""
         return self.replicas == 1 or self.leader is not None
 
     @property
@@ -54,6 +54,10 @@ def parse_stream_info(document: dict[str, Any]) -> StreamInfo:
 
     `current` and `leader` lie for 20 s after a majority died; `active`, the time since
     a follower was heard, does not.
+
+    A leader never lists itself among its own replicas. Who does is a follower: it
+    found the stream without a leader, and the name of a new one a moment later
+    (server/jetstream_api.go, jsStreamInfoRequest; 8 of 94 elections on 2.15.1).
     """
     config = document["config"]
     state = document["state"]
@@ -65,6 +69,9 @@ def parse_stream_info(document: dict[str, Any]) -> StreamInfo:
         if not follower.get("offline")
         and follower.get("active", 0) < LIVE_SECONDS * _NANOSECONDS
     ]
+    leader = cluster.get("leader")
+    if leader in [follower.get("name") for follower in followers]:
+        leader = None
     subjects = state.get("subjects") or {}
     return StreamInfo(
         config=config,
@@ -75,8 +82,9 @@ def parse_stream_info(document: dict[str, Any]) -> StreamInfo:
         messages=state["messages"],
         size_bytes=state["bytes"],
         created=document["created"],
-        leader=cluster.get("leader"),
-        replicas=config.get("num_replicas", 1),
+        leader=leader,
+        # Of those that are to go, some may still answer.
+        replicas=max(config.get("num_replicas", 1), 1 + len(followers)),
         live_replicas=1 + len(live),
         categories={
             subject.rpartition(".")[2]: count for subject, count in subjects.items()
@@ -132,43 +140,130 @@ class StreamPlan:
 
 
 def first_offset(now_seconds: float, last_seen: int | None) -> int:
-    """Choose where a new stream starts, so that no offset is ever used again."""
-    return max(int(now_seconds * 1000), (last_seen or 0) + 1)
+    """Choose where a new stream starts, so that no offset is ever used again.
+
+    The microseconds since 1970: no stream takes a million events a second for as long
+    as it lives, so one that was deleted ends before the next begins. Below 2^53 until
+    the year 2255, so that whoever reads JSON numbers as floats reads them exactly.
+    """
+    return max(int(now_seconds * 1_000_000), (last_seen or 0) + 1)
+
+
+class Defect(NamedTuple):
+    """Versions that are known to lose what they acknowledged, and what is said of it.
+
+    From `since` on, and before `mended`; of these a pre-release counts as both.
+    """
+
+    since: tuple[int, int, int]
+    mended: tuple[int, int, int]
+    streams: Literal["all", "replicated", "replicated and limited"]
+    what: str
+    source: str
+    instead: str = ""
+
+
+DEFECTS: Final = (
+    Defect(
+        (2, 11, 0),
+        (2, 11, 2),
+        "all",
+        "empties a stream at a restart, while its first event is still there",
+        "nats-server #6753",
+    ),
+    Defect(
+        (2, 12, 0),
+        (2, 12, 1),
+        "replicated",
+        "can take back events that a majority holds, when a follower catches up",
+        "nats-server #7424",
+    ),
+    Defect(
+        (2, 12, 0),
+        (2, 12, 3),
+        "replicated",
+        "can lose events of a replica that was paused",
+        "nats-server #7594",
+    ),
+    Defect(
+        (2, 11, 0),
+        (2, 14, 0),
+        "replicated and limited",
+        "can lose events when a size limit is raised",
+        "nats-server #7608",
+        ", or remove the limit before the stream is full",
+    ),
+)
 
 
 def unfitness(plan: StreamPlan, config: dict[str, Any], server: str) -> list[str]:
-    """Say why events could be lost or changed in this stream, a sentence each."""
+    """Say why events could be lost or changed in this stream, a sentence each.
+
+    The stream's leader may be of another version than the server that we are
+    connected to: its own stands in the answer of STREAM.INFO.
+    """
+    leader = (config.get("metadata") or {}).get("_nats.ver", server)
     return [
-        *_server_unfitness(config, server),
+        *(
+            sentence
+            for version in dict.fromkeys((server, leader))
+            for sentence in server_unfitness(version, config)
+        ),
         *(sentence for wrong, sentence in _stream_faults(plan, config) if wrong),
     ]
 
 
 def server_too_old(version: str) -> bool:
-    """Tell whether the server lacks batched direct get, which came with 2.11."""
-    return _is_before(version, OLDEST_SERVER)
+    """Tell whether the server is older than what we try, or does not say."""
+    parsed = _parse_version(version)
+    return parsed is None or parsed < (*OLDEST_SERVER, True)
 
 
-def _is_before(version: str, other: tuple[int, int]) -> bool:
-    try:
-        major, minor = (int(part) for part in version.split(".")[:2])
-    except ValueError:
-        return False  # a development build
-    return (major, minor) < other
+def server_unfitness(version: str, config: dict[str, Any] | None = None) -> list[str]:
+    """Say why this server could lose events, a sentence each.
 
-
-def _server_unfitness(config: dict[str, Any], version: str) -> list[str]:
+    Those of every stream; with a configuration also those of such a stream.
+    """
+    sentences = []
     if server_too_old(version):
-        return [f"NATS server {version} is older than 2.11: upgrade it."]
-    is_replicated = config.get("num_replicas", 1) > 1
-    if is_replicated and _is_bounded(config) and _is_before(version, LIMITS_AS_ONE):
-        sentence = (
-            f"A size limit is set and NATS server {version} is older than 2.14: "
-            "raising the limit of a replicated stream could lose events. Upgrade it, "
-            "or remove the limit before the stream is full."
+        sentences.append(
+            f"NATS server {version or '(it says no version)'} is not known to be "
+            f"{_dotted(OLDEST_SERVER)} or later: upgrade it."
         )
-        return [sentence]
-    return []
+    return sentences + [
+        f"NATS server {version} {defect.what} ({defect.source}): use "
+        f"{_dotted(defect.mended)} or later{defect.instead}."
+        for defect in DEFECTS
+        if _is_hit(version, defect) and _is_meant(config or {}, defect)
+    ]
+
+
+def _parse_version(version: str) -> tuple[int, int, int, bool] | None:
+    """Read a version; the last member is False for a pre-release: it comes first."""
+    match = _VERSION.fullmatch(version)
+    if match is None:
+        return None
+    major, minor, patch = (int(number) for number in match.group(1, 2, 3))
+    return major, minor, patch, not match[4]
+
+
+def _dotted(version: tuple[int, int, int]) -> str:
+    return ".".join(map(str, version))
+
+
+def _is_hit(version: str, defect: Defect) -> bool:
+    parsed = _parse_version(version)
+    if parsed is None:
+        return False
+    return (*defect.since, False) <= parsed < (*defect.mended, True)
+
+
+def _is_meant(config: dict[str, Any], defect: Defect) -> bool:
+    if defect.streams == "all":
+        return True
+    if config.get("num_replicas", 1) == 1:
+        return False
+    return defect.streams == "replicated" or _is_bounded(config)
 
 
 def _stream_faults(plan: StreamPlan, config: dict[str, Any]) -> list[tuple[bool, str]]:

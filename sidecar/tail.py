@@ -53,7 +53,8 @@ def _rows(http: httpx.Client, view: View) -> Iterator[dict[str, Any]]:
         yield from page["events"]
         query["offset"] = page["next_offset"]
         if not page["events"]:
-            if not view.follow:
+            is_end = page["next_offset"] > page["last_offset"]
+            if is_end and not view.follow:
                 return
             query["wait"] = _WAIT_SECONDS
 

@@ -10,25 +10,36 @@ from sidecar.answer import (
     Acknowledged,
     Answer,
     InProcess,
-    NoAnswer,
     Refused,
     StoredMessage,
     Unavailable,
+    Undecided,
     WrongLast,
     parse_answer,
 )
 
+FOREIGN = Undecided(errors.FOREIGN_ANSWER)
+FULL = errors.STORAGE_FULL
+REPLICAS = pytest.mark.parametrize("is_replicated", [False, True], ids=["R1", "R3"])
 
-def error(code: object, description: str = "") -> bytes:
+
+def error(code: object, description: str = "", stream: str = "hermes") -> bytes:
     return json.dumps(
         {
             "error": {"code": 400, "err_code": code, "description": description},
-            "stream": "hermes",
+            "stream": stream,
             "seq": 0,
         }
     ).encode()
 
 
+def parse(
+    payload: bytes, status: str | None = None, is_replicated: bool = False
+) -> Answer:
+    return parse_answer(payload, status, "hermes", is_replicated=is_replicated)
+
+
+@REPLICAS
 @pytest.mark.parametrize(
     ("payload", "answer"),
     [
@@ -40,22 +51,64 @@ def error(code: object, description: str = "") -> bytes:
         (b'{"stream":"hermes","domain":"d","seq":7}', Acknowledged(7, duplicate=False)),
         (error(10071, "wrong last sequence: 7"), WrongLast()),
         (error(10158, "duplicate message id is in process"), InProcess()),
-        (error(10008, "system temporarily unavailable"), Unavailable()),
-        (
-            error(10077, "maximum messages exceeded"),
-            Refused(errors.STREAM_FULL, 10077),
-        ),
-        (error(10077, "maximum bytes exceeded"), Refused(errors.STREAM_FULL, 10077)),
-        (error(10023, "insufficient resources"), Refused(errors.STORAGE_FULL, 10023)),
-        (error(10054, "message too large"), Refused(errors.EVENT_TOO_LARGE, 10054)),
-        (error(10060, "expected stream"), Refused(errors.STREAM_UNFIT, 10060)),
-        (error(10049, "deletes denied"), Refused(errors.PUBLISH_REFUSED, 10049)),
+        (error(10002, "resource limits exceeded for account"), Refused(FULL, 10002)),
     ],
 )
-def test_a_definite_answer_is_read_as_what_it_says(
-    payload: bytes, answer: Answer
+def test_an_answer_of_our_stream_is_read_as_what_it_says(
+    payload: bytes, answer: Answer, is_replicated: bool
 ) -> None:
-    assert parse_answer(payload, None, "hermes") == answer
+    assert parse(payload, None, is_replicated) == answer
+
+
+@pytest.mark.parametrize(
+    ("code", "description", "cause"),
+    [
+        (10023, "insufficient resources", errors.STORAGE_FULL),
+        (10054, "message size exceeds maximum allowed", errors.EVENT_TOO_LARGE),
+        (10077, "maximum messages exceeded", errors.STREAM_FULL),
+        (10077, "maximum bytes exceeded", errors.STREAM_FULL),
+    ],
+)
+def test_what_a_leader_may_say_after_its_proposal_is_definite_on_one_replica_only(
+    code: int, description: str, cause: errors.Cause
+) -> None:
+    payload = error(code, description)
+    assert parse(payload) == Refused(cause, code)
+    assert parse(payload, is_replicated=True) == Undecided(cause, code)
+
+
+@REPLICAS
+@pytest.mark.parametrize(
+    ("code", "description"),
+    [
+        (10008, "JetStream system temporarily unavailable"),
+        (10049, "deletes denied"),
+        (10060, "expected stream does not match"),
+        (10063, "expected stream sequence does not match"),
+        (10077, ""),
+        (10077, "write /data: no space left on device"),
+        (10077, "raft: not leader"),
+        (10109, "invalid operation on sealed stream"),
+        (10167, "too many requests"),
+        (99999, "what a server of the future says"),
+    ],
+)
+def test_every_other_refusal_is_a_doubt_that_keeps_its_code(
+    code: int, description: str, is_replicated: bool
+) -> None:
+    answer = parse(error(code, description), None, is_replicated)
+    assert answer == Undecided(errors.PUBLISH_REFUSED, code)
+
+
+@REPLICAS
+@pytest.mark.parametrize("code", [10002, 10023, 10054, 10060, 10071, 10077, 10158])
+@pytest.mark.parametrize("stream", ["other", "HERMES", "hermes2", ""])
+def test_what_another_stream_refuses_decides_nothing(
+    code: int, stream: str, is_replicated: bool
+) -> None:
+    """As that of a leaf node does that takes the same subjects, before ours answers."""
+    payload = error(code, "maximum bytes exceeded", stream)
+    assert parse(payload, None, is_replicated) == FOREIGN
 
 
 @pytest.mark.parametrize(
@@ -73,32 +126,33 @@ def test_a_definite_answer_is_read_as_what_it_says(
         b'{"stream":"hermes"}',
         b'{"stream":"hermes","seq":"7"}',
         b'{"stream":"hermes","seq":null}',
-        error(None),
-        error("10071"),
+        b'{"stream":"hermes","seq":true}',
         b'{"error":{}}',
+        b'{"error":{"err_code":10054}}',
         b'{"error":"no"}',
     ],
 )
-def test_what_is_no_acknowledgement_of_our_stream_is_no_answer(payload: bytes) -> None:
-    assert parse_answer(payload, None, "hermes") == NoAnswer()
+def test_what_is_no_answer_of_our_stream_decides_nothing(payload: bytes) -> None:
+    assert parse(payload) == FOREIGN
 
 
 @pytest.mark.parametrize(
-    "description", ["", "write /data: no space left on device", "raft: not leader"]
+    "payload",
+    [
+        error(None),
+        error("10071"),
+        b'{"stream":"hermes","error":{}}',
+        b'{"stream":"hermes","error":"no"}',
+        b'{"stream":"hermes","error":null}',
+    ],
 )
-def test_a_store_that_failed_in_the_middle_is_no_definite_answer(
-    description: str,
-) -> None:
-    assert parse_answer(error(10077, description), None, "hermes") == NoAnswer()
+def test_a_refusal_without_a_code_is_a_doubt(payload: bytes) -> None:
+    """So a leader answers who could not propose: code 503 and what Raft said."""
+    assert parse(payload) == Undecided(errors.PUBLISH_REFUSED)
 
 
 def test_no_responders_means_that_the_copy_reached_nobody() -> None:
-    assert parse_answer(b"", "503", "hermes") == Unavailable()
-
-
-def test_a_true_that_is_no_integer_is_no_sequence() -> None:
-    answer = parse_answer(b'{"stream":"hermes","seq":true}', None, "hermes")
-    assert answer == NoAnswer()
+    assert parse(b"", "503") == Unavailable()
 
 
 def test_a_message_names_its_category_and_hides_its_body() -> None:

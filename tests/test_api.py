@@ -443,17 +443,17 @@ def fresh(
         yield process
 
 
-def test_a_new_stream_starts_at_the_milliseconds_of_now_and_is_read_as_empty(
+def test_a_new_stream_starts_at_the_microseconds_of_now_and_is_read_as_empty(
     nats: NatsProcess, tmp_path: Path
 ) -> None:
-    before_ms = int(time.time() * 1000)
+    before_us = int(time.time() * 1_000_000)
     with (
         sidecar_on(nats, tmp_path, "empty") as process,
         process.client() as http,
     ):
         document = http.get("/v1/stream").json()
         first = document["first_offset"]
-        assert before_ms <= first <= time.time() * 1000
+        assert before_us <= first <= time.time() * 1_000_000
         assert document["last_offset"] == first - 1
         assert document["next_offset"] == first
         assert (document["messages"], document["last_key"]) == (0, None)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 import trustme
+from parts.answers import Player, Reply
 from parts.jetstream import Operator, wait_jetstream
 from parts.nats import NatsProcess, free_port
 from parts.process import wait_until
@@ -172,6 +173,7 @@ def test_help_of_a_command_explains_it(run: Run, command: str) -> None:
         ["provision", "--first-offset", "0"],
         ["provision", "--first-offset", "-1"],
         ["provision", "--first-offset", "x"],
+        ["provision", "--first-offset", "9007199254740992"],
         ["tail", "--from", "x"],
     ],
     ids=" ".join,
@@ -348,11 +350,11 @@ def info(stream: dict[str, object], nats: NatsProcess) -> Any:
 def test_provision_creates_a_fit_stream_once(
     run: Run, stream: dict[str, object], nats: NatsProcess
 ) -> None:
-    before_ms = int(time.time() * 1000)
+    before_us = int(time.time() * 1_000_000)
     ran = run("provision", **stream)
     assert (ran.returncode, ran.stderr) == (0, "")
     made = info(stream, nats)
-    assert before_ms <= made["state"]["first_seq"] <= time.time() * 1000
+    assert before_us <= made["state"]["first_seq"] <= time.time() * 1_000_000
     assert str(made["state"]["first_seq"]) in ran.stdout
     assert made["config"]["subjects"] == [f"{stream['stream']}.*"]
     assert made["config"]["max_age"] == 90 * 86400 * 10**9
@@ -562,6 +564,24 @@ def test_tail_from_first_shows_everything_in_order(
     assert offsets == list(range(offsets[0], offsets[0] + len(offsets)))
     assert len(offsets) >= 12
     assert "event" not in rows[0]
+
+
+def test_tail_does_not_take_a_copy_that_lags_for_the_end(run: Run) -> None:
+    row = {"offset": 7, "timestamp": "t", "category": "base", "data": "{}"}
+    pages: list[Reply | str] = [
+        Reply(200, {"events": rows, "next_offset": offset, "last_offset": 7})
+        for rows, offset in (([], 7), ([row], 8), ([], 8))
+    ]
+    with Player(*pages) as player:
+        ran = run(
+            "tail",
+            "--from",
+            "7",
+            http_port=player.url.rpartition(":")[2],
+            tcp_api="open",
+        )
+    assert ran.returncode == 0, ran.stderr
+    assert len(ran.stdout.splitlines()) == 1
 
 
 def test_tail_shows_payloads_only_when_asked_and_says_so(

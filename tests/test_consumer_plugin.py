@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import select
@@ -18,6 +19,10 @@ from parts.jetstream import Operator, wait_jetstream
 from parts.nats import NatsProcess, free_port
 from parts.process import quickest, wait_until
 from parts.sidecar import SidecarProcess, event, last_offset, post, sidecar_on
+
+from sidecar import errors
+from sidecar.errors import Cause
+from sidecar.openapi import GET_EVENTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -468,27 +473,41 @@ def test_without_a_timeout_iteration_waits_for_ever(
         assert next(iter(plugin)).offset == 7
 
 
-def test_iteration_ends_in_time_though_the_sidecar_is_gone(
-    hermes_home: Path, player: Player, clock: Clock
+@pytest.mark.parametrize("timeout_ms", [0, 2000])
+def test_an_iteration_whose_end_nobody_says_is_raised_after_30_more_seconds(
+    hermes_home: Path, player: Player, clock: Clock, timeout_ms: int
 ) -> None:
+    """Hermes would take what it has seen for all there is."""
     with consumer_of(hermes_home, player.url, clock) as plugin:
-        plugin.setTimeout(2000)
+        plugin.setTimeout(timeout_ms)
         player.then(problem(503, "nats_down", None, "1"))
-        started_at = clock.now()
-        assert list(plugin) == []
-        assert 2 <= clock.now() - started_at < 2.1
+        texts = set()
+        for ask in (lambda: list(plugin), lambda: plugin.findNextEventOfCategory("x")):
+            started_at = clock.now()
+            with pytest.raises(Exception, match="No message bus") as caught:
+                ask()
+            took_seconds = clock.now() - started_at - timeout_ms / 1000
+            assert 28 < took_seconds <= 30
+            texts.add(str(caught.value))
+        player.then(NO_ANSWER)
+        with pytest.raises(Exception, match="No message bus") as caught:
+            list(plugin)
+        assert texts == {str(caught.value)}  # whatever the cause: one e-mail
 
 
-def test_iteration_ends_soon_after_the_timeout_though_nothing_answers(
-    hermes_home: Path,
+def test_an_end_that_nobody_says_is_raised_soon_though_nothing_answers(
+    hermes_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hermes looks at its stop signal only between two passes."""
     with Mute() as mute:
         plugin = consumer_of(hermes_home, mute.url)
+        module = importlib.import_module(plugin.__module__)
+        monkeypatch.setattr(module, "MORE_SECONDS", 2.0)
         plugin.setTimeout(500)
         started_at = time.monotonic()
-        assert list(plugin) == []
-        assert time.monotonic() - started_at < 6.5
+        with pytest.raises(Exception, match="No message bus"):
+            list(plugin)
+        assert 2 < time.monotonic() - started_at < 5
         plugin.close()
 
 
@@ -520,29 +539,191 @@ def test_open_waits_some_seconds_for_a_sidecar_that_restarts(
     assert clock.slept == [2, 2]
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        problem(401, "unauthorized"),
-        problem(403, "wrong_role"),
-        problem(404, "not_found"),
-        problem(500, "internal"),
-        Reply(200, text="<html>Welcome</html>"),
-        Reply(200, text="{}"),
-        Reply(200, text=""),
+HTML = "<html><body>Bad Gateway</body></html>"
+CUT = dataclasses.replace(page(1, 2, 3), missing_bytes=200)
+CUT_UNSEEN = Reply(200, text=json.dumps(page(1, 2, 3).document)[:-200])
+NOT_YET = Reply(200, {"events": [], "next_offset": 1, "last_offset": 1})
+"""In the stream, and the copy that was asked does not have it."""
+
+ANSWERS: dict[str, list[Reply | str]] = {
+    # What waiting mends: the plugin asks again.
+    "passing": [
+        *("busy", "credentials_unreadable", "jetstream_unavailable", "nats_down"),
+        *("nats_permission", "nats_refused", "nats_tls", "publish_refused"),
+        *("server_too_old", "stopping", "storage_full", "stream_full"),
+        *("stream_missing", "stream_unfit", NO_ANSWER, CUT, CUT_UNSEEN),
+        *(Reply(status, text=HTML) for status in (200, 401, 404, 500, 502, 503, 504)),
+        *(Reply(200, text=text) for text in ("", "{}", "[]", '{"code": 0}')),
+        Reply(200, {"events": None, "next_offset": 1, "last_offset": 0}),
+        Reply(200, {"events": [], "next_offset": None, "last_offset": 0}),
+        Reply(200, {"events": [], "next_offset": 1}),
     ],
-    ids=["401", "403", "404", "500", "page", "other JSON", "empty"],
-)
-def test_what_is_no_answer_to_a_reader_is_raised_as_no_message_bus(
-    hermes_home: Path, player: Player, clock: Clock, answer: Reply
+    # The client's offset is gone: Hermes knows IndexError.
+    "not in the stream": ["offset_ahead", "offset_gone"],
+    # What a person must mend.
+    "final": [
+        *("api_off", "displaced", "hole", "malformed_json", "malformed_key"),
+        *("malformed_precondition", "malformed_query", "no_key", "unauthorized"),
+        *("wrong_host", "wrong_role", problem(404, "not_found")),
+        *(problem(500, "internal"), problem(405, "method_not_allowed")),
+    ],
+}
+CAUSES = {each.code: each for each in vars(errors).values() if isinstance(each, Cause)}
+
+
+def answers(kind: str) -> list[Reply | str]:
+    """Give those of a kind; a code stands for its problem, as the sidecar says it."""
+    return [
+        problem(CAUSES[each].status, each)
+        if isinstance(each, str) and each in CAUSES
+        else each
+        for each in ANSWERS[kind]
+    ]
+
+
+def name_of(answer: Reply | str) -> str:
+    if isinstance(answer, str):
+        return answer
+    name = answer.document.get("code") or answer.text or "page"
+    return f"{answer.status} {name}"[:30]
+
+
+def test_each_answer_to_a_reader_stands_in_the_table() -> None:
+    statuses = {int(status) for status in GET_EVENTS["responses"]}
+    possible = {code for code, each in CAUSES.items() if each.status in statuses}
+    rows = [row for rows in ANSWERS.values() for row in rows]
+    assert possible == {row for row in rows if isinstance(row, str)} - {NO_ANSWER}
+
+
+@pytest.mark.parametrize("answer", answers("passing"), ids=name_of)
+def test_what_passes_is_asked_again_and_nothing_is_missed(
+    hermes_home: Path, player: Player, clock: Clock, answer: Any
 ) -> None:
     plugin = consumer_of(hermes_home, player.url, clock)
-    player.then(answer)
-    for ask in (plugin.open, plugin.__iter__().__next__):
+    plugin.setTimeout(0)  # even so
+    player.then(answer, page())
+    with plugin:
+        player.then(answer, page(1))
+        plugin.seek(1)
+        player.then(answer, page(2, 3))
+        events = iter(plugin)
+        assert [next(events).offset for _ in range(3)] == [1, 2, 3]
+        player.then(answer, answer, page(next_offset=4))
+        assert list(events) == []
+        player.then(answer, page(7))
+        assert plugin.findNextEventOfCategory("base").offset == 7
+        player.then(answer, page(next_offset=9))
+        assert plugin.findNextEventOfCategory("base") is None
+        assert plugin._offset == 8
+    assert sum(clock.slept) < 20
+
+
+@pytest.mark.parametrize("answer", answers("passing"), ids=name_of)
+def test_what_does_not_pass_is_raised_in_time_and_never_spins(
+    hermes_home: Path, player: Player, clock: Clock, answer: Any
+) -> None:
+    plugin = consumer_of(hermes_home, player.url, clock)
+    for ask, seconds in (
+        (plugin.open, 15),
+        (lambda: plugin.seek(7), 15),
+        (lambda: list(plugin), 31),
+        (lambda: plugin.findNextEventOfCategory("base"), 31),
+    ):
+        player.then(answer)
+        asked, started_at = len(player.requests), clock.now()
         with pytest.raises(Exception, match=r"^No message bus: ") as caught:
             ask()
         assert not isinstance(caught.value, IndexError)
+        assert seconds - 3 < clock.now() - started_at <= seconds
+        assert len(player.requests) - asked < 200
     plugin.close()
+
+
+@pytest.mark.parametrize("answer", answers("not in the stream"), ids=name_of)
+def test_what_is_not_in_the_stream_is_an_index_error_after_a_pause(
+    hermes_home: Path, player: Player, clock: Clock, answer: Any
+) -> None:
+    plugin = consumer_of(hermes_home, player.url, clock)
+    player.then(answer)
+    for ask in (lambda: plugin.seek(7), lambda: list(plugin)):
+        started_at = clock.now()
+        with pytest.raises(IndexError, match=r"^Offset not in the stream: "):
+            ask()
+        assert clock.now() - started_at == 5
+    plugin.close()
+
+
+@pytest.mark.parametrize("answer", answers("final"), ids=name_of)
+def test_what_a_person_must_mend_is_raised_after_a_pause(
+    hermes_home: Path, player: Player, clock: Clock, answer: Any
+) -> None:
+    plugin = consumer_of(hermes_home, player.url, clock)
+    player.then(answer)
+    for ask in (plugin.open, lambda: plugin.seek(7), lambda: list(plugin)):
+        started_at = clock.now()
+        with pytest.raises(Exception, match=r"^No message bus: ") as caught:
+            ask()
+        assert not isinstance(caught.value, IndexError)
+        assert clock.now() - started_at == 5  # Hermes would try again at once
+    plugin.close()
+
+
+@pytest.mark.parametrize("category", [None, "base"])
+def test_a_page_without_events_that_is_not_the_end_is_none(
+    hermes_home: Path, player: Player, clock: Clock, category: str | None
+) -> None:
+    """The copy that was asked lags, or is none of the stream."""
+    with consumer_of(hermes_home, player.url, clock) as plugin:
+        plugin.setTimeout(0)
+        player.then(*[NOT_YET] * 20, page(1), page(next_offset=2))
+        if category is None:
+            assert [one.offset for one in plugin] == [1]
+        else:
+            assert plugin.findNextEventOfCategory(category).offset == 1
+        assert sum(clock.slept) > 2  # and it does not spin
+
+
+def test_whatever_an_answer_asks_for_the_pause_is_some_seconds(
+    hermes_home: Path, player: Player, clock: Clock
+) -> None:
+    with consumer_of(hermes_home, player.url, clock) as plugin:
+        player.then(problem(503, "nats_down", None, "3600"), page(1))
+        assert next(iter(plugin)).offset == 1
+    assert clock.slept == [5]
+
+
+def test_an_end_that_was_said_before_an_outage_is_none_after_it(
+    hermes_home: Path, player: Player, clock: Clock
+) -> None:
+    """What was stored meanwhile stands after it."""
+    with consumer_of(hermes_home, player.url, clock) as plugin:
+        plugin.setTimeout(2000)
+        player.then(page(next_offset=7), *[NO_ANSWER] * 20, page(7), problem(410, "x"))
+        assert next(iter(plugin)).offset == 7
+
+
+def test_a_page_asked_ahead_that_was_cut_ends_nothing(
+    hermes_home: Path, player: Player, clock: Clock
+) -> None:
+    with consumer_of(hermes_home, player.url, clock) as plugin:
+        plugin.setTimeout(0)
+        cut = dataclasses.replace(page(2, 3), missing_bytes=100)
+        player.then(more(1, last=3), cut, page(2, 3), page(next_offset=4))
+        assert [one.offset for one in plugin] == [1, 2, 3]
+
+
+def test_a_failed_find_leaves_the_offset_where_it_was(
+    hermes_home: Path, player: Player, clock: Clock
+) -> None:
+    with consumer_of(hermes_home, player.url, clock) as plugin:
+        player.then(page(5))
+        assert next(iter(plugin)).offset == 5
+        looked = Reply(200, {"events": [], "next_offset": 90, "last_offset": 95})
+        for last in (problem(410, "offset_gone"), NO_ANSWER):
+            player.then(looked, last)
+            with pytest.raises(Exception, match=r"."):
+                plugin.findNextEventOfCategory("base")
+            assert plugin._offset == 6
 
 
 def test_a_hole_is_raised_and_never_skipped(

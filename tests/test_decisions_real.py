@@ -32,6 +32,7 @@ from sidecar.answer import (
     Refused,
     TooLarge,
     Unavailable,
+    Undecided,
     WrongLast,
 )
 from sidecar.daemon import Daemon
@@ -157,6 +158,11 @@ async def problem_of(
     return caught.value
 
 
+def other_failure(publisher: Publisher) -> Cause | None:
+    """Say what /health knows of callers who are no hermes-server, as these here."""
+    return publisher._failures.other(time.monotonic())
+
+
 def assert_problem(problem: Problem, cause: Cause, outcome: Outcome) -> None:
     assert (problem.cause, problem.outcome) == (cause, outcome)
 
@@ -203,10 +209,10 @@ async def test_an_event_is_acknowledged_at_the_next_offset(
 async def test_the_first_event_of_a_stream_follows_its_first_offset(
     server: NatsServer, operator: Operator
 ) -> None:
-    operator.create("first", first_seq=1_795_427_233_892)
+    operator.create("first", first_seq=1_795_427_233_892_123)
     async with connected(server, plan_of("first")) as connection:
-        answer = await copy(connection, 1_795_427_233_891)
-        assert answer == Acknowledged(1_795_427_233_892, duplicate=False)
+        answer = await copy(connection, 1_795_427_233_892_122)
+        assert answer == Acknowledged(1_795_427_233_892_123, duplicate=False)
 
 
 async def test_a_repetition_on_one_server_is_a_wrong_last_and_stored(
@@ -328,8 +334,8 @@ async def test_who_answers_in_place_of_the_stream_makes_a_doubt(
         async with connected(server, plan_of("none")) as connection:
             for answer, meaning in (
                 (b'{"stream":"none","seq":99}', Acknowledged(99, duplicate=False)),
-                (b"+OK", NoAnswer()),
-                (b'{"stream":"other","seq":1}', NoAnswer()),
+                (b"+OK", Undecided(errors.FOREIGN_ANSWER)),
+                (b'{"stream":"other","seq":1}', Undecided(errors.FOREIGN_ANSWER)),
             ):
                 asked = asyncio.create_task(copy(connection, 0, seconds=20))
                 reply, _ = await asyncio.to_thread(impostor.receive)
@@ -351,7 +357,7 @@ async def test_another_event_at_the_next_offset_refuses_ours_for_ever(
         assert problem.members == {"offset": 1, "key": "theirs", "last_offset": 2}
         problem = await problem_of(publisher, 1)
         assert problem.members == {"offset": 2, "key": None, "last_offset": 2}
-        assert publisher.second_writer_at is not None
+        assert publisher._failures.second_writer_at is not None
     assert operator.state(name)["messages"] == 2
 
 
@@ -422,12 +428,12 @@ async def test_a_full_stream_is_called_full_and_takes_events_again_with_room(
         problem = await problem_of(publisher, 1, "k2")
         assert_problem(problem, errors.STREAM_FULL, Outcome.NOT_STORED)
         assert problem.members == {"jetstream_code": 10077}
-        assert publisher.refusal is not None
+        assert other_failure(publisher) is errors.STREAM_FULL
         operator.update(name, max_msgs=-1)
         assert await published(publisher, event(), "k2", 1) == Stored(
             2, duplicate=False
         )
-        assert publisher.refusal is None
+        assert other_failure(publisher) is None
 
 
 async def test_a_stream_full_by_bytes_is_called_full(
@@ -445,6 +451,9 @@ async def test_an_event_over_the_streams_limit_is_too_large(
     operator.update(name, max_msg_size=500)
     async with connected(server, plan_of(name)) as connection:
         answer = await copy(connection, 0, what=event("x" * 450))
+        assert answer == Undecided(errors.EVENT_TOO_LARGE, 10054)
+        connection.is_replicated = False
+        answer = await copy(connection, 0, what=event("x" * 450))
         assert answer == Refused(errors.EVENT_TOO_LARGE, 10054)
     async with publishing(server, plan_of(name)) as publisher:
         problem = await problem_of(publisher, 0, what=event("x" * 450))
@@ -453,13 +462,13 @@ async def test_an_event_over_the_streams_limit_is_too_large(
         assert (await published(publisher, event(), "k", 0)).offset == 1
 
 
-async def test_a_subject_bound_to_another_stream_is_refused(
+async def test_another_stream_on_the_subject_decides_nothing_of_ours(
     server: NatsServer, operator: Operator, name: str
 ) -> None:
     operator.create(f"{name}_2", f"{name}_2")
     async with connected(server, plan_of(f"{name}_2", prefix=name)) as connection:
         answer = await copy(connection, 0)
-        assert answer == Refused(errors.STREAM_UNFIT, 10060)
+        assert answer == Undecided(errors.FOREIGN_ANSWER)
     assert operator.state(name)["messages"] == 0
 
 
@@ -501,7 +510,7 @@ async def test_a_missing_right_to_publish_is_named_within_two_seconds(
         problem = await problem_of(publisher, 0)
         assert_problem(problem, errors.NATS_PERMISSION, Outcome.NOT_STORED)
         assert time.monotonic() - started_at < 2
-        assert publisher.refusal is not None
+        assert other_failure(publisher) is errors.NATS_PERMISSION
     assert operator.state("mute")["messages"] == 0
 
 
@@ -520,7 +529,7 @@ async def test_a_server_without_room_is_called_full(tmp_path: Path) -> None:
             problem = await problem_of(publisher, last, "more", large)
             assert_problem(problem, errors.STORAGE_FULL, Outcome.NOT_STORED)
             assert problem.members == {"jetstream_code": 10023}
-            assert publisher.refusal is not None
+            assert other_failure(publisher) is errors.STORAGE_FULL
 
 
 # -- No answer -------------------------------------------------------------------------
@@ -544,7 +553,9 @@ async def test_a_write_that_fails_on_the_servers_disk_is_in_doubt_and_resolves(
                 while isinstance(answer, Acknowledged):
                     last = answer.sequence
                     answer = await copy(connection, last, f"k{last}", photo)
-        assert (answer, last > 1) == (NoAnswer(), True)
+        undecided = Undecided(errors.PUBLISH_REFUSED, 10077)
+        assert answer == (undecided if version == "2.12.8" else NoAnswer())
+        assert last > 1
         if version == "2.15.1":
             nats.stop()
             nats.start()
@@ -789,6 +800,43 @@ async def test_an_event_proposed_and_not_yet_committed_is_waited_for(
             assert_problem(problem, errors.PRECONDITION_FAILED, Outcome.NOT_STORED)
             assert problem.members["key"] == "theirs"
         await first
+
+
+async def test_what_another_stream_answers_before_ours_is_no_refusal(
+    replicated: Replicated,
+) -> None:
+    """As one of a leaf node does that takes the same subjects."""
+    refusal = {"error": {"code": 400, "err_code": 10060}, "stream": "leaf", "seq": 0}
+    async with publishing(replicated.server, replicated.plan) as publisher:
+        with Operator(replicated.leader.port) as impostor:
+            impostor.answer_at(f"{replicated.name}.base")
+            replicated.freeze_followers()
+            asked = asyncio.create_task(published(publisher, event(), "k", 0))
+            reply, _ = await asyncio.to_thread(impostor.receive)
+            impostor.send(reply, json.dumps(refusal).encode())
+            await assert_undecided(asked)
+            assert publisher.oldest_doubt_at is not None
+            replicated.thaw_followers()
+            assert (await asked).offset == 1
+
+
+async def test_a_refusal_by_a_replicated_stream_is_a_doubt_that_says_why(
+    replicated: Replicated,
+) -> None:
+    """Its leader may refuse what its followers store."""
+    with Operator(replicated.leader.port) as operator:
+        async with publishing(
+            replicated.server, replicated.plan, seconds=2
+        ) as publisher:
+            await published(publisher, event(), "k", 0)
+            operator.update(replicated.name, max_msgs=1)
+            problem = await problem_of(publisher, 1, "k2")
+            assert_problem(problem, errors.UNKNOWN_OUTCOME, Outcome.UNKNOWN)
+            assert problem.members == {"reason": "stream_full", "jetstream_code": 10077}
+            told = publisher._failures.other(time.monotonic())
+            assert told is errors.STREAM_FULL
+            operator.update(replicated.name, max_msgs=-1)
+            assert (await insisted(publisher, event(), "k2", 1)).offset == 2
 
 
 async def test_without_a_majority_it_is_unknown_until_the_majority_is_back(

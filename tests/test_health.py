@@ -8,13 +8,14 @@ import pytest
 
 from sidecar import errors
 from sidecar.answer import Position
+from sidecar.failures import Failure
 from sidecar.health import Check, Facts, assess, document, is_ready
 from sidecar.initsync import Initsync, Mark
 from sidecar.stream import StreamInfo
 
 DAY = 86_400.0
 CHECKS = [
-    *("sidecar", "stream", "replicas", "initsync"),
+    *("sidecar", "stream", "replicas", "initsync", "callers"),
     *("outcomes", "refusals", "writers"),
 ]
 INITSYNC = Initsync(
@@ -40,8 +41,6 @@ WELL = Facts(
     round_trip_age=0.5,
     acknowledgement_age=None,
     doubt_age=None,
-    refusal=None,
-    refusal_age=None,
     second_writer_age=None,
 )
 
@@ -59,6 +58,20 @@ def test_a_well_writer_is_ready_and_every_check_passes() -> None:
     }
 
 
+FULL = errors.STREAM_FULL
+UNKNOWN = Failure(errors.UNKNOWN_OUTCOME, "k", since=0)
+TOO_LARGE = Failure(
+    errors.EVENT_TOO_LARGE,
+    "k",
+    since=0,
+    category="initsync",
+    name="Groups",
+    size_bytes=2000,
+    limit_bytes=1000,
+)
+WHICH = (
+    "It is one of Groups in category initsync. Its size is 2000 bytes, the limit 1000."
+)
 ASK = "Look at the NATS servers; the event is asked for until it is known."
 
 
@@ -107,25 +120,39 @@ ASK = "Look at the NATS servers; the event is asked for until it is known."
         ({"doubt_age": 2.01}, "outcomes", "A publish has no definite answer yet.", ASK),
         *(
             (
-                {"refusal": cause, "refusal_age": age},
-                "refusals",
-                cause.title,
-                cause.remedy,
-            )
-            for cause, age in (
-                (errors.NATS_PERMISSION, 1.0),
-                (errors.STREAM_FULL, 180.0),
-                (errors.STORAGE_FULL, 0.0),
-            )
-        ),
-        *(
-            (
-                {"refusal": cause, "refusal_age": 9.0, "refusals": 2},
+                {"failure": Failure(cause, "k", 0), "failure_age": 0.0},
                 "refusals",
                 f"Hermes is blocked: {cause.title}",
                 cause.remedy,
             )
-            for cause in (errors.STREAM_FULL, errors.EVENT_TOO_LARGE)
+            for cause in (
+                *(errors.NATS_PERMISSION, errors.STREAM_FULL, errors.STORAGE_FULL),
+                *(errors.EVENT_TOO_LARGE, errors.PUBLISH_REFUSED, errors.KEY_REUSED),
+            )
+        ),
+        (
+            {"failure": TOO_LARGE, "failure_age": 3600.0},
+            "refusals",
+            f"Hermes is blocked: {errors.EVENT_TOO_LARGE.title} {WHICH}",
+            errors.EVENT_TOO_LARGE.remedy,
+        ),
+        (
+            {"failure": replace(UNKNOWN, tries=2), "failure_age": 0.0},
+            "refusals",
+            f"Hermes is blocked: {errors.UNKNOWN_OUTCOME.title}",
+            errors.UNKNOWN_OUTCOME.remedy,
+        ),
+        *(
+            (
+                {"failure": Failure(cause, "k", 0), "failure_age": 2.01},
+                "refusals",
+                f"Hermes cannot store its event: {cause.title}",
+                cause.remedy,
+            )
+            for cause in (
+                *(errors.UNKNOWN_OUTCOME, errors.JETSTREAM_UNAVAILABLE),
+                errors.NATS_DOWN,
+            )
         ),
     ],
 )
@@ -147,10 +174,7 @@ def test_each_reason_not_to_be_ready_is_a_sentence_with_a_remedy(
         {"info": replace(INFO, live_replicas=2)},
         {"info": replace(INFO, leader=None, replicas=1, live_replicas=1)},
         {"doubt_age": 2.0},
-        {"refusal": errors.STREAM_FULL, "refusal_age": 180.01},
-        {"refusal": errors.STREAM_FULL, "refusal_age": None},
-        {"refusal": errors.EVENT_TOO_LARGE, "refusal_age": 0.0, "refusals": 1},
-        {"refusal": errors.EVENT_TOO_LARGE, "refusal_age": 181.0, "refusals": 9},
+        {"failure": UNKNOWN, "failure_age": 2.0},
         {"second_writer_age": 600.01},
         {"searched": True, "initsync": INITSYNC, "initsync_stays": None},
         {"searched": True, "initsync": INITSYNC, "initsync_stays": 7.1 * DAY},
@@ -191,6 +215,31 @@ def test_what_has_passed_or_is_bearable_leaves_it_ready_without_a_word(
             )
             for days in (6.9, 7)
         ),
+        *(
+            (
+                changes,
+                Check(
+                    "refusals",
+                    f"An event that is not of Hermes' plugin: {FULL.title}",
+                    FULL.remedy,
+                    blocks=False,
+                ),
+            )
+            for changes in (
+                {"other_failure": FULL},
+                {"other_failure": FULL, "failure": UNKNOWN, "failure_age": 2.0},
+            )
+        ),
+        (
+            {"refused_caller": errors.UNAUTHORIZED},
+            Check(
+                "callers",
+                "A caller was refused in the last ten minutes: "
+                f"{errors.UNAUTHORIZED.title}",
+                errors.UNAUTHORIZED.remedy,
+                blocks=False,
+            ),
+        ),
         (
             {"second_writer_age": 600.0},
             Check(
@@ -215,7 +264,8 @@ def test_what_events_can_flow_with_is_a_warning(
     "changes",
     [
         {"doubt_age": 60.0},
-        {"refusal": errors.NATS_PERMISSION, "refusal_age": 1.0},
+        {"failure": TOO_LARGE, "failure_age": 1.0},
+        {"other_failure": FULL},
         {"second_writer_age": 1.0},
     ],
 )
@@ -223,7 +273,7 @@ def test_a_role_that_does_not_write_skips_the_writers_part(
     changes: dict[str, Any],
 ) -> None:
     checks = assess(replace(WELL, writes=False, **changes))
-    assert checks == [Check(name, None) for name in CHECKS[:4]]
+    assert checks == [Check(name, None) for name in CHECKS[:5]]
 
 
 def test_an_initsync_is_missed_also_where_nothing_is_written() -> None:

@@ -75,6 +75,7 @@ NAMES = {
     "hermes_sidecar_nats_connected": "gauge",
     "hermes_sidecar_ready": "gauge",
     "hermes_sidecar_check_status": "gauge",
+    "hermes_sidecar_certificate_end_timestamp_seconds": "gauge",
     "hermes_sidecar_round_trip_age_seconds": "gauge",
     "hermes_sidecar_acknowledgement_age_seconds": "gauge",
     "hermes_sidecar_publishes_in_flight": "gauge",
@@ -150,8 +151,9 @@ def test_labels_are_bounded_and_there_from_the_first_scrape_on(
         for result in ("stored", "duplicate", "not_stored", "unknown")
     }
     assert labels("resolutions") == {("stored",), ("not_stored",), ("unknown",)}
-    checks = ("sidecar", "stream", "replicas", "initsync", "outcomes", "refusals")
-    assert labels("check_status") == {(name,) for name in (*checks, "writers")}
+    checks = ("sidecar", "stream", "replicas", "initsync", "callers", "outcomes")
+    names = (*checks, "refusals", "writers")
+    assert labels("check_status") == {(name,) for name in names}
 
 
 def test_a_publish_that_one_copy_did_not_settle_is_a_resolution(

@@ -46,7 +46,7 @@ HOST = "127.0.0.1"
 class FakeNats:
     """Greets like a nats-server without TLS, says yes to all, keeps every byte."""
 
-    def __init__(self, version: str = "2.11.4") -> None:
+    def __init__(self, version: str = "2.11.11") -> None:
         self.received = bytearray()
         self._listener = socket.create_server((HOST, 0))
         self._thread = threading.Thread(target=self._serve)

@@ -21,6 +21,7 @@ from parts.sidecar import (
     environment,
     event,
     last_offset,
+    plugin_key,
     post,
 )
 
@@ -111,7 +112,7 @@ def test_a_role_whose_user_lacks_a_right_says_so(
         sidecar.start()
         try:
             sidecar.wait_ready()
-            answer = post(http, event())
+            answer = post(http, event(), key=plugin_key(1))
             assert answer.status_code == 503
             assert answer.json()["code"] == "nats_permission"
             assert answer.json()["outcome"] == "not_stored"

@@ -17,6 +17,7 @@ from sidecar.answer import (
     StoredMessage,
     TooLarge,
     Unavailable,
+    Undecided,
     WrongLast,
 )
 from sidecar.errors import Cause, Outcome, Problem
@@ -66,7 +67,7 @@ def test_an_acknowledgement_elsewhere_is_a_doubt(
     in_doubt: bool, anywhere: bool, sequence: int
 ) -> None:
     step = decide(expected(in_doubt, anywhere), Acknowledged(sequence, duplicate=False))
-    assert_again(step, True, errors.STREAM_UNFIT)
+    assert_again(step, True, errors.FOREIGN_ANSWER)
 
 
 @DOUBTS
@@ -91,9 +92,9 @@ def test_a_duplicate_elsewhere_is_a_key_that_was_used_before() -> None:
     assert_problem(step, errors.KEY_REUSED, Outcome.NOT_STORED, offset=7)
 
 
-def test_a_duplicate_elsewhere_while_in_doubt_is_asked_again() -> None:
+def test_a_duplicate_elsewhere_while_in_doubt_is_looked_at() -> None:
     step = decide(expected(in_doubt=True), Acknowledged(7, duplicate=True))
-    assert_again(step, True, errors.KEY_REUSED)
+    assert_look(step, errors.KEY_REUSED)
 
 
 @DOUBTS
@@ -106,10 +107,19 @@ def test_a_wrong_last_sequence_is_looked_at_and_leaves_the_doubt_as_it_was(
 
 
 @DOUBTS
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_an_id_under_way_is_looked_at_for_it_may_have_been_refused_for_good(
+    in_doubt: bool, anywhere: bool
+) -> None:
+    """As by nats-server 2.11 on several replicas: no repetition ends it."""
+    step = decide(expected(in_doubt, anywhere), InProcess())
+    assert_look(step, errors.JETSTREAM_UNAVAILABLE, pause_seconds=0.1)
+
+
+@DOUBTS
 @pytest.mark.parametrize(
     ("answer", "leaves_doubt", "cause"),
     [
-        (InProcess(), True, errors.JETSTREAM_UNAVAILABLE),
         (NoAnswer(), True, errors.JETSTREAM_UNAVAILABLE),
         (Disconnected(), True, errors.JETSTREAM_UNAVAILABLE),
         (Unavailable(), False, errors.JETSTREAM_UNAVAILABLE),
@@ -138,11 +148,6 @@ REFUSALS = pytest.mark.parametrize(
             {"jetstream_code": 10023},
         ),
         (
-            Refused(errors.STREAM_UNFIT, 10060),
-            errors.STREAM_UNFIT,
-            {"jetstream_code": 10060},
-        ),
-        (
             Refused(errors.EVENT_TOO_LARGE, 10054),
             errors.EVENT_TOO_LARGE,
             {"jetstream_code": 10054},
@@ -168,9 +173,25 @@ def test_a_refusal_of_the_only_copy_is_final(
 def test_a_refusal_after_an_unanswered_copy_proves_nothing(
     answer: Answer, cause: Cause, members: dict[str, int]
 ) -> None:
-    del members
     step = decide(expected(in_doubt=True), answer)
-    assert_again(step, True, cause)
+    assert_look(step, cause, members.get("jetstream_code"))
+
+
+@DOUBTS
+@pytest.mark.parametrize(
+    ("cause", "code", "pause_seconds"),
+    [
+        (errors.STORAGE_FULL, 10023, 0.5),
+        (errors.PUBLISH_REFUSED, None, 0.5),
+        (errors.FOREIGN_ANSWER, None, 0.1),
+    ],
+)
+def test_an_answer_that_decides_nothing_is_looked_at(
+    in_doubt: bool, cause: Cause, code: int | None, pause_seconds: float
+) -> None:
+    """Else who answers in the stream's place would hide for ever that it stands."""
+    step = decide(expected(in_doubt), Undecided(cause, code))
+    assert_look(step, cause, code, pause_seconds)
 
 
 # -- judge: what the leader shows at the next offset -----------------------------------
@@ -256,7 +277,7 @@ def test_a_message_proposed_and_not_yet_there_is_waited_for(
 ) -> None:
     seen = sight(first, last=L, settled_last=settled_last)
     step = judge(expected(in_doubt), L + 1, seen)
-    assert_again(step, in_doubt, errors.JETSTREAM_UNAVAILABLE)
+    assert_again(step, True, errors.JETSTREAM_UNAVAILABLE)
 
 
 @DOUBTS
@@ -302,9 +323,46 @@ def test_a_doubt_keeps_the_moment_of_its_first_copy_and_ends_with_it() -> None:
     assert not doubts
 
 
+def test_what_is_not_stored_when_its_time_is_up_is_called_by_its_cause() -> None:
+    doubt = Doubt({})
+    doubt.set(False, errors.NATS_DOWN)
+    problem = doubt.problem(errors.NATS_DOWN)
+    assert_problem(problem, errors.NATS_DOWN, Outcome.NOT_STORED)
+    assert problem.reason is errors.NATS_DOWN
+
+
+@pytest.mark.parametrize(
+    ("bus_cause", "reason", "members"),
+    [
+        (
+            None,
+            errors.STORAGE_FULL,
+            {"reason": "storage_full", "jetstream_code": 10023},
+        ),
+        (errors.NATS_DOWN, errors.NATS_DOWN, {"reason": "nats_down"}),
+    ],
+)
+def test_an_unknown_outcome_has_a_reason_that_an_operator_can_mend(
+    bus_cause: Cause | None, reason: Cause, members: dict[str, int | str | None]
+) -> None:
+    doubt = Doubt({})
+    doubt.set(True, errors.STORAGE_FULL, 10023)
+    doubt.set(True)  # another copy leaves, and the last cause stands
+    problem = doubt.problem(bus_cause)
+    assert_problem(problem, errors.UNKNOWN_OUTCOME, Outcome.UNKNOWN, **members)
+    assert problem.reason is reason
+
+
 def test_an_expected_event_hides_its_body() -> None:
     one = Expected(key="mine", body=b"c0rrect-horse", last=L)
     assert "c0rrect" not in repr(one)
+
+
+def assert_look(
+    step: object, cause: Cause, code: int | None = None, pause_seconds: float = 0.5
+) -> None:
+    again = Again(True, pause_seconds, cause, code)
+    assert step == Look(L + 1, in_doubt=True, otherwise=again)
 
 
 def assert_again(step: object, in_doubt: bool, cause: Cause) -> None:

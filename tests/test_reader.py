@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,69 @@ def test_a_displaced_event_is_an_error_that_names_its_offset(
             answer = http.get(f"/v1/events?{query}")
             assert (answer.status_code, answer.json()["code"]) == (503, "displaced")
             assert answer.json()["offset"] == wrong
+
+
+def test_a_category_ends_where_the_leader_says_so(
+    nats: NatsProcess, tmp_path: Path
+) -> None:
+    with sidecar_on(nats, tmp_path / "end") as sidecar, sidecar.client() as http:
+        first = post(http).json()["offset"]
+        last = post(http).json()["offset"]
+        query = "category=initsync&offset"
+        for offset in ("first", first, last, last + 1):
+            page = http.get(f"/v1/events?{query}={offset}").json()
+            assert page["events"] == []
+            assert page["next_offset"] == page["last_offset"] + 1 == last + 1
+        page = http.get(f"/v1/events?{query}={first}&wait=0.5").json()
+        assert (page["events"], page["next_offset"]) == ([], last + 1)
+        found = post(http, event("initsync")).json()["offset"]
+        page = http.get(f"/v1/events?{query}={first}").json()
+        assert [row["offset"] for row in page["events"]] == [found]
+
+
+def test_a_waiting_reader_of_a_category_is_given_what_comes(
+    nats: NatsProcess, tmp_path: Path
+) -> None:
+    with sidecar_on(nats, tmp_path / "wait") as sidecar, sidecar.client() as http:
+        first = post(http).json()["offset"]
+        with ThreadPoolExecutor(1) as pool, sidecar.client() as reader:
+            path = f"/v1/events?category=initsync&offset={first}&wait=20"
+            waiting = pool.submit(reader.get, path)
+            wait_until(lambda: "readers_waiting 1.0" in http.get("/metrics").text)
+            post(http)
+            wanted = post(http, event("initsync")).json()["offset"]
+            rows = waiting.result().json()["events"]
+        assert [row["offset"] for row in rows] == [wanted]
+
+
+def test_a_copy_that_lacks_a_category_does_not_end_it(
+    nats: NatsProcess, tmp_path: Path
+) -> None:
+    """A mirror answers direct gets, too, and this one holds no initsync."""
+    name = f"m{uuid.uuid4().hex[:12]}"
+    with (
+        sidecar_on(nats, tmp_path / "mirrored", name) as sidecar,
+        sidecar.client() as http,
+        Operator(nats.port) as operator,
+    ):
+        first = post(http).json()["offset"]
+        wanted = post(http, event("initsync")).json()["offset"]
+        post(http)
+        mirror = {"name": name, "filter_subject": f"{name}.base"}
+        made = {"name": f"{name}b", "mirror": mirror, "storage": "file"}
+        operator.api(f"STREAM.CREATE.{name}b", made)
+        wait_until(lambda: operator.state(f"{name}b")["messages"] == 2, what="mirrored")
+        post(http)  # from its first live message on it answers
+        wait_until(lambda: operator.state(f"{name}b")["messages"] == 3, what="mirrored")
+        found = 0
+        for _ in range(60):
+            page = http.get(f"/v1/events?category=initsync&offset={first}").json()
+            if page["events"]:
+                assert page["events"][0]["offset"] == wanted
+                found += 1
+            else:
+                assert page["next_offset"] == first
+        assert found
 
 
 def test_readers_that_stall_cost_bounded_memory_and_no_publish(

@@ -253,25 +253,3 @@ async def test_a_stream_made_anew_is_searched_anew(
         operator.delete(stream)
         operator.create(stream, first_seq=5000)
         assert await guard.look(await bus.position()) is None
-
-
-def test_an_event_that_is_refused_again_and_again_means_that_hermes_is_blocked(
-    nats: NatsProcess, operator: Operator, stream: str, tmp_path: Path
-) -> None:
-    settings = {"nats_url": nats.url, "stream": stream, "subject_prefix": stream}
-    operator.update(stream, max_msg_size=2000)
-    large = event(objattrs={"photo": "x" * 2000})
-    with (
-        SidecarProcess(tmp_path / "one", **settings) as sidecar,
-        sidecar.client() as http,
-    ):
-        assert post(http, large).status_code == 413
-        assert http.get("/health").status_code == 200
-        assert post(http, large).status_code == 413
-        health = http.get("/health")
-        assert health.status_code == 503
-        assert "Hermes is blocked: The event is larger" in health.text
-        assert "max_msg_size" in health.text
-        assert post(http, event()).status_code == 201
-        assert http.get("/health").status_code == 200
-        assert "hermes_sidecar_requests_refused_total" in http.get("/metrics").text

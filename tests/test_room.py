@@ -68,9 +68,8 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
         return await asyncio.Future()
 
     room = Room()
+    request = Request({"type": "http", "headers": []}, receive)
     with room.hold() as held, pytest.raises(Problem) as raised:
-        await store._read_body(
-            Request({"type": "http", "headers": []}, receive), held, 9
-        )
+        await store._read_body(request, held, 9, bytearray())
     assert raised.value.cause is errors.SLOW_BODY
     assert raised.value.outcome is Outcome.NOT_STORED

@@ -11,6 +11,7 @@ from sidecar.stream import (
     first_offset,
     parse_stream_info,
     server_too_old,
+    server_unfitness,
     unfitness,
 )
 
@@ -33,7 +34,7 @@ def document(
 
 
 def test_a_planned_stream_keeps_events_for_ninety_days_and_lets_nobody_delete() -> None:
-    assert PLAN.config(first_offset=1_795_427_233_892) == {
+    assert PLAN.config(first_offset=1_795_427_233_892_123) == {
         "name": "hermes",
         "subjects": ["hermes.*"],
         "description": "Hermes events; written by hermes-nats-sidecar alone",
@@ -50,7 +51,7 @@ def test_a_planned_stream_keeps_events_for_ninety_days_and_lets_nobody_delete() 
         "deny_delete": True,
         "deny_purge": True,
         "allow_direct": True,
-        "first_seq": 1_795_427_233_892,
+        "first_seq": 1_795_427_233_892_123,
     }
 
 
@@ -63,10 +64,10 @@ def test_zero_days_keep_for_ever() -> None:
 @pytest.mark.parametrize(
     ("now_seconds", "last_seen", "first"),
     [
-        (1_795_427_233.892, None, 1_795_427_233_892),
-        (1_795_427_233.0, 41, 1_795_427_233_000),
-        (1_795_427_233.0, 1_795_427_233_000, 1_795_427_233_001),
-        (1_795_427_233.0, 1_999_999_999_999, 2_000_000_000_000),
+        (1_795_427_233.5, None, 1_795_427_233_500_000),
+        (1_795_427_233.0, 41, 1_795_427_233_000_000),
+        (1_795_427_233.0, 1_795_427_233_000_000, 1_795_427_233_000_001),
+        (1_795_427_233.0, 1_999_999_999_999_999, 2_000_000_000_000_000),
         (0.0, 41, 42),
         (0.0, None, 1),
     ],
@@ -75,6 +76,18 @@ def test_a_new_stream_starts_above_every_offset_that_was_seen(
     now_seconds: float, last_seen: int | None, first: int
 ) -> None:
     assert first_offset(now_seconds, last_seen) == first
+
+
+def test_a_stream_made_anew_starts_above_one_that_took_a_million_events_a_second() -> (
+    None
+):
+    made, seconds = 1_795_427_233.0, 2.0
+    last = first_offset(made, None) + int(seconds * 1_000_000) - 1
+    assert first_offset(made + seconds, None) > last
+
+
+def test_an_offset_is_exact_in_a_float_for_two_hundred_years() -> None:
+    assert first_offset(1_795_427_233.0 + 200 * 366 * 86_400, None) < 2**53
 
 
 def test_the_planned_stream_is_fit() -> None:
@@ -147,42 +160,103 @@ def test_what_loses_or_changes_no_event_is_fit(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("version", "old"),
     [
-        ("2.10.26", True),
-        ("2.9.0", True),
         ("1.99.0", True),
-        ("2.11.0", False),
-        ("2.11.0-RC.1", False),
-        ("2.15.1", False),
+        ("2.9.0", True),
+        ("2.10.26", True),
+        ("2.11.0", True),
+        ("2.11.1", True),
+        ("2.11.10", True),
+        ("2.11.11-RC.1", True),  # before what it is to become
+        ("2.11.11-dev+abc", True),
+        ("2.11.11", False),
+        ("2.11.11+abc-1", False),
+        ("2.11.12-RC.1", False),
+        ("2.12.3", False),
+        ("2.15.0-dev", False),
+        ("2.100.0", False),
         ("3.0.0", False),
-        ("", False),
-        ("dev", False),
+        ("", True),
+        ("dev", True),
+        ("2.15", True),
+        ("2.15.1.1", True),
+        ("v2.15.1", True),  # no nats-server says so
     ],
 )
-def test_a_server_before_2_11_is_too_old(version: str, old: bool) -> None:
+def test_a_server_before_2_11_11_or_of_no_known_version_is_too_old(
+    version: str, old: bool
+) -> None:
     assert server_too_old(version) is old
+    named = [
+        sentence
+        for sentence in server_unfitness(version)
+        if sentence.endswith("is not known to be 2.11.11 or later: upgrade it.")
+    ]
+    assert len(named) == old
+    assert all(f"NATS server {version}" in sentence for sentence in named)
     assert bool(unfitness(PLAN, config(), version)) is old
 
 
+REPLICATED = {"num_replicas": 3}
+LIMITED = {"num_replicas": 3, "max_bytes": 1}
+
+
 @pytest.mark.parametrize(
-    ("version", "changes", "fit"),
+    ("version", "changes", "sources"),
     [
-        ("2.13.9", {"num_replicas": 2, "max_bytes": 1}, False),
-        ("2.11.0", {"num_replicas": 5, "max_msgs": 1}, False),
-        ("2.14.0", {"num_replicas": 3, "max_bytes": 1, "max_msgs": 1}, True),
-        ("3.0.0", {"num_replicas": 3, "max_bytes": 1}, True),
-        ("2.13.9", {"num_replicas": 3}, True),
-        ("2.13.9", {"num_replicas": 1, "max_bytes": 1, "max_msgs": 1}, True),
+        ("2.10.26", {}, []),  # refused for its age; when it was mended is not kept
+        ("2.11.0-RC.1", {}, ["#6753"]),
+        ("2.11.0", {}, ["#6753"]),
+        ("2.11.1", {}, ["#6753"]),
+        ("2.11.2-RC.1", {}, ["#6753"]),
+        ("2.11.2", {}, []),
+        ("2.11.1", LIMITED, ["#6753", "#7608"]),
+        ("2.11.11", REPLICATED, []),
+        ("2.11.11", LIMITED, ["#7608"]),
+        ("2.11.11", {"num_replicas": 2, "max_msgs": 1}, ["#7608"]),
+        ("2.11.11", {"max_bytes": 1, "max_msgs": 1}, []),
+        ("2.12.0", {}, []),
+        ("2.12.0-preview.1", REPLICATED, ["#7424", "#7594"]),
+        ("2.12.0", REPLICATED, ["#7424", "#7594"]),
+        ("2.12.1", REPLICATED, ["#7594"]),
+        ("2.12.2", REPLICATED, ["#7594"]),
+        ("2.12.2", LIMITED, ["#7594", "#7608"]),
+        ("2.12.3-RC.1", REPLICATED, ["#7594"]),
+        ("2.12.3", REPLICATED, []),
+        ("2.13.9", LIMITED, ["#7608"]),
+        ("2.14.0-RC.1", LIMITED, ["#7608"]),
+        ("2.14.0", LIMITED, []),
+        ("3.0.0", LIMITED, []),
+        ("dev", LIMITED, []),
     ],
 )
-def test_a_replicated_stream_with_a_size_limit_needs_2_14(
-    version: str, changes: dict[str, Any], fit: bool
+def test_a_version_that_is_known_to_lose_is_named_with_its_source(
+    version: str, changes: dict[str, Any], sources: list[str]
 ) -> None:
-    sentence = (
-        f"A size limit is set and NATS server {version} is older than 2.14: raising "
-        "the limit of a replicated stream could lose events. Upgrade it, or remove "
-        "the limit before the stream is full."
+    sentences = server_unfitness(version, config(**changes))
+    named = [sentence for sentence in sentences if "#" in sentence]
+    assert [sentence.split("nats-server ")[1][:5] for sentence in named] == sources
+    assert unfitness(PLAN, config(**changes), version) == sentences
+    assert all(sentence.startswith(f"NATS server {version} ") for sentence in named)
+
+
+def test_a_defect_says_what_happens_and_what_to_use() -> None:
+    (sentence,) = unfitness(PLAN, config(**LIMITED), "2.13.9")
+    assert sentence == (
+        "NATS server 2.13.9 can lose events when a size limit is raised "
+        "(nats-server #7608): use 2.14.0 or later, or remove the limit before the "
+        "stream is full."
     )
-    assert unfitness(PLAN, config(**changes), version) == [sentence] * (not fit)
+
+
+@pytest.mark.parametrize("leader", ["2.11.1", "2.12.2"])
+def test_the_leader_may_be_older_than_the_server_that_we_are_connected_to(
+    leader: str,
+) -> None:
+    changed = config(**REPLICATED, metadata={"_nats.ver": leader, "_nats.level": "1"})
+    sentences = unfitness(PLAN, changed, "2.15.1")
+    assert sentences
+    assert sentences == server_unfitness(leader, config(**REPLICATED))
+    assert unfitness(PLAN, changed, leader) == sentences  # said once
 
 
 def test_a_stream_as_planned_differs_in_nothing() -> None:
@@ -294,6 +368,27 @@ def test_a_replica_counts_as_live_only_when_it_was_heard_lately(
     assert info.leader == "n1"
     assert (info.replicas, info.live_replicas) == (3, live)
     assert info.has_majority is majority
+
+
+@pytest.mark.parametrize(
+    ("leader", "followers", "is_leaders"),
+    [
+        ("n1", ["n2", "n3"], True),
+        ("n1", [], True),
+        ("n2", ["n2", "n3"], False),
+        ("n3", ["n2", "n3"], False),
+        (None, ["n1", "n2", "n3"], False),
+        (None, [], False),
+    ],
+)
+@pytest.mark.parametrize("replicas", [3, 1], ids=["three", "to be one"])
+def test_who_names_its_leader_among_its_replicas_is_a_follower(
+    leader: str | None, followers: list[str], is_leaders: bool, replicas: int
+) -> None:
+    cluster = {"leader": leader, "replicas": [{"name": name} for name in followers]}
+    info = parse_stream_info(document(cluster, replicas=replicas))
+    assert info.has_leader is (is_leaders or (replicas == 1 and not followers))
+    assert info.leader == (leader if is_leaders else None)
 
 
 @pytest.mark.parametrize(

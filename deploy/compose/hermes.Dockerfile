@@ -15,10 +15,13 @@ FROM ${BUILD_BASE} AS build
 COPY requirements.txt ./
 RUN python3 -m venv /opt/hermes-venv \
  && /opt/hermes-venv/bin/pip install --no-cache-dir --requirement requirements.txt
+COPY . /opt/hermes
+# Its user reads it, whatever umask the checkout was made with.
+RUN chmod -R go+rX /opt/hermes
 
 FROM ${BASE}
 COPY --from=build /opt/hermes-venv /opt/hermes-venv
-COPY . /opt/hermes
+COPY --from=build /opt/hermes /opt/hermes
 COPY --from=plugins /plugins /opt/hermes/plugins
 # Its group is that of the sidecar's socket.
 RUN install -d -m 0700 -o 10002 -g 10001 /var/lib/hermes /var/lib/campus

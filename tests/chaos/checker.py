@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares the whole stream with what the producers were told. Pure."""
+"""Compares the whole stream with what the producers were told. Pure.
+
+A source goes back to older values, so the same bytes come again and again and say
+nothing. What counts is the key of each `_send`, which the stream holds beside its
+event, and the walk of each object: its events in the order of sending.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 
 class Told(StrEnum):
@@ -21,25 +27,44 @@ class Told(StrEnum):
     STANDING = "stands already"
     NOT_STORED = "not stored"
     UNKNOWN = "unknown"
+    KILLED = "killed"
+    """Nothing: its process died in it."""
+
+
+OPEN = (Told.UNKNOWN, Told.KILLED)
+"""What may stand, once, or not."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of a hermes-server, which began at a moment of the wall clock.
+
+    `age` counts the passes that went through before it and the initsyncs that began:
+    what was not recognised by then is new. `process` counts the starts of its
+    hermes-server, and `ended` is how the process before this one ended.
+    """
+
+    producer: int = 0
+    process: int = 0
+    ended: str = ""
+    number: int = 0
+    age: int = 0
+    began_at: float = 0.0
 
 
 @dataclass(frozen=True)
 class Attempt:
     """One `_send`, in the order of sending within its producer.
 
-    `again`: Hermes sends what failed with an unknown outcome once more, before any
-    pass went through and before another event of that object. `is_new`: it must be
-    stored whatever stands, since Hermes computed it after a pass that went through.
+    `keys` are all that it sent; one that was broken on purpose has several.
     """
 
-    producer: int
     body: bytes
-    object: str
     told: Told
+    keys: tuple[str, ...] = ()
     offset: int | None = None
     text: str = ""
-    again: bool = False
-    is_new: bool = False
+    during: Pass = Pass()
 
 
 @dataclass(frozen=True)
@@ -55,37 +80,51 @@ class Message:
 
 @dataclass
 class Verdict:
-    """What was found; `unknown_stored` holds the numbers of attempts."""
+    """What was found.
+
+    `claims` gives for each offset the number of the attempt that stands there;
+    `open_stored` holds those of them that nobody was told of. `repeats` counts what a
+    hermes-server stored again after it was started anew, by how the one before ended.
+    """
 
     violations: list[str] = field(default_factory=list)
-    unknown_stored: set[int] = field(default_factory=set)
+    open_stored: set[int] = field(default_factory=set)
     claims: dict[int, int] = field(default_factory=dict)
+    repeats: Counter[str] = field(default_factory=Counter)
 
 
-def check(attempts: Sequence[Attempt], messages: Sequence[Message]) -> Verdict:
-    """Say what in the stream differs from what the producers were told."""
+def check(
+    attempts: Sequence[Attempt],
+    messages: Sequence[Message],
+    forgotten: Collection[int] = (),
+) -> Verdict:
+    """Say what in the stream differs from what the producers were told.
+
+    `forgotten`: the numbers of attempts that returned to a process which was killed
+    before it had saved its cache.
+    """
     verdict = Verdict()
     _check_offsets(messages, verdict)
-    _claim_stored(attempts, messages, verdict)
-    _claim_unknown(attempts, messages, verdict)
+    _claim(attempts, messages, verdict)
+    _check_stored(attempts, verdict)
     _check_order(attempts, verdict)
-    _check_recognised(attempts, messages, verdict)
-    _check_doubled(attempts, verdict)
+    _check_walks(attempts, set(forgotten), verdict)
+    _check_passes(attempts, messages, verdict)
     return verdict
 
 
 def check_reader(
     name: str,
-    seen: Sequence[tuple[int, int]],
+    seen: Sequence[tuple[int, str]],
     messages: Sequence[Message],
     *,
     was_refused: bool = False,
 ) -> list[str]:
-    """Say where a reader's events differ from the stream, by offset and number.
+    """Say where a reader's events differ from the stream, by offset and content.
 
     One that was refused may lack the end.
     """
-    expected = [(message.offset, number_of(message.body)) for message in messages]
+    expected = [(message.offset, name_of(message.body)) for message in messages]
     if was_refused:
         expected = expected[: len(seen)]
     if list(seen) == expected:
@@ -96,158 +135,230 @@ def check_reader(
     return [f"{name}: saw {len(seen)} events, the stream has {len(expected)}"]
 
 
-def number_of(body: bytes) -> int:
-    """Give the number that tells an event from all others."""
-    return int(json.loads(body)["objattrs"]["number"])
+# -- What an event says ----------------------------------------------------------------
+
+
+def name_of(body: bytes) -> str:
+    """Name an event by all that tells it from others."""
+    event = json.loads(body)
+    return named(*(event.get(name) for name in _NAMING))
+
+
+def named(category: Any, kind: Any, objtype: Any, pkey: Any, attributes: Any) -> str:
+    """Name an event; of what only fills its attributes, the size."""
+    shown = repr(attributes)
+    if len(shown) > _SHOWN:
+        shown = f"{shown[:_SHOWN]}... {len(shown)}"
+    return f"{category} {kind} {objtype} {pkey} {shown}"
+
+
+_NAMING = ("evcategory", "eventtype", "objtype", "objpkey", "objattrs")
+_SHOWN = 60
+
+
+def _object_of(body: bytes) -> str:
+    """Name what the next equal event may be recognised by; nothing for others."""
+    event = json.loads(body)
+    if event.get("evcategory") != "base" or event.get("eventtype") == "dataschema":
+        return ""
+    return f"{event.get('objtype')} {event.get('objpkey')}"
+
+
+# -- Each message and its attempt ------------------------------------------------------
 
 
 def _check_offsets(messages: Sequence[Message], verdict: Verdict) -> None:
     for before, after in pairwise(messages):
         if after.offset != before.offset + 1:
             verdict.violations.append(f"hole: {before.offset} then {after.offset}")
-    for key, count in Counter(message.key for message in messages).items():
-        if count > 1:
-            offsets = [each.offset for each in messages if each.key == key]
-            verdict.violations.append(f"one _send stands {count} times: at {offsets}")
 
 
-def _claim_stored(
+def _claim(
     attempts: Sequence[Attempt], messages: Sequence[Message], verdict: Verdict
 ) -> None:
-    standing = {message.offset: message for message in messages}
+    """Find whose each message is, and see that it may stand, there, and once."""
+    numbers = {key: n for n, attempt in enumerate(attempts) for key in attempt.keys}
+    offsets: dict[int, int] = {}
+    for message in messages:
+        number, offset = numbers.get(message.key), message.offset
+        if number is None:
+            verdict.violations.append(f"nobody sent what stands at offset {offset}")
+            continue
+        verdict.claims[offset] = number
+        attempt = attempts[number]
+        if number in offsets:
+            verdict.violations.append(
+                f"one _send stands twice: at offsets {offsets[number]} and {offset}"
+            )
+        offsets[number] = offset
+        if message.body != attempt.body:
+            verdict.violations.append(f"another event stands at offset {offset}")
+        if attempt.told in OPEN:
+            verdict.open_stored.add(number)
+        elif attempt.told is Told.STANDING:
+            verdict.violations.append(f"said to stand already, and stored: {offset}")
+        elif attempt.told is Told.NOT_STORED:
+            verdict.violations.append(
+                f"reported not stored, but stands: offset {offset}, {attempt.text}"
+            )
+
+
+def _check_stored(attempts: Sequence[Attempt], verdict: Verdict) -> None:
+    """See that what returned an offset stands at it, and that these rise."""
     highest: dict[int, int] = defaultdict(int)
     for number, attempt in enumerate(attempts):
         if attempt.told is not Told.STORED:
             continue
-        offset = attempt.offset or 0
-        message = standing.get(offset)
-        if message is None:
+        offset, producer = attempt.offset or 0, attempt.during.producer
+        if verdict.claims.get(offset) != number:
             verdict.violations.append(f"lost: offset {offset} of {_name(attempt)}")
-        elif message.body != attempt.body:
-            verdict.violations.append(
-                f"offset {offset} of {_name(attempt)} holds another event"
-            )
-        elif offset in verdict.claims:
-            verdict.violations.append(f"offset {offset} was given to two events")
-        else:
-            verdict.claims[offset] = number
-        if offset <= highest[attempt.producer]:
+        if offset <= highest[producer]:
             verdict.violations.append(f"offset {offset} did not rise")
-        highest[attempt.producer] = max(offset, highest[attempt.producer])
-
-
-def _claim_unknown(
-    attempts: Sequence[Attempt], messages: Sequence[Message], verdict: Verdict
-) -> None:
-    """Every other message must be an event of unknown outcome, at its place."""
-    ranges = _ranges(attempts)
-    candidates: dict[bytes, list[int]] = defaultdict(list)
-    for number, attempt in enumerate(attempts):
-        if attempt.told is Told.UNKNOWN:
-            candidates[attempt.body].append(number)
-    for message in messages:
-        if message.offset in verdict.claims:
-            continue
-        for number in candidates[message.body]:
-            after, before = ranges[number]
-            if number not in verdict.unknown_stored and (
-                after < message.offset < before
-            ):
-                verdict.unknown_stored.add(number)
-                verdict.claims[message.offset] = number
-                break
-        else:
-            verdict.violations.append(_why_foreign(attempts, message))
+        highest[producer] = max(offset, highest[producer])
 
 
 def _check_order(attempts: Sequence[Attempt], verdict: Verdict) -> None:
     """See that what stands of each producer stands in the order of sending."""
     last: dict[int, int] = defaultdict(lambda: -1)
     for offset, number in sorted(verdict.claims.items()):
-        producer = attempts[number].producer
+        producer = attempts[number].during.producer
         if number < last[producer]:
             verdict.violations.append(f"out of order: offset {offset}")
         last[producer] = number
 
 
-def _why_foreign(attempts: Sequence[Attempt], message: Message) -> str:
-    told = {attempt.told for attempt in attempts if attempt.body == message.body}
-    offset = message.offset
-    if Told.STORED in told or Told.UNKNOWN in told:
-        return f"twice or out of order: offset {offset} holds an event once more"
-    if Told.NOT_STORED in told:
-        return f"reported not stored, but stands: offset {offset}"
-    return f"nobody sent what stands at offset {offset}"
+# -- The walk of each object -----------------------------------------------------------
 
 
-def _ranges(attempts: Sequence[Attempt]) -> dict[int, tuple[int, float]]:
-    """Give for each attempt the stored offsets before and after it in its producer."""
-    before: dict[int, tuple[int, float]] = {}
-    last: dict[int, int] = defaultdict(int)
+def _check_walks(
+    attempts: Sequence[Attempt], forgotten: set[int], verdict: Verdict
+) -> None:
+    stands = set(verdict.claims.values())
+    walks: dict[tuple[int, str], list[int]] = defaultdict(list)
+    objects: dict[bytes, str] = {}  # the same bytes come often
     for number, attempt in enumerate(attempts):
-        before[number] = (last[attempt.producer], float("inf"))
-        if attempt.told is Told.STORED:
-            last[attempt.producer] = attempt.offset or 0
-    following: dict[int, float] = defaultdict(lambda: float("inf"))
-    for number in reversed(range(len(attempts))):
+        if (name := objects.get(attempt.body)) is None:
+            name = objects[attempt.body] = _object_of(attempt.body)
+        if name:
+            walks[attempt.during.producer, name].append(number)
+        elif attempt.told is Told.STANDING:
+            verdict.violations.append(
+                f"swallowed: {_name(attempt)} is never to be recognised"
+            )
+    for numbers in walks.values():
+        for text in _walk(attempts, numbers, stands, forgotten, verdict.repeats):
+            verdict.violations.append(text)
+
+
+def _walk(
+    attempts: Sequence[Attempt],
+    numbers: Sequence[int],
+    stands: set[int],
+    forgotten: set[int],
+    repeats: Counter[str],
+) -> Iterator[str]:
+    """Follow one object, and see what was recognised and what came again.
+
+    Recognised may be only the newest event of its object in the stream, byte for byte,
+    of which Hermes does not know, while its pass is of the same age. And it has to be,
+    unless another event of that object was tried meanwhile.
+    """
+    newest: Attempt | None = None
+    is_known, is_next = False, False
+    for number in numbers:
         attempt = attempts[number]
-        before[number] = (before[number][0], following[attempt.producer])
-        if attempt.told is Told.STORED:
-            following[attempt.producer] = attempt.offset or 0
-    return before
+        is_equal = newest is not None and newest.body == attempt.body
+        is_next = is_next and is_equal
+        if attempt.told is Told.STANDING:
+            if newest is None or not is_equal:
+                yield f"swallowed: {_name(attempt)} does not stand"
+            elif is_known:
+                yield f"swallowed: {_name(attempt)} was known to stand"
+            elif _is_later(newest, attempt):
+                yield f"swallowed: {_name(attempt)} is new"
+            is_known = number not in forgotten
+        if number not in stands:
+            continue
+        if newest is not None and is_next and not is_known:
+            before, now = newest.during, attempt.during
+            if before.process != now.process:
+                repeats[now.ended] += 1
+            elif not _is_later(newest, attempt):
+                yield f"doubled: {_name(attempt)} stood already, at {attempt.offset}"
+        newest, is_next = attempt, True
+        is_known = attempt.told is Told.STORED and number not in forgotten
 
 
-def _check_recognised(
+def _is_later(before: Attempt, after: Attempt) -> bool:
+    """Tell whether the same process grew older in between."""
+    first, second = before.during, after.during
+    return first.process == second.process and first.age != second.age
+
+
+# -- Passes ----------------------------------------------------------------------------
+
+
+def _check_passes(
     attempts: Sequence[Attempt], messages: Sequence[Message], verdict: Verdict
 ) -> None:
-    """See that what was called standing is the last of its object, and was unknown."""
-    ranges = _ranges(attempts)
-    by_object: dict[str, list[tuple[int, Message]]] = defaultdict(list)
+    """See that no pass stores behind another writer's event that came in it."""
+    producers = {attempt.during.producer for attempt in attempts}
+    if len(producers) < 2:
+        return
+    latest = dict.fromkeys(producers, 0.0)  # of the events of each producer
+    ended: set[Pass] = set()
     for message in messages:
-        claim = verdict.claims.get(message.offset)
-        if claim is not None:
-            by_object[attempts[claim].object].append((claim, message))
-    for number, attempt in enumerate(attempts):
-        if attempt.told is not Told.STANDING:
+        number = verdict.claims.get(message.offset)
+        if number is None:
             continue
-        before = ranges[number][1]
-        standing = _last(
-            message
-            for claim, message in by_object[attempt.object]
-            if claim < number and message.offset < before
-        )
-        if standing is None or standing.body != attempt.body:
-            verdict.violations.append(f"swallowed: {_name(attempt)} does not stand")
-        elif verdict.claims[standing.offset] not in verdict.unknown_stored:
-            verdict.violations.append(f"swallowed: {_name(attempt)} was acknowledged")
-        elif attempt.is_new:
-            verdict.violations.append(f"swallowed: {_name(attempt)} is new")
-
-
-def _last(messages: Iterable[Message]) -> Message | None:
-    found = None
-    for found in messages:  # noqa: B007 - the last one is wanted
-        pass
-    return found
-
-
-def _check_doubled(attempts: Sequence[Attempt], verdict: Verdict) -> None:
-    """See that what stood, was unknown and came again was not stored again."""
-    last_of_object: dict[str, int] = {}
-    for offset, number in sorted(verdict.claims.items()):
-        attempt = attempts[number]
-        before = last_of_object.get(attempt.object)
-        if (
-            attempt.again
-            and before is not None
-            and before in verdict.unknown_stored
-            and attempts[before].body == attempt.body
-        ):
+        during = attempts[number].during
+        foreign = max(at for each, at in latest.items() if each != during.producer)
+        if foreign > during.began_at and during not in ended:
+            ended.add(during)  # one of its events is enough
             verdict.violations.append(
-                f"doubled: offset {offset} repeats an event that stood already"
+                f"stale: offset {message.offset} was stored by a pass of producer "
+                f"{during.producer} after another producer's event that came in it"
             )
-        last_of_object[attempt.object] = number
+        latest[during.producer] = datetime.fromisoformat(message.time).timestamp()
+
+
+# -- The targets -----------------------------------------------------------------------
+
+
+def check_targets(
+    attempts: Sequence[Attempt],
+    messages: Sequence[Message],
+    unseen: Collection[int],
+    cache: Mapping[tuple[str, int], Any],
+) -> list[str]:
+    """See that a target which applies the whole stream ends with what Hermes knows.
+
+    `unseen`: the attempts that may stand without its knowing. Where one of them is the
+    newest of its object and the source went back, no event comes: not to be helped.
+    """
+    target: dict[tuple[str, int], Any] = {}
+    newest: dict[tuple[str, int], str] = {}
+    for message in messages:
+        event = json.loads(message.body)
+        if event.get("evcategory") != "base" or event.get("objpkey") is None:
+            continue
+        place = (event["objtype"], event["objpkey"])
+        newest[place] = message.key
+        match event["eventtype"]:
+            case "removed":
+                target.pop(place, None)
+            case "added":
+                target[place] = event["objattrs"]["value"]
+            case _ if "value" in event["objattrs"]["modified"]:
+                target[place] = event["objattrs"]["modified"]["value"]
+    unseen_keys = {key for number in unseen for key in attempts[number].keys}
+    return [
+        f"in the end {place} is {target.get(place)}, for Hermes {cache.get(place)}"
+        for place in sorted(target.keys() | cache.keys())
+        if target.get(place) != cache.get(place)
+        and newest.get(place) not in unseen_keys
+    ]
 
 
 def _name(attempt: Attempt) -> str:
-    return f"event {number_of(attempt.body)} of producer {attempt.producer}"
+    return f"{name_of(attempt.body)} of producer {attempt.during.producer}"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run that went wrong leaves behind, for whoever looks into it.
 
-No body of an event: its number tells it from all others.
+No body of an event: what it says, without what only fills it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from .checker import number_of
+from .checker import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -46,4 +46,4 @@ def keep(
 
 def _without_body(row: Attempt | Message) -> dict[str, Any]:
     values = asdict(row)
-    return values | {"body": f"number {number_of(values['body'])}"}
+    return values | {"body": name_of(values["body"])}

@@ -16,6 +16,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Final
 
 from .checker import Told
+from .hermes_server import DEATHS
 from .wire import Silence
 from .world import STREAM, can_mount
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from parts.process import Process
 
+    from .hermes_server import HermesServer
     from .ledger import Ledger
     from .world import World
 
@@ -36,6 +38,16 @@ class Stage:
     world: World
     ledger: Ledger
     rng: random.Random
+    servers: list[HermesServer]
+
+    @property
+    def active(self) -> HermesServer:
+        """The hermes-server that writes; with two, the other one stands by."""
+        return next(each for each in self.servers if each.active.is_set())
+
+    @property
+    def standby(self) -> HermesServer:
+        return next(each for each in self.servers if not each.active.is_set())
 
 
 Act = Callable[[Stage], float | None]
@@ -53,6 +65,7 @@ class Fault:
 
 _EVERY = ("single", "cluster", "two-sidecars", "two-producers")
 _ALONE = ("single", "two-sidecars", "two-producers")
+_PAIR = ("two-producers",)
 FAULTS: Final[dict[str, Fault]] = {}
 
 
@@ -119,6 +132,43 @@ def nats_kill(stage: Stage) -> float:
 @fault("nats-server frozen for 0.2 to 30 s", _ALONE)
 def nats_freeze(stage: Stage) -> float:
     return _freeze(stage.world.nodes[0], freeze_seconds(stage.rng))
+
+
+# -- Hermes ----------------------------------------------------------------------------
+
+
+@fault("hermes-server stopped between two passes, and started anew")
+def hermes_restart(stage: Stage) -> float | None:
+    return time.monotonic() if stage.active.restart() else None
+
+
+@fault("kill -9 of hermes-server around one of its requests, and its restart")
+def hermes_kill(stage: Stage) -> float | None:
+    death = stage.rng.choice(DEATHS)
+    return time.monotonic() if stage.active.kill(death) else None
+
+
+@fault("hermes-server frozen in a pass, and woken behind its standby", _PAIR)
+def hermes_freeze(stage: Stage) -> float | None:
+    active, standby = stage.active, stage.standby
+    if not active.freeze():
+        return None
+    try:
+        active.active.clear()
+        standby.active.set()
+        stage.ledger.wait_acknowledged(stage.rng.randint(1, 20), 10)
+    finally:
+        active.thaw()
+    return time.monotonic()
+
+
+@fault("two hermes-servers write at once, for 0.3 to 2 s", _PAIR)
+def hermes_twice(stage: Stage) -> float:
+    active, standby = stage.active, stage.standby
+    standby.active.set()
+    time.sleep(stage.rng.uniform(0.3, 2.0))
+    active.active.clear()
+    return time.monotonic()
 
 
 # -- The sidecar -----------------------------------------------------------------------
@@ -239,6 +289,56 @@ for _kind, _hop in _HOPS.items():
         partial(_delay, _kind),
         _EVERY,
     )
+
+
+@fault("plugin to sidecar: acknowledgements cut off, refusals not, for 2 to 5 s")
+def http_unacknowledged(stage: Stage) -> float:
+    proxy = stage.world.proxy
+    proxy.order("lose", kind="http", share=stage.rng.choice([0.9, 1]), spares="412")
+    time.sleep(stage.rng.uniform(2.0, 5.0))
+    proxy.order("lose", kind="http", share=0)
+    return time.monotonic()
+
+
+# -- Who else answers ------------------------------------------------------------------
+
+
+@fault("STREAM.INFO answered as of before some events, for 0.3 to 1 s, an answer lost")
+def info_lags(stage: Stage) -> float | None:
+    """Answer as an old leader does that does not know yet that it is none."""
+    world, rng = stage.world, stage.rng
+    try:
+        with world.wire() as wire:
+            state = wire.info(STREAM)["state"]
+    except Silence:
+        return None
+    if not stage.ledger.wait_acknowledged(rng.randint(2, 10), 10):
+        return None
+    world.proxy.order("lag", state=state)
+    try:
+        _strike(rng.choice(list(_HOPS)), "in_answer", "cut", stage)
+        time.sleep(rng.uniform(0.3, 1.0))
+    finally:
+        world.proxy.order("lag", state=None)
+    return time.monotonic()
+
+
+@fault("a leaf node answers on our subjects, with a stream of a domain of its own")
+def leaf_answers(stage: Stage) -> float | None:
+    world = stage.world
+    if not world.start_leaf():
+        return None
+    try:
+        stage.ledger.wait_for(_more(stage, stage.rng.randint(1, 40)), 5)
+    finally:
+        world.leaf.kill()
+    return time.monotonic()
+
+
+def _more(stage: Stage, count: int) -> Callable[[], bool]:
+    attempts = stage.ledger.attempts
+    goal = len(attempts) + count
+    return lambda: len(attempts) >= goal
 
 
 # -- Room ------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model of hermes-server around the real producer plugin.
 
-It works in passes. A failure ends a pass, and the next one is computed anew: the event
-that failed comes again byte for byte, or another one does, or none.
+It works in passes. A failure ends a pass, and the next one is computed anew from what
+the source holds by then. It is stopped between two passes, or killed in the middle of a
+request, and a new process with a new plugin begins with the saved cache.
 """
 
 from __future__ import annotations
@@ -10,218 +11,265 @@ from __future__ import annotations
 import importlib
 import threading
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
-from parts.hermes import new_event
-
-from .checker import Attempt, Told
+from .broken import break_publisher
+from .checker import Attempt, Pass, Told
+from .source import Planned, Source
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable
 
     from .ledger import Ledger
+    from .options import Options
 
-_OBJECTS = 40
-_CLOSING_SECONDS = 120.0
 _BETWEEN_PASSES_SECONDS = 0.1
 """After a bus that could not be opened; Hermes waits longer."""
+_CUT_SECONDS = 0.001
+"""After which a killed process leaves the request that it has sent."""
 _UNKNOWN = "It is not known"
 
+DEATHS: Final = ("before its request", "in its request", "after its answer")
 
-@dataclass
-class Planned:
-    """An event that Hermes computed; the flags are those of Attempt."""
 
-    event: Any
-    again: bool = False
-    is_new: bool = False
-
-    @property
-    def object(self) -> str:
-        return f"{self.event.objtype} {self.event.objpkey}"
-
-    @property
-    def may_come_again(self) -> bool:
-        return bool(
-            self.event.evcategory == "base" and self.event.eventtype != "dataschema"
-        )
+class Killed(BaseException):
+    """The process is gone; nothing of it catches this."""
 
 
 class HermesServer(threading.Thread):
-    """One hermes-server: one producer plugin and passes until stopped."""
+    """One hermes-server: one producer plugin at a time, and passes until stopped."""
 
     def __init__(
-        self, number: int, plugin: Any, ledger: Ledger, rng: random.Random
+        self,
+        number: int,
+        make_plugin: Callable[[], Any],
+        options: Options,
+        ledger: Ledger,
+        rng: random.Random,
     ) -> None:
         super().__init__(name=f"hermes-server {number}", daemon=True)
-        self.number = number
-        self.plugin = plugin
+        self.make_plugin = make_plugin
+        self.options = options
         self.ledger = ledger
         self.rng = rng
+        self.source = Source(f"Users{number}", rng)
         self.stopping = threading.Event()
+        self.active = threading.Event()  # else it stands by
+        self.active.set()
         self.failure: str | None = None
-        self._count = 0
-        self._left: list[Planned] = []  # what the last pass could not send
-        self._sent_in_pass = 0
-        self._last_through: Planned | None = None
         self._errors = importlib.import_module("lib.plugins").FailedToSendEventError
-        self._send = plugin._send
-        plugin._send = self._recording_send
-        self._planned = Planned(None)
-        self._was_unknown = False
+        self._pass = Pass(number)
+        self._planned: Planned | None = None
+        self._failed: Planned | None = None
+        self._keys: dict[str, None] = {}
+        self._unsaved: list[int] = []  # attempts that only the cache in memory holds
+        self._wants_initsync = self._wants_schema = False
+        self._death: str | None = None
+        self._ends: str | None = None
+        self._hold, self._held = threading.Event(), threading.Event()
+        self._began = threading.Condition()
+        self._start_process()
 
     def run(self) -> None:
         try:
             while not self.stopping.is_set():
-                self._pass(self._compute())
+                if self.active.wait(0.05):
+                    self._work()
             self._close()
         except Exception as error:  # noqa: BLE001 - shown by the run
             self.failure = f"{self.name}: {type(error).__name__}: {error}"
 
+    # -- What the faults ask for -------------------------------------------------------
+
+    def restart(self, seconds: float = 30) -> bool:
+        """Have it stopped between two passes and started again; tell whether it was."""
+        self._ends = "stopped"
+        return self._is_new_process(seconds)
+
+    def kill(self, death: str, seconds: float = 30) -> bool:
+        """Have it killed at its next request; tell whether it was."""
+        self._death = death
+        return self._is_new_process(seconds)
+
+    def _is_new_process(self, seconds: float) -> bool:
+        before = self._pass.process
+        with self._began:
+            began = self._began.wait_for(lambda: self._pass.process > before, seconds)
+        if not began:
+            self._death = self._ends = None
+        return began
+
+    def freeze(self, seconds: float = 5) -> bool:
+        """Have it stand still in the middle of a pass; tell whether it does."""
+        self._hold.set()
+        if self._held.wait(seconds):
+            return True
+        self.thaw()
+        return False
+
+    def thaw(self) -> None:
+        """Let it go on as if no time had passed."""
+        self._hold.clear()
+
+    # -- Its processes -----------------------------------------------------------------
+
+    def _start_process(self) -> None:
+        self.plugin = self.make_plugin()
+        self._send = self.plugin._send
+        self.plugin._send = self._recording_send
+        http = self.plugin._http
+        http.store = partial(self._store_noted, http.store)
+        break_publisher(self.plugin, self.options.publisher)
+        http.store = partial(self._store_or_die, http.store)
+
+    def _store_noted(
+        self, store: Any, body: bytes, headers: dict[str, str], *rest: Any
+    ) -> Any:
+        """Keep the key that a request carries."""
+        self._keys[headers["Idempotency-Key"]] = None
+        return store(body, headers, *rest)
+
+    def _store_or_die(
+        self, store: Any, body: bytes, headers: dict[str, str], *rest: Any
+    ) -> Any:
+        death = self._death
+        if death is None:
+            return store(body, headers, *rest)
+        if death == "in its request":
+            store(body, headers, *rest[:-1], _CUT_SECONDS)
+        elif death == "after its answer":
+            store(body, headers, *rest)
+        raise Killed
+
+    def _end_process(self, how: str) -> None:
+        """Let a new process follow one that was stopped or killed."""
+        self.plugin._http.close()
+        self._death = self._ends = None
+        self._wants_initsync = False
+        self._wants_schema = self.rng.random() < 0.2  # it looks at its start alone
+        self.source.restart()
+        time.sleep(self.rng.choice([0.0, self.rng.uniform(0.0, 0.5)]))
+        self._start_process()
+        with self._began:
+            last = self._pass
+            self._pass = replace(last, process=last.process + 1, ended=how)
+            self._began.notify_all()
+
     def _close(self) -> None:
-        """Send a last event, behind which no earlier copy can land any more."""
-        ends_at = time.monotonic() + _CLOSING_SECONDS
-        self._left = []
-        while not self._pass([self._new("added", "base")]):
+        """Go through a pass, and send a last event, behind which no copy can land."""
+        ends_at = time.monotonic() + self.options.patience_seconds
+        self._death = self._ends = None
+        go, source = self._go_through, self.source
+        while not (go(source.difference()) and go([[source.schema()]])):
             if time.monotonic() > ends_at:
                 self.failure = f"{self.name}: the closing event could not be stored"
                 return
 
-    # -- One pass ----------------------------------------------------------------------
+    # -- Passes ------------------------------------------------------------------------
 
-    def _pass(self, plan: list[Planned]) -> bool:
-        """Send a plan; False when it was cut short.
+    def _work(self) -> None:
+        try:
+            if self._wants_schema:
+                self._wants_schema = not self._go_through([[self.source.schema()]])
+                return
+            draw = self.rng.random()
+            if self._wants_initsync or draw < 0.02:
+                self._wants_initsync = not self._go_through([self.source.initsync()])
+                return
+            if self._failed is None:
+                self.source.change()
+            else:
+                self.source.change_after_failure(self._failed)
+            self._go_through(self.source.difference())
+        except Killed:
+            self.ledger.forget(self._unsaved)
+            self._unsaved.clear()
+            self._end_process("killed")
+            return
+        if self._ends is not None:
+            self._end_process("stopped")
+
+    def _go_through(self, groups: Iterable[list[Planned]]) -> bool:
+        """Send a pass; False when it was cut short.
 
         Never inside an except block: the plugin asks sys.exc_info() at the end whether
         its pass went through.
         """
-        position = -1
-        self._sent_in_pass = 0
+        went_through = False
         try:
             with self.plugin:
-                for position, planned in enumerate(plan):  # noqa: B007 - used below
-                    self._planned = planned
-                    self.plugin.send(planned.event)
-                    if self.stopping.is_set():
-                        break
+                now = time.time()
+                number = self._pass.number + 1
+                self._pass = replace(self._pass, number=number, began_at=now)
+                self._failed = None
+                for group in groups:
+                    for planned in group:
+                        self._send_one(planned)
+                    self._save()
         except self._errors:
-            went_through = False
+            self._save()
         except Exception as error:
             if type(error).__name__ != "NatsSidecarError":
                 raise
             self.ledger.add_failed_open(str(error))
-            self._left = plan
             time.sleep(_BETWEEN_PASSES_SECONDS)
-            return False
         else:
             went_through = True
         if went_through:
-            self._left = []
-            self._last_through = plan[0] if self._sent_in_pass else None
-        else:
-            self._left = self._recompute(plan, position)
+            self._turn_over()
         return went_through
 
+    def _turn_over(self) -> None:
+        """From here on what looks like an earlier event is a new one."""
+        self._pass = replace(self._pass, age=self._pass.age + 1)
+
+    def _send_one(self, planned: Planned) -> None:
+        if self._hold.is_set() and self._unsaved:
+            self._held.set()
+            while self._hold.is_set():
+                time.sleep(0.002)
+            self._held.clear()
+        self._planned = self._failed = planned
+        if planned.kind == "init-start":
+            self._turn_over()  # it lacks what Hermes was not told of
+        self.plugin.send(planned.event)
+        self._failed = None
+        self.source.commit(planned)
+
+    def _save(self) -> None:
+        self.source.save()
+        self._unsaved.clear()
+
     def _recording_send(self, event: Any) -> int | None:
-        planned = self._planned
+        assert self._planned is not None
         offset: int | None = None
-        told, text = Told.STORED, ""
+        text = ""
+        told = Told.STORED
+        self._keys.clear()
         try:
             offset = self._send(event)
         except Exception as error:
             text = str(error)
             told = Told.UNKNOWN if text.startswith(_UNKNOWN) else Told.NOT_STORED
             raise
+        except Killed:
+            told = Told.KILLED
+            raise
         else:
-            self._sent_in_pass += offset is not None
             told = Told.STANDING if offset is None else Told.STORED
             return offset
         finally:
-            self.ledger.add(
+            number = self.ledger.add(
                 Attempt(
-                    producer=self.number,
-                    body=event.to_json().encode(),
-                    object=planned.object,
+                    body=self._planned.body,
                     told=told,
+                    keys=tuple(self._keys),
                     offset=offset,
                     text=text,
-                    again=planned.again,
-                    is_new=planned.is_new,
+                    during=self._pass,
                 )
             )
-            self._was_unknown = told is Told.UNKNOWN
-
-    # -- What Hermes computes ----------------------------------------------------------
-
-    def _recompute(self, plan: list[Planned], position: int) -> list[Planned]:
-        """Give what is left of a pass that failed at a position."""
-        failed, rest = plan[position], plan[position + 1 :]
-        if failed.event.evcategory == "initsync":
-            return [self._anew(each) for each in plan]  # from its beginning
-        again = [each for each in rest if self.rng.random() < 0.5]
-        choice = self.rng.random()
-        if choice < 0.5:
-            came_before = failed.again or self._was_unknown
-            again.append(Planned(failed.event, again=came_before))
-            self.rng.shuffle(again)
-        elif choice < 0.75:
-            again = [each for each in again if each.object != failed.object]
-            again.append(self._new("modified", "base", failed.event.objpkey))
-        return list(_expectations(again))
-
-    @staticmethod
-    def _anew(planned: Planned) -> Planned:
-        return Planned(planned.event, is_new=True)
-
-    def _compute(self) -> list[Planned]:
-        if self._left:
-            return self._left
-        draw = self.rng.random()
-        if draw < 0.03:
-            return list(self._initsync())
-        plan = [self._new() for _ in range(self.rng.randint(1, 12))]
-        if draw < 0.08 and self._last_through and self._last_through.may_come_again:
-            # The same password is set twice: nothing may be taken for known.
-            plan.insert(0, Planned(self._last_through.event, is_new=True))
-        return plan
-
-    def _initsync(self) -> Iterator[Planned]:
-        yield self._new("init-start", "initsync", None)
-        for _ in range(self.rng.randint(1, 5)):
-            yield self._new("added", "initsync")
-        yield self._new("init-stop", "initsync", None)
-
-    def _new(
-        self, kind: str = "", category: str = "base", pkey: int | None = -1
-    ) -> Planned:
-        self._count += 1
-        if not kind:
-            kinds = ["added", "modified", "removed", "dataschema"]
-            kind = self.rng.choices(kinds, [3, 5, 2, 0.2])[0]
-        if pkey == -1:
-            pkey = self.rng.randrange(_OBJECTS)
-        size = self.rng.choices([0, 200, 5_000, 60_000], [60, 36, 4, 0.2])[0]
-        return Planned(
-            new_event(
-                category,
-                kind,
-                objtype=f"Users{self.number}",
-                objpkey=pkey,
-                objattrs={
-                    "number": self.number * 10_000_000 + self._count,
-                    "padding": "x" * size,
-                },
-            )
-        )
-
-
-def _expectations(plan: list[Planned]) -> Iterator[Planned]:
-    """Expect recognition only before any other event of the same object."""
-    objects: set[str] = set()
-    for planned in plan:
-        first = planned.object not in objects
-        expected = planned.again and planned.may_come_again and first
-        yield Planned(planned.event, again=expected, is_new=planned.is_new)
-        objects.add(planned.object)
+            self._unsaved.append(number)

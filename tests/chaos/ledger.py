@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .checker import Attempt, Told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 
 class Ledger:
@@ -18,18 +18,25 @@ class Ledger:
 
     def __init__(self) -> None:
         self.attempts: list[Attempt] = []
+        self.forgotten: set[int] = set()  # numbers of attempts: see checker.check
         self.failed_opens: list[tuple[int, str]] = []  # attempts before it, text
         self.acknowledged = 0
         self.acknowledged_at = 0.0
         self._changed = threading.Condition()
 
-    def add(self, attempt: Attempt) -> None:
+    def add(self, attempt: Attempt) -> int:
+        """Keep an attempt, and give its number."""
         with self._changed:
             self.attempts.append(attempt)
             if attempt.told is Told.STORED:
                 self.acknowledged += 1
                 self.acknowledged_at = time.monotonic()
             self._changed.notify_all()
+            return len(self.attempts) - 1
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Keep that a process died before it had saved what these told it."""
+        self.forgotten.update(numbers)
 
     def add_failed_open(self, text: str) -> None:
         with self._changed:

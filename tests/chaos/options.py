@@ -20,17 +20,29 @@ PUBLISHERS: Final = ("real", "unfenced", "unkeyed", "self-fencing")
 
 @dataclass(frozen=True)
 class Options:
-    """What a run does; `server_version` empty: the installed nats-server."""
+    """What a run does; `server_version` empty: the installed nats-server.
+
+    `burst`: how many events are acknowledged at most between two faults.
+    """
 
     seed: int = 1
     seconds: float = 60.0
     events: int = 0
+    burst: int = 400
     topology: str = "single"
     server_version: str = ""
     faults: tuple[str, ...] = ()
     readers: int = 1
     publisher: str = "real"
     report: Path | None = None
+
+    @property
+    def patience_seconds(self) -> float:
+        """Longer than that without an acknowledged event is a violation.
+
+        One that is broken on purpose may never come out of what it got into.
+        """
+        return 90.0 if self.publisher == "real" else 5.0
 
     @property
     def command(self) -> str:
@@ -59,6 +71,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--seconds", type=float, default=60.0, help="stop after")
     parser.add_argument(
         "--events", type=int, default=0, help="stop when so many are acknowledged"
+    )
+    parser.add_argument(
+        "--burst", type=int, default=400, help="at most, between two faults"
     )
     parser.add_argument("--topology", choices=TOPOLOGIES, default="single")
     parser.add_argument("--server-version", choices=VERSIONS, default="")

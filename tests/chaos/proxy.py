@@ -32,6 +32,9 @@ _UNNUMBERED = -1
 _ANSWERS = {("after_body", "stall"), ("after_body", "swallow")}
 _LATE_ANSWER_SECONDS = 5.0
 _ROUTE_NAME = re.compile(rb'"(?:server_)?name":"(n[0-9])"')
+_INFO = re.compile(
+    rb'MSG (\S+ \S+) (\d+)\r\n(?=\{"type":"io\.nats\.jetstream\.api\.v1\.stream_info_r)'
+)
 _IF_MATCH = re.compile(rb'(?i)if-match: "\d+"')
 
 
@@ -73,6 +76,7 @@ class Strike:
     action: str
     seconds: float = 0.0
     fraction: float = 0.5
+    spares: str = ""
 
     def offset(self, frame: Frame) -> int:
         """Say how many bytes still pass before it falls."""
@@ -94,6 +98,8 @@ class Proxy:
         self.strikes: dict[str, Strike] = {}
         self.delay_seconds: dict[str, float] = {}
         self.loss: dict[str, float] = {}
+        self.spares = ""  # the status of answers that are not lost
+        self.lagging: dict[str, Any] | None = None  # the state that STREAM.INFO tells
         self.isolated: str | None = None
         self.joined = asyncio.Event()
         self.joined.set()
@@ -115,6 +121,9 @@ class Proxy:
                 self.delay_seconds[order["kind"]] = order["seconds"]
             case "lose":
                 self.loss[order["kind"]] = order["share"]
+                self.spares = order.get("spares", "")
+            case "lag":
+                self.lagging = order["state"]
             case "route":
                 for gate in self._of("http"):
                     gate.target = order["target"]
@@ -136,7 +145,9 @@ class Proxy:
         if kind in self.strikes:
             return self.strikes.pop(kind)
         if random.random() < self.loss.get(kind, 0.0):  # noqa: S311 - no secret
-            return Strike(_UNNUMBERED, "in_answer", "cut", fraction=0.0)
+            return Strike(
+                _UNNUMBERED, "in_answer", "cut", fraction=0.0, spares=self.spares
+            )
         return None
 
     def _of(self, kind: str) -> list[Gate]:
@@ -363,11 +374,31 @@ class Link:
                 elif self.at_answer is not None:
                     await self._answer(chunk)
                 elif not self.drops_down:
+                    if self.gate.proxy.lagging and self.gate.kind == "nats":
+                        chunk = await self._lag(chunk, self.gate.proxy.lagging)
                     self.near_writer.write(chunk)
                     await self.near_writer.drain()
         finally:
             if self.captures is None:
                 self.near_writer.close()
+
+    async def _lag(self, buffer: bytes, state: dict[str, Any]) -> bytes:
+        """Let each answer of STREAM.INFO tell an earlier state."""
+        place = 0
+        while found := _INFO.search(buffer, place):
+            end = found.end() + int(found[2])
+            while len(buffer) < end:
+                chunk = await self.far.read(_CHUNK)
+                if not chunk:
+                    return buffer
+                buffer += chunk
+            answer = json.loads(buffer[found.end() : end])
+            answer["state"] |= state
+            payload = json.dumps(answer, separators=(",", ":")).encode()
+            head = b"MSG %b %d\r\n" % (found[1], len(payload))
+            buffer = buffer[: found.start()] + head + payload + buffer[end:]
+            place = found.start() + len(head) + len(payload)
+        return buffer
 
     async def _answer(self, buffer: bytes) -> None:
         """Let the answer to the struck publish suffer."""
@@ -378,6 +409,12 @@ class Link:
             if not chunk:
                 return
             buffer += chunk
+        if strike.spares and buffer[frame.start :].split(b" ", 2)[1] == (
+            strike.spares.encode()
+        ):
+            self.near_writer.write(buffer)
+            await self.near_writer.drain()
+            return
         size = frame.end - frame.start  # the plugin's answers have no body
         middle = frame.start + max(1, min(size - 1, int(size * strike.fraction)))
         if strike.place != "in_answer":

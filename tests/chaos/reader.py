@@ -5,16 +5,22 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .checker import named
+
+if TYPE_CHECKING:
+    import random
 
 
 class Reader(threading.Thread):
     """Reads from the beginning and keeps its own offset, as a hermes-client does."""
 
-    def __init__(self, name: str, plugin: Any) -> None:
+    def __init__(self, name: str, plugin: Any, rng: random.Random) -> None:
         super().__init__(name=name, daemon=True)
         self.plugin = plugin
-        self.seen: list[tuple[int, int]] = []  # offset, number
+        self.rng = rng
+        self.seen: list[tuple[int, str]] = []  # offset, name
         self.failures: Counter[str] = Counter()
         self.violation: str | None = None
         self.stopping = threading.Event()
@@ -31,15 +37,19 @@ class Reader(threading.Thread):
                 self.failures[str(error)] += 1
 
     def _follow(self) -> None:
+        """Read for some rounds; a hermes-client opens and seeks in each of its own."""
         self.plugin.setTimeout(200)
         if self.seen:
             self.plugin.seek(self.seen[-1][0] + 1)
         else:
             self.plugin.seekToBeginning()
-        while not self.stopping.is_set():
+        left = self.rng.randint(1, 2_000)
+        while left > 0 and not self.stopping.is_set():
+            left -= 100
             for event in self.plugin:
-                self.seen.append((event.offset, event.objattrs["number"]))
-                if self.stopping.is_set():
+                self.seen.append((event.offset, _name(event)))
+                left -= 1
+                if left < 0 or self.stopping.is_set():
                     return
 
     @property
@@ -51,3 +61,10 @@ class Reader(threading.Thread):
     def offset(self) -> int:
         """The last offset that it saw."""
         return self.seen[-1][0] if self.seen else 0
+
+
+def _name(event: Any) -> str:
+    return named(
+        *(event.evcategory, event.eventtype, event.objtype, event.objpkey),
+        event.objattrs,
+    )

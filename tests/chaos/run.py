@@ -16,6 +16,7 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +24,13 @@ from parts.hermes import load_plugin, make_hermes_home, use_hermes_home
 
 from sidecar.embedded import find_nats_server
 
-from .broken import break_publisher
-from .checker import Told, Verdict, check, check_reader
+from .checker import OPEN, Told, Verdict, check, check_reader, check_targets
 from .damage import Damage, compare
 from .evidence import keep
 from .faults import FAULTS, Stage
 from .hermes_server import HermesServer
 from .ledger import Ledger
+from .offsets import check_a_stream_made_anew
 from .options import Options, parse
 from .reader import Reader
 from .report import merge
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
 
     from .checker import Message
     from .damage import Replicas
-
-READY_SECONDS = 90.0
-"""Longer than that after a fault without an acknowledged event is a violation."""
 
 _CODE = re.compile(r"\((\w+)\)$")
 _SHOWN = 20
@@ -92,6 +90,8 @@ class Result:
     not_stored: int
     unknown_stored: int
     unknown_absent: int
+    killed: int
+    repeats: dict[str, int]
     readers: int
     read: int
     late: dict[str, int]
@@ -140,18 +140,20 @@ class _Run:
         self.began_at = time.monotonic()
         count = 2 if options.topology == "two-producers" else 1
         self.servers = [self._server(home, number) for number in range(count)]
+        for server in self.servers[1:]:
+            server.active.clear()
         self.readers = [self._reader(home, number) for number in range(options.readers)]
 
     def _server(self, home: Path, number: int) -> HermesServer:
         settings = {
             "url": self.world.url,
             "send_timeout": self.rng.choice([1, 1, 2]),
-            "unknown_timeout": self.rng.choice([1, 1, 2, 4]),
+            "unknown_timeout": self.rng.choice([1, 1, 1, 2]),
         }
-        plugin = load_plugin(home, "messagebus_producers", settings)
-        break_publisher(plugin, self.options.publisher)
-        rng = random.Random(self.rng.random())  # noqa: S311 - to be repeatable
-        return HermesServer(number, plugin, self.ledger, rng)
+        make_plugin = partial(load_plugin, home, "messagebus_producers", settings)
+        return HermesServer(
+            number, make_plugin, self.options, self.ledger, self._another_rng()
+        )
 
     def _reader(self, home: Path, number: int) -> Reader:
         settings = {
@@ -159,7 +161,10 @@ class _Run:
             "batch_size": self.rng.choice([2, 30, 100, 500]),
         }
         plugin = load_plugin(home, "messagebus_consumers", settings)
-        return Reader(f"reader {number}", plugin)
+        return Reader(f"reader {number}", plugin, self._another_rng())
+
+    def _another_rng(self) -> random.Random:
+        return random.Random(self.rng.random())  # noqa: S311 - to be repeatable
 
     def result(self) -> Result:
         threads: list[HermesServer | Reader] = [*self.servers, *self.readers]
@@ -170,6 +175,8 @@ class _Run:
             self._finish()
             self._finish_readers(self.world.last_offset())
             copies = self.world.read()
+            if self.options.topology == "single":
+                self.violations += check_a_stream_made_anew(self.world)
         except Exception:
             self._keep_evidence({})
             raise
@@ -184,9 +191,10 @@ class _Run:
     # -- Faults ------------------------------------------------------------------------
 
     def _harm(self) -> None:
+        options = self.options
         for name in self._deck():
-            burst = self.rng.randint(5, 80)
-            if not self.ledger.wait_acknowledged(burst, READY_SECONDS):
+            burst = self.rng.randint(5, options.burst)
+            if not self.ledger.wait_acknowledged(burst, options.patience_seconds):
                 self.violations.append(f"no events went on before {name}")
                 return
             if self._is_over():
@@ -224,15 +232,16 @@ class _Run:
             len(ledger.failed_opens),
             time=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
-        over_at = FAULTS[name].act(Stage(self.world, ledger, self.rng))
+        over_at = FAULTS[name].act(Stage(self.world, ledger, self.rng, self.servers))
         if over_at is None:
             return
         if self.windows:
             self.windows[-1].end = window.begin
             self.windows[-1].end_opens = window.begin_opens
         self.windows.append(window)
-        if not ledger.wait_for(lambda: ledger.acknowledged_at > over_at, READY_SECONDS):
-            self.violations.append(f"not ready {READY_SECONDS} s after {name}")
+        seconds = self.options.patience_seconds
+        if not ledger.wait_for(lambda: ledger.acknowledged_at > over_at, seconds):
+            self.violations.append(f"not ready {seconds} s after {name}")
             return
         window.ready_seconds = round(ledger.acknowledged_at - over_at, 3)
 
@@ -271,14 +280,30 @@ class _Run:
 
     def _compare(self, replicas: Replicas) -> Result:
         attempts, messages = self.ledger.attempts, replicas.messages
-        verdict = check(attempts, messages)
+        forgotten = self.ledger.forgotten
+        verdict = check(attempts, messages, forgotten)
         self.violations += verdict.violations + replicas.violations
+        self.violations += check_targets(
+            attempts,
+            messages,
+            verdict.open_stored | forgotten,
+            {
+                (server.source.objtype, pkey): value
+                for server in self.servers
+                for pkey, value in server.source.cache.items()
+            },
+        )
         for reader in self.readers:
             was_refused = bool(replicas.damages) and reader.was_refused
             self.violations += check_reader(
                 reader.name, reader.seen, messages, was_refused=was_refused
             )
         told = Counter(attempt.told for attempt in attempts)
+        unknown_stored = [
+            number
+            for number in verdict.open_stored
+            if attempts[number].told is Told.UNKNOWN
+        ]
         return Result(
             command=self.options.command,
             topology=self.options.topology,
@@ -289,8 +314,10 @@ class _Run:
             acknowledged=told[Told.STORED],
             standing=told[Told.STANDING],
             not_stored=told[Told.NOT_STORED],
-            unknown_stored=len(verdict.unknown_stored),
-            unknown_absent=told[Told.UNKNOWN] - len(verdict.unknown_stored),
+            unknown_stored=len(unknown_stored),
+            unknown_absent=told[Told.UNKNOWN] - len(unknown_stored),
+            killed=told[Told.KILLED],
+            repeats=dict(verdict.repeats),
             readers=len(self.readers),
             read=sum(len(reader.seen) for reader in self.readers),
             late=dict(self.world.proxy.late_answers),
@@ -322,6 +349,7 @@ class _Run:
             {
                 "faults": map(asdict, self.windows),
                 "failed-opens": self.ledger.failed_opens,
+                "forgotten": sorted(self.ledger.forgotten),
                 **{each.name.replace(" ", "-"): each.seen for each in self.readers},
                 "failures-of-readers": [each.failures for each in self.readers],
             },
@@ -347,8 +375,8 @@ class _Run:
         for number in range(window.begin, window.end):
             attempt = self.ledger.attempts[number]
             count.acknowledged += attempt.told is Told.STORED
-            if attempt.told is Told.UNKNOWN:
-                is_stored = number in verdict.unknown_stored
+            if attempt.told in OPEN:
+                is_stored = number in verdict.open_stored
                 count.unknown_stored += is_stored
                 count.unknown_absent += not is_stored
             if attempt.text:
@@ -369,7 +397,8 @@ def summary(result: Result) -> str:
     counts = (
         f"{result.acknowledged} acknowledged, {result.standing} recognised, "
         f"{result.not_stored} not stored, {result.unknown_stored} unknown and stored, "
-        f"{result.unknown_absent} unknown and absent"
+        f"{result.unknown_absent} unknown and absent, {result.killed} killed, "
+        f"repeats {result.repeats}"
     )
     times = sum(count.times for count in result.faults.values())
     lines = [

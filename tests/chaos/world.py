@@ -38,6 +38,11 @@ cluster {{
   routes: [{routes}]
 }}
 """
+_LEAF = """
+leafnodes {{ remotes: [{{ url: "nats-leaf://127.0.0.1:{port}" }}], reconnect: 1 }}
+"""
+_LEAF_SECONDS = 5.0
+_LEAF_CONNECTED = "Leafnode connection created"
 
 
 def can_mount() -> str | None:
@@ -65,7 +70,15 @@ class World:
         self.first_offset = first_offset(1_700_000_000 + options.seed, None)
         self.current = 0
         self._gates: dict[str, dict[str, Any]] = {}
+        self._leaf_port = free_port()
         self.nodes = self._make_nodes(binary)
+        self.leaf = NatsProcess(
+            directory / "leaf",
+            "leaf",
+            jetstream="domain: leaf",
+            extra=_LEAF.format(port=self._leaf_port),
+            binary=binary,
+        )
         url = ",".join(self._nats_front(node) for node in self.nodes)
         count = 2 if options.topology == "two-sidecars" else 1
         self.sidecars = [
@@ -109,6 +122,7 @@ class World:
     def _make_nodes(self, binary: Path) -> list[NatsProcess]:
         names = [f"n{number}" for number in range(1, self.replicas + 1)]
         extras = self._cluster_extras(names) if self.is_cluster else [""]
+        extras[0] += f'leafnodes {{ host: "127.0.0.1", port: {self._leaf_port} }}\n'
         return [
             NatsProcess(
                 self.directory / name,
@@ -149,6 +163,7 @@ class World:
             stack.enter_context(self.proxy)
             if "disk_full" in self.options.faults:
                 self._mount(stack)
+            stack.callback(self.leaf.stop)
             for node in self.nodes:
                 stack.callback(node.stop)
                 node.start()
@@ -195,6 +210,26 @@ class World:
         """Start a node that was killed or stopped, and wait until it greets."""
         node.start()
         node.wait()
+
+    def start_leaf(self) -> bool:
+        """Start a leaf node whose stream takes in our subjects; tell if it answers."""
+        connections = self.leaf.output().count(_LEAF_CONNECTED)
+        self.leaf.start()
+        try:
+            wait_until(lambda: self._leaf_listens(connections), _LEAF_SECONDS)
+        except AssertionError:
+            self.leaf.kill()
+            return False
+        return True
+
+    def _leaf_listens(self, connections: int) -> bool:
+        if self.leaf.output().count(_LEAF_CONNECTED) == connections:
+            return False
+        with suppress(*Silence), Wire(self.leaf.port) as wire:
+            with suppress(AssertionError):  # it is kept from one start to the next
+                wire.create("other", STREAM)
+            return "messages" in wire.state("other")
+        return False
 
     def wire(self) -> Wire:
         """Connect to a node that knows the stream's leader; raise one of Silence."""

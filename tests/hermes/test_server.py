@@ -226,7 +226,7 @@ def test_events_of_a_pass_cut_by_a_frozen_nats_stand_once_each(
         server.wait_logged("It is not known whether the event was stored")
         sent = sent_names(server)
         nats.thaw()
-        sidecar.wait_ready()
+        sidecar.wait_stream()
 
         stream.wait_stored(sidecar, len(sent))  # the last of them, though given up
         assert stream.names(sidecar) == sent

@@ -24,6 +24,8 @@ class Reply:
     text: str | None = None
     """Sent in place of the document."""
     headers: dict[str, str] = field(default_factory=dict)
+    missing_bytes: int = 0
+    """So many of its last bytes do not come; then the connection closes."""
 
 
 @dataclass
@@ -115,7 +117,8 @@ class Player:
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                self.wfile.write(body[: len(body) - answer.missing_bytes])
+                self.close_connection |= answer.missing_bytes > 0
 
             do_POST = do_GET  # noqa: N815 - http.server's name
 

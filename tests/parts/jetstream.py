@@ -46,6 +46,7 @@ class Operator:
         self._write(b"CONNECT " + json.dumps(options).encode() + b"\r\n")
         # Its own: an answer may come when the one who asked is gone.
         self.inbox = f"_INBOX.operator_{uuid.uuid4().hex}"
+        self._subscriptions = 1
         self._write(f"SUB {self.inbox} 1\r\nPING\r\n".encode())
         self._read_until(b"PONG")
 
@@ -81,18 +82,35 @@ class Operator:
 
     def answer_at(self, subject: str) -> None:
         """Subscribe, to answer requests as if we were JetStream."""
-        self._write(f"SUB {subject} 2\r\nPING\r\n".encode())
+        self._subscriptions += 1
+        self._write(f"SUB {subject} {self._subscriptions}\r\nPING\r\n".encode())
         self._read_until(b"PONG")
+
+    def send_status(self, subject: str, status: str) -> None:
+        """Publish a status and nothing else, as JetStream does."""
+        block = f"NATS/1.0 {status}\r\n\r\n"
+        head = f"HPUB {subject} {len(block)} {len(block)}\r\n"
+        self._write(f"{head}{block}\r\n".encode())
 
     def receive(self) -> tuple[str, bytes]:
         """Give the reply subject and the payload of the next message."""
+        _, reply, _, body = self.receive_whole()
+        return reply, body
+
+    def receive_whole(self) -> tuple[str, str, bytes, bytes]:
+        """Give subject, reply subject, header block and payload of the next message."""
         words = self._read_until(b"MSG", b"HMSG").split()
         size = int(words[-1])
         headers_size = int(words[-2]) if words[0] == b"HMSG" else 0
         body = self._stream.read(size + 2)[:size]
         is_plain = words[0] == b"MSG"
         has_reply = len(words) == (5 if is_plain else 6)
-        return (words[3].decode() if has_reply else ""), body[headers_size:]
+        reply = words[3].decode() if has_reply else ""
+        return words[1].decode(), reply, body[:headers_size], body[headers_size:]
+
+    def shut_down(self) -> None:
+        """End the wait for a message, in whichever thread it is."""
+        self._socket.shutdown(socket.SHUT_RDWR)
 
     def api(self, name: str, request: Any = None) -> Any:
         """Ask the JetStream API; an error answer is an AssertionError."""

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from .nats import NatsProcess
 
+PRODUCER = "6f1c2d3e-4b5a-4c6d-8e7f-"
+"""What the keys of a producer plugin begin with; it counts on in 12 digits."""
+
 COMMAND = [sys.executable, "-m", "sidecar"]
 
 
@@ -82,6 +85,16 @@ class SidecarProcess(Process):
         wait_until(self._is_ready, seconds, "sidecar ready")
         return self
 
+    def _reaches_stream(self) -> bool:
+        answer = self.health()
+        checks = answer.json()["checks"] if answer is not None else []
+        return any((c["name"], c["status"]) == ("stream", "pass") for c in checks)
+
+    def wait_stream(self) -> Self:
+        """Wait until events can flow, though Hermes, which failed, has not come yet."""
+        wait_until(self._reaches_stream, 30, "the sidecar reaches its stream")
+        return self
+
     def wait_live(self) -> Self:
         wait_until(lambda: self.health("/health/live"), what="sidecar live")
         return self
@@ -125,6 +138,11 @@ def event(category: str = "base", **values: object) -> bytes:
         "isPartiallyProcessed": False,
     } | values
     return json.dumps(document, indent=4).encode()
+
+
+def plugin_key(count: int, producer: str = PRODUCER) -> str:
+    """Make a key of the producer plugin's form, as no UUID of a person is."""
+    return f"{producer}{count:012x}"
 
 
 def post(

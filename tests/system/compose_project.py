@@ -68,8 +68,6 @@ class Project:
         self._environ = dict(os.environ) | {
             "CONTAINERS_CONF": str(directory / "containers.conf"),
             "DISABLE_HC_SYSTEMD": "true",  # no timers of systemd: the test asks
-            "HERMES_HOME": "unused",  # the image is there
-            "PWD": str(self.directory),
         }
         self._podman = directory / "podman"
         self._network = Process(

@@ -18,7 +18,8 @@ def install_units(systemd: Path, root: Path) -> None:
     shutil.copytree(
         "/usr/lib/systemd/system", root / "usr/lib/systemd/system", symlinks=True
     )
-    shutil.copytree(systemd / f"{HERMES}.d", units / f"{HERMES}.d")
+    for drop_ins in systemd.glob("*.d"):
+        shutil.copytree(drop_ins, units / drop_ins.name)
     for unit in UNITS:
         shutil.copy(systemd / unit, units)
     programs.mkdir(parents=True)

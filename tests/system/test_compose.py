@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from system.secrets_made import ROOT, make_secrets
+from system.secrets_made import ROOT
 
 from sidecar.settings import Settings
 
@@ -23,11 +23,18 @@ LONGEST_UNKNOWN_SECONDS = 60
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy deploy/ and make the secrets, as the README says."""
+    """Copy deploy/, as a checkout under umask 077, and do as the README says."""
     copy = tmp_path_factory.mktemp("compose") / "deploy"
     shutil.copytree(ROOT / "deploy", copy, ignore=shutil.ignore_patterns("secrets"))
-    make_secrets(copy / "compose" / "secrets", "nats")
-    return copy / "compose"
+    for path in [copy, *copy.rglob("*")]:
+        path.chmod(path.stat().st_mode & ~0o077)
+    project = copy / "compose"
+    readme = (project / "README.md").read_text()
+    commands = re.findall(r"^    (chmod .*|\S*/make-secrets .*)$", readme, re.MULTILINE)
+    assert len(commands) == 2
+    script = "\n".join(["umask 077", *commands])
+    subprocess.run(["sh", "-euc", script], cwd=project, check=True)
+    return project
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +43,6 @@ def services(project: Path) -> dict[str, Any]:
     answer = subprocess.run(
         ["podman-compose", "config"],
         cwd=project,
-        env=dict(os.environ) | {"HERMES_HOME": str(project), "PWD": str(project)},
         capture_output=True,
         text=True,
         check=False,
@@ -112,3 +118,19 @@ def test_each_file_that_is_mounted_exists(
         for volume in service.get("volumes", [])
     ]
     assert all((project / path).exists() for path in sources if "/" in path)
+
+
+def test_the_users_of_the_containers_may_read_what_is_mounted(
+    services: dict[str, Any], project: Path
+) -> None:
+    mounted = {
+        project / volume.split(":")[0]
+        for service in services.values()
+        for volume in service.get("volumes", [])
+        if "/" in volume.split(":")[0]
+    }
+    assert len(mounted) == 5
+    below = {path for root in mounted for path in [root, *root.rglob("*")]}
+    for path in below - {project / "secrets/tls/ca.key"}:
+        wanted = 0o005 if path.is_dir() else 0o004
+        assert path.stat().st_mode & wanted == wanted, path

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -170,6 +171,103 @@ def test_each_plugin_is_mounted_where_hermes_looks_for_it(
         folder = f"messagebus_{family}/nats_sidecar"
         assert mount["subPath"] == folder
         assert mount["mountPath"] == f"/opt/hermes/plugins/{folder}"
+
+
+Where = tuple[str, dict[str, str] | str]
+KUBE_DNS: Where = ("kube-system", {"k8s-app": "kube-dns"})
+OPENSHIFT_DNS: Where = ("openshift-dns", {})
+NAME_SERVERS: dict[str, tuple[Where, int]] = {
+    "CoreDNS": (KUBE_DNS, 53),
+    "NodeLocal DNSCache": (("", "169.254.20.10"), 53),
+    "Cloud DNS of GKE": (("", "169.254.169.254"), 53),
+    "OpenShift": (OPENSHIFT_DNS, 5353),
+}
+PODS = ("nats", "provision", "hermes-server", "hermes-client")
+SMTP: Where = ("", "192.0.2.25")
+ELSEWHERE: Where = ("other", {"app": "other"})
+
+
+@pytest.mark.parametrize("protocol", ["UDP", "TCP"])
+@pytest.mark.parametrize("name", NAME_SERVERS)
+@pytest.mark.parametrize("pod", PODS)
+def test_each_pod_reaches_the_name_server(
+    pod: str, name: str, protocol: str, objects: list[dict[str, Any]]
+) -> None:
+    where, port = NAME_SERVERS[name]
+    assert _may_reach(objects, pod, where, port, protocol)
+    assert not _may_reach(objects, pod, ELSEWHERE, port, protocol)
+
+
+def test_who_may_reach_what_else(objects: list[dict[str, Any]]) -> None:
+    nats: Where = ("hermes", {"app.kubernetes.io/name": "nats"})
+    may = {
+        pod: {
+            what
+            for what, where, port in (
+                ("client port", nats, 4222),
+                ("cluster port", nats, 6222),
+                ("mail", SMTP, 25),
+                ("web", SMTP, 443),
+                ("elsewhere", ELSEWHERE, 4222),
+            )
+            if _may_reach(objects, pod, where, port, "TCP")
+        }
+        for pod in PODS
+    }
+    assert may == {
+        "nats": {"cluster port"},
+        "provision": {"client port"},
+        "hermes-server": {"client port", "mail"},
+        "hermes-client": {"client port", "mail"},
+    }
+
+
+def test_provision_waits_for_nats_however_late(objects: list[dict[str, Any]]) -> None:
+    (job,) = (each for each in objects if each["kind"] == "Job")
+    assert job["spec"]["backoffLimit"] == 2**31 - 1
+
+
+def _may_reach(
+    objects: list[dict[str, Any]], name: str, where: Where, port: int, protocol: str
+) -> bool:
+    """Evaluate the policies as the API says: without one that selects, all is open."""
+    labels = next(
+        each["spec"]["template"]["metadata"]["labels"]
+        for each in objects
+        if each["metadata"]["name"] == name and "template" in each.get("spec", {})
+    )
+    policies = [
+        each["spec"]
+        for each in objects
+        if each["kind"] == "NetworkPolicy"
+        and "Egress" in each["spec"]["policyTypes"]
+        and _selects(each["spec"]["podSelector"], labels)
+    ]
+    return not policies or any(
+        any(_is_peer(peer, where) for peer in rule.get("to", [{}]))
+        and {"port": port, "protocol": protocol} in rule["ports"]
+        for policy in policies
+        for rule in policy.get("egress", [])
+    )
+
+
+def _is_peer(peer: dict[str, Any], where: Where) -> bool:
+    """Tell whether a rule's peer is a pod in a namespace, or an address of no pod."""
+    namespace, what = where
+    if isinstance(what, str):
+        block = peer.get("ipBlock", {} if peer else {"cidr": "0.0.0.0/0"}).get("cidr")
+        return block is not None and ip_address(what) in ip_network(block)
+    if "ipBlock" in peer:
+        return False
+    if "namespaceSelector" in peer:
+        its = {"kubernetes.io/metadata.name": namespace}
+        return _selects(peer["namespaceSelector"], its)
+    return not peer or (namespace == "hermes" and _selects(peer["podSelector"], what))
+
+
+def _selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    wanted: dict[str, str] = selector.get("matchLabels", {})
+    return wanted.items() <= labels.items()
 
 
 def _containers(pod: dict[str, Any]) -> list[dict[str, Any]]:

@@ -8,11 +8,13 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 from parts.nats import free_port
 from parts.process import Process, wait_until
@@ -117,6 +119,101 @@ def test_events_go_from_producer_to_consumer_over_tls(
             assert [row["data"].encode() for row in page["events"]] == [body]
 
 
+def test_a_renewed_certificate_is_taken_up_and_no_sidecar_notices(
+    tmp_path: Path,
+) -> None:
+    secrets = make_secrets(tmp_path / "secrets", "localhost", "127.0.0.1")
+    with one_node(secrets, NATS / "one-node.conf", tmp_path) as port:
+        provision(secrets, port)
+        login = secrets.login("both", port)
+        with SidecarProcess(tmp_path / "both", **login) as sidecar:
+            before = _certificate(port, secrets)
+            make = (NATS / "make-secrets", "--renew", secrets.directory)
+            subprocess.run([*make, "localhost", "127.0.0.1"], check=True)
+            found = _PID.search((tmp_path / "nats.log").read_text())
+            assert found is not None
+            reload = f"reload={found[1]}"  # as the unit does
+            subprocess.run([find_nats_server(), "--signal", reload], check=True)
+            wait_until(lambda: _certificate(port, secrets) != before, what="taken up")
+            with sidecar.client() as http:
+                assert post(http).status_code == 201
+            url = f"http://127.0.0.1:{sidecar.tcp_port}/metrics"
+            metrics = httpx.get(url, trust_env=False).text
+            name = 'certificate_end_timestamp_seconds{setting="NATS_TLS_CA_FILE"}'
+            assert name in metrics
+        with SidecarProcess(tmp_path / "another", **login) as sidecar:
+            assert sidecar.health("/health/ready") is not None
+
+
+def _certificate(port: int, secrets: Secrets) -> bytes:
+    """Give the certificate that NATS shows; a strict reader takes it."""
+    trusting = ssl.create_default_context(
+        cafile=str(secrets.directory / "tls" / "ca.crt")
+    )
+    trusting.verify_flags |= ssl.VERIFY_X509_STRICT
+    with (
+        socket.create_connection(("127.0.0.1", port), 5) as plain,
+        trusting.wrap_socket(plain, server_hostname="127.0.0.1") as encrypted,
+    ):
+        return encrypted.getpeercert(binary_form=True) or b""
+
+
+ONLY_IPV6 = """
+ip link set lo up
+ip -4 address flush dev lo
+ip -6 address add fd00::5/128 dev lo nodad
+cd "$DIR"
+"$MAKE_SECRETS" made fd00::5
+set -a
+. made/nats.env
+NATS_HOST='"fd00::5"' # as in deploy/kubernetes
+NATS_STORE_DIR=$PWD/store
+(cd made && exec "$NATS_SERVER" --config "$CONFIG" --http_port 8222) &
+SIDECAR_NATS_URL='tls://[fd00::5]:4222' SIDECAR_NATS_TLS_HANDSHAKE_FIRST=true
+SIDECAR_NATS_TLS_CA_FILE=made/tls/ca.crt
+SIDECAR_NATS_USER=hermes_provision SIDECAR_NATS_PASSWORD_FILE=made/passwords/provision
+until "$PYTHON" -m sidecar provision; do sleep 0.5; done
+SIDECAR_NATS_USER=hermes_both SIDECAR_NATS_PASSWORD_FILE=made/passwords/both
+mkdir -m 0700 run
+SIDECAR_UNIX_SOCKET=$PWD/run/api.sock SIDECAR_HTTP_HOST=fd00::5
+"$PYTHON" -m sidecar serve &
+until "$PYTHON" -c '
+import httpx
+for url in ("http://[fd00::5]:8480/health/ready", "http://[fd00::5]:8222/healthz"):
+    httpx.get(url, trust_env=False).raise_for_status()
+'; do sleep 0.5; done
+"""
+
+
+def test_a_machine_that_has_only_ipv6(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            "unshare",
+            "--net",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-euc",
+            ONLY_IPV6,
+        ],
+        env=environment()
+        | {
+            "CONFIG": str(NATS / "one-node.conf"),
+            "DIR": str(tmp_path),
+            "MAKE_SECRETS": str(NATS / "make-secrets"),
+            "NATS_SERVER": str(find_nats_server()),
+            "PYTHON": COMMAND[0],
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
 def test_nats_speaks_only_after_the_tls_handshake(
     secrets: Secrets, tmp_path: Path
 ) -> None:
@@ -154,9 +251,12 @@ def test_the_commented_encryption_at_rest_works(
 
 
 def test_make_cluster_gives_a_stream_that_outlives_a_node(tmp_path: Path) -> None:
+    tmp_path /= "a place"
+    tmp_path.mkdir()
     cluster = Process(
         ["make", "--no-print-directory", "-C", ROOT, "cluster", f"CLUSTER={tmp_path}"],
         tmp_path / "cluster.log",
+        dict(os.environ) | {"CDPATH": str(ROOT)},
     )
     cluster.start()
     try:

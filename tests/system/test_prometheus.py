@@ -43,6 +43,59 @@ def test_each_alert_fires_when_it_should_and_not_otherwise() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("gone", [{7}, {0, 99}, set(range(100))])
+def test_each_of_a_hundred_that_is_gone_is_told(gone: set[int], tmp_path: Path) -> None:
+    labels = [f'instance="host-{n}:8480", job="hermes"' for n in range(100)]
+    series = []
+    for n, target in enumerate(labels):
+        up, ready = ("1x60 0x200", "1x60 stale") if n in gone else ("1x260", "1x260")
+        series += [
+            {"series": f"up{{{target}}}", "values": up},
+            {"series": f"hermes_sidecar_ready{{{target}}}", "values": ready},
+        ]
+    alerts = [
+        {
+            "exp_labels": {
+                "severity": "critical",
+                "instance": f"host-{n}:8480",
+                "job": "hermes",
+            },
+            "exp_annotations": {
+                "summary": f"host-{n}:8480 does not answer; its Hermes has no bus.",
+                "runbook": "docs/operations.md#HermesSidecarDown",
+            },
+        }
+        for n in gone
+    ]
+    checks = [
+        {"eval_time": minute, "alertname": "HermesSidecarDown", "exp_alerts": expected}
+        for minute, expected in (("60m", []), ("65m", alerts), ("4h", alerts))
+    ]
+    cases = tmp_path / "hundred.json"
+    cases.write_text(
+        json.dumps(
+            {
+                "rule_files": [str(ALERTS)],
+                "evaluation_interval": "1m",
+                "tests": [
+                    {
+                        "interval": "1m",
+                        "input_series": series,
+                        "alert_rule_test": checks,
+                    }
+                ],
+            }
+        )
+    )
+    done = subprocess.run(
+        ["promtool", "test", "rules", cases],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 class Prometheus(Process):
     """A Prometheus that scrapes one sidecar each second, with our alerts."""
 

@@ -1,18 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""deploy/systemd: hardened, with its users, and Hermes stopped first."""
+"""deploy/systemd: hardened, with its users, and Hermes stopped first.
+
+A real systemd runs the units as docs/install.md installs them.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from parts.process import wait_until
+from system.running_systemd import RunningSystemd
 from system.secrets_made import ROOT
 from system.systemd_root import HERMES, UNITS, install_units
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 SYSTEMD = ROOT / "deploy" / "systemd"
 LONGEST_UNKNOWN_SECONDS = 60  # the plugin's unknown_timeout
@@ -47,6 +56,178 @@ def test_hermes_is_stopped_first_and_has_the_time_it_needs() -> None:
     seconds = re.search(r"^TimeoutStopSec=(\d+)$", drop_in, re.MULTILINE)
     assert seconds is not None
     assert int(seconds[1]) > LONGEST_UNKNOWN_SECONDS
+
+
+# -- A real systemd --------------------------------------------------------------------
+
+PROGRAM = "/opt/hermes-nats-sidecar"
+NATS, SIDECAR = "hermes-nats-server", "hermes-nats-sidecar"
+# Where each command of the page is run as it stands.
+AS_ON_THE_PAGE = 'cd /srv/checkout; umask 027; sudo() { "$@"; }\n'
+ASK = f"""\
+setpriv --reuid=nobody --regid=nogroup --groups=hermes {PROGRAM}/bin/python -c '
+import httpx
+transport = httpx.HTTPTransport(uds="/run/hermes-nats-sidecar/api.sock")
+http = httpx.Client(transport=transport, base_url="http://localhost")
+print(http.get("/health/ready").status_code)
+'
+"""
+
+
+def commands(heading: str) -> list[str]:
+    """Give the commands below a heading of docs/install.md."""
+    page = (ROOT / "docs/install.md").read_text("utf-8")
+    section = re.split(r"\n##+ ", page.split(f"# {heading}\n")[1])[0]
+    return re.findall(r"^    (\S.*)$", section, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def files() -> Iterator[Path]:
+    """Install the program by the page, as a root whose umask is 077."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        (directory / "opt").mkdir()
+        checkout = directory / "srv/checkout"
+        for file in _run("git", "-C", ROOT, "ls-files", "-z").stdout.split("\0"):
+            if file and (ROOT / file).exists():
+                (checkout / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / file, checkout / file)
+        install = [
+            command.removeprefix("sudo ").replace(PROGRAM, f"{directory}{PROGRAM}")
+            for command in commands("On a host, with systemd")
+            if "venv" in command or "/pip " in command or "chmod" in command
+        ]
+        assert len(install) == 5
+        environ = dict(os.environ) | {
+            "PATH": "/usr/bin:/bin",
+            "PIP_LOG": str(directory / "pip.log"),
+        }
+        done = subprocess.run(
+            ["sh", "-euc", "\n".join(["umask 077", *install])],
+            cwd=checkout,
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        yield directory
+
+
+@pytest.fixture
+def systemd(files: Path, tmp_path: Path) -> Iterator[RunningSystemd]:
+    """Start one that has the program and a checkout, and a stand-in of Hermes."""
+    mount = ("unshare", "--mount", "mount", "-t", "tmpfs", "test", "/mnt")
+    if _run(*mount).returncode != 0:
+        pytest.skip("NOT TESTED: not even root may mount here")
+    over = tmp_path / "files"
+    shutil.copytree(files, over, symlinks=True)
+    for script in (over / f".{PROGRAM}/bin").iterdir():
+        if not script.is_symlink() and script.name != "nats-server":
+            text = script.read_text("utf-8").replace(str(files), "")
+            script.write_text(text, "utf-8")
+    (over / "etc/systemd/system").mkdir(parents=True)
+    (over / "etc/systemd/system" / HERMES).write_text(
+        "[Service]\nExecStart=sleep infinity\n"
+    )
+    with RunningSystemd(tmp_path) as running:
+        yield running
+
+
+def test_another_user_may_run_what_a_strict_root_installed(files: Path) -> None:
+    program = files / PROGRAM.removeprefix("/") / "bin/hermes-nats-sidecar"
+    nobody = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
+    assert _run(*nobody, program, "--version").returncode == 0
+
+
+def test_nothing_ran_in_the_install_that_no_lock_has_a_hash_of(files: Path) -> None:
+    log = (files / "pip.log").read_text("utf-8")
+    assert "Successfully installed" in log
+    assert "Installing build dependencies" not in log
+    locks = "".join(
+        (ROOT / f"requirements{w}.lock").read_text() for w in ("", "-build")
+    )
+    locked = {_plain(name) for name in re.findall(r"^([\w.-]+)==", locks, re.MULTILINE)}
+    installed = {
+        _plain(found)
+        for line in re.findall(r"Successfully installed (.*)", log)
+        for found in re.findall(r"(\S+)-[^-\s]+(?:\s|$)", line)
+    }
+    assert installed - locked == {"hermes-nats-sidecar"}
+
+
+def test_the_page_leads_to_units_that_serve_and_come_back(
+    systemd: RunningSystemd,
+) -> None:
+    """Each hindrance lasts longer than the five starts that systemd allows itself."""
+    page = [
+        command
+        for command in commands("On a host, with systemd")
+        if "venv" not in command and "/pip " not in command and "chmod" not in command
+    ]
+    systemd.run(AS_ON_THE_PAGE + "\n".join(page))
+    wait_until(lambda: is_ready(systemd), 30, "the sidecar is ready")
+    assert systemd.state("hermes-server") == "running"
+
+    for hindrance in HINDRANCES:
+        comes_back(systemd, *hindrance)
+    wait_until(lambda: is_ready(systemd), 30, "the sidecar is ready again")
+
+
+def is_ready(systemd: RunningSystemd) -> bool:
+    return systemd.run(ASK, check=False) == "200\n"
+
+
+def comes_back(systemd: RunningSystemd, unit: str, hinder: str, mend: str) -> None:
+    systemd.run(f"systemctl stop {unit}; {hinder}")
+    systemd.run(f"systemctl start {unit}", check=False)
+    wait_until(lambda: int(systemd.state(unit, "NRestarts")) > 6, 60, hinder)
+    assert systemd.state(unit) != "running", hinder
+    systemd.run(mend)
+    wait_until(lambda: systemd.state(unit) == "running", 30, mend)
+
+
+HOLD_PORT = """\
+systemd-run --unit=port python3 -c '
+import socket, time; port = socket.create_server(("", 4222)); time.sleep(999)'
+"""
+
+
+def _moved(path: str) -> tuple[str, str]:
+    return f"mv {path} {path}.late", f"mv {path}.late {path}"
+
+
+HINDRANCES = [
+    (NATS, *_moved("/etc/hermes-nats-server/nats.env")),
+    (NATS, *_moved("/etc/hermes-nats-server/one-node.conf")),
+    (NATS, HOLD_PORT, "systemctl stop port"),
+    (SIDECAR, *_moved("/etc/hermes-nats-sidecar/nats-password")),
+    (
+        SIDECAR,
+        "echo SIDECAR_HTTP_HOST=192.0.2.1 >/etc/hermes-nats-sidecar/sidecar.env",
+        "ip address add 192.0.2.1/32 dev lo",
+    ),
+    (SIDECAR, *_moved(f"{PROGRAM}/bin/hermes-nats-sidecar")),
+]
+
+
+def test_the_sidecar_brings_its_own_nats_by_a_drop_in(systemd: RunningSystemd) -> None:
+    page = [
+        command
+        for command in commands("On a host, with systemd")
+        if "sysusers" in command or command.endswith("/hermes-nats-sidecar.service")
+    ]
+    assert len(page) == 3
+    systemd.run(AS_ON_THE_PAGE + "\n".join([*page, *commands("With its own NATS")]))
+    wait_until(lambda: is_ready(systemd), 30, "the sidecar is ready")
+    systemd.run(f"systemctl stop {SIDECAR}")
+    assert systemd.state(SIDECAR, "Result") == "success"
+    assert systemd.run("pgrep nats-server", check=False) == ""
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

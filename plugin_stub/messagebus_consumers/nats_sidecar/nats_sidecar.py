@@ -32,9 +32,17 @@ LONGEST_WAIT_SECONDS = 20.0
 PATIENCE_SECONDS = 10.0
 """How long open() and seek() bear a sidecar or a NATS that is just restarting."""
 
+MORE_SECONDS = 30.0
+"""How long beyond Hermes' timeout an end is asked for that nobody can say."""
+
 ERROR_PAUSE_SECONDS = 5.0
 """Hermes tries a failed seek or read again at once, and tells of it each time."""
 
+NO_END = (
+    "No message bus: nobody could say for 30 seconds whether there are more events. "
+    "Look at /health of the sidecar"
+)
+NO_PAGE = "what answers at the plugin's url gives no page of events"
 NO_EVENT = (
     "No Hermes event stands at the next offset: another program wrote to the stream. "
     "Start this client anew, see docs/operations.md of hermes-nats-sidecar"
@@ -48,7 +56,10 @@ PAGE_BYTES = 256 * 1024
 in the sidecar's memory, while Hermes takes its time."""
 
 NOT_IN_STREAM = (409, 410)
-PASSING = (0, 429, 503)
+PASSING = (0, 429, 502, 503, 504)
+"""No answer, or none of the stream. 502 is also what no sidecar has written: the page
+of a gateway while the sidecar restarts, or a page that was cut in the middle."""
+
 DAMAGED = ("hole", "displaced")
 """Codes of a 503 that waiting does not mend."""
 
@@ -95,12 +106,21 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
     def findNextEventOfCategory(self, category: str) -> Event | None:
         """Find the first event of a category from here on; None if none comes."""
         self._rows.clear()
-        found = next(self._events(category), None)
-        self._rows.clear()  # what was read ahead lacks the other categories
+        offset, found = self._offset, None
+        try:
+            found = next(self._events(category), None)
+        finally:
+            self._rows.clear()  # what was read ahead lacks the other categories
+            if found is None:  # however far the filter has looked
+                self._offset = offset
         return found
 
     def __iter__(self) -> Iterator[Event]:
-        """Give each event from here on, until none has come for the timeout."""
+        """Give each event from here on, until none has come for the timeout.
+
+        It ends only after an answer that says that nothing stands after this offset:
+        Hermes takes its end for the stream's, and what came for all there is.
+        """
         return self._events(None)
 
     def _events(self, category: str | None) -> Iterator[Event]:
@@ -117,18 +137,24 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
                 left_seconds = ends_at - self._now()
                 wait_seconds = max(0.0, min(left_seconds, LONGEST_WAIT_SECONDS))
                 path = _path(self._query(wait_seconds, category))
-                answer = self._http.ask_page(path, wait_seconds + ANSWER_SECONDS)
-            if answer.status == 200:
+                more_seconds = max(1.0, left_seconds + MORE_SECONDS)
+                answer = self._http.ask_page(
+                    path, min(wait_seconds + ANSWER_SECONDS, more_seconds)
+                )
+            if _is_page(answer):
                 self._take(answer)
-            elif (
-                answer.status in PASSING and answer.document.get("code") not in DAMAGED
-            ):
-                pause_seconds = answer.retry_after or 0.2
-                self._sleep(max(0.0, min(pause_seconds, ends_at - self._now())))
-            else:
+                if self._rows:
+                    continue
+                if answer.document["next_offset"] > answer.document["last_offset"]:
+                    if self._now() >= ends_at:
+                        return
+                    continue  # it has waited with its answer
+            elif not _is_passing(answer):
                 raise self._error(answer)
-            if not self._rows and self._now() >= ends_at:
-                return
+            pause_seconds = _pause_seconds(answer)
+            if self._now() + pause_seconds > ends_at + MORE_SECONDS:
+                raise NatsSidecarError(NO_END)  # no pause: 30 seconds have passed
+            self._sleep(pause_seconds)
 
     def _go_to(self, offset: int | str) -> None:
         self._offset = offset
@@ -155,10 +181,10 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
         ends_at = self._now() + PATIENCE_SECONDS
         while True:
             answer = self._http.ask(_path(query), ANSWER_SECONDS)
-            if answer.status == 200:
+            if _is_page(answer):
                 return answer
-            pause_seconds = answer.retry_after or 0.5
-            if answer.status not in PASSING or self._now() + pause_seconds > ends_at:
+            pause_seconds = _pause_seconds(answer)
+            if not _is_passing(answer) or self._now() + pause_seconds > ends_at:
                 raise self._error(answer)
             self._sleep(pause_seconds)
 
@@ -173,12 +199,33 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
         self._sleep(ERROR_PAUSE_SECONDS)
         if answer.status in NOT_IN_STREAM:
             return IndexError(f"Offset not in the stream: {answer.reason}")
-        return NatsSidecarError(f"No message bus: {answer.reason}")
+        return NatsSidecarError(f"No message bus: {answer.reason or NO_PAGE}")
 
     def _ends_at(self) -> float:
         if self._timeout_seconds is None:
             return float("inf")
         return self._now() + self._timeout_seconds
+
+
+def _is_page(answer: Answer) -> bool:
+    document = answer.document
+    return (
+        answer.status == 200
+        and isinstance(document.get("events"), list)
+        and isinstance(document.get("next_offset"), int)
+        and isinstance(document.get("last_offset"), int)
+    )
+
+
+def _is_passing(answer: Answer) -> bool:
+    """Tell whether the same question may be answered later; never of a page."""
+    return answer.status == 200 or (
+        answer.status in PASSING and answer.document.get("code") not in DAMAGED
+    )
+
+
+def _pause_seconds(answer: Answer) -> float:
+    return min(answer.retry_after or 0.2, ERROR_PAUSE_SECONDS)
 
 
 def _event(row: dict[str, Any]) -> Event:

@@ -60,9 +60,12 @@ class SidecarHttp:
         self._socket: socket.socket | None = None
         self._asked_ahead = ""
 
-    def ask(self, path: str, timeout_seconds: float) -> Answer:
+    def ask(
+        self, path: str, timeout_seconds: float, headers: dict[str, str] | None = None
+    ) -> Answer:
         """Ask for something and give the answer; never raises for a bad network."""
-        return self._response(self._request("GET", path, timeout_seconds))
+        request = self._request("GET", path, timeout_seconds, headers=headers)
+        return self._response(request)
 
     def store(
         self, body: bytes, headers: dict[str, str], offset: int, timeout_seconds: float

@@ -33,9 +33,7 @@ LEAST_SECONDS = 3.0
 MIXED_UP = "the sidecar answers with an offset that was not asked for"
 ANOTHER_WROTE = "another producer wrote to the stream, so Hermes has to compute anew"
 
-TAKEN = 412
-GONE = 410
-OFFSETS_MEAN_NOTHING = (409, GONE)
+TAKEN, AHEAD, GONE = 412, 409, 410
 FINAL = (400, 401, 403, 405, 413, 415, 422, 428)
 """Answers that the same request would get again."""
 
@@ -70,15 +68,18 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         self._unknown: dict[str, _Sent] = {}  # by key; each was sent with this L
         self._stored_unseen: dict[Any, _Sent] = {}  # by object; Hermes does not know
         self._ended = ""  # why this pass sends nothing more
+        self._is_initsync = False
+        self._went_through = False  # the last pass, if it was one of base events
         # To count on from one UUID takes less time than one for each event.
         self._keys_start = str(uuid.uuid4())[:24]
         self._numbers = count()
 
     def open(self) -> None:
         """Learn the last offset; wait for a sidecar that can tell it."""
-        answer = self._ask("/v1/stream")
+        answer = self._ask("/v1/stream", self._name())
         if answer.status != 200:
             raise NatsSidecarError(f"No message bus: {answer.reason}")
+        self._went_through = False
         last = answer.document["last_offset"]
         if self._stored_unseen and last > self._last:
             self._forget_written(last)
@@ -86,16 +87,21 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             self._last = max(last, self._last)  # what was stored is not behind the end
         self._ended = ""
 
-    def _ask(self, path: str) -> Answer:
+    def _ask(self, path: str, headers: dict[str, str] | None = None) -> Answer:
         ends_at = self._now() + self._settings["send_timeout"]
         while True:
-            answer = self._http.ask(path, ATTEMPT_SECONDS)
+            answer = self._http.ask(path, ATTEMPT_SECONDS, headers)
             pause_seconds = answer.retry_after or 0.5
-            if answer.status in (200, *FINAL, *OFFSETS_MEAN_NOTHING):
+            if answer.status in (200, *FINAL, AHEAD, GONE):
                 return answer
             if self._now() + pause_seconds > ends_at:
                 raise NatsSidecarError(f"No message bus: {answer.reason}")
             self._sleep(pause_seconds)
+
+    def _name(self) -> dict[str, str]:
+        """Tell the sidecar who opens: what was refused may have gone with a pass."""
+        last_pass = ";whole" if self._went_through else ""
+        return {"Hermes-Producer": self._keys_start + last_pass}
 
     def close(self) -> None:
         """End the pass."""
@@ -104,12 +110,15 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             # They would have come again by now; or an initsync was made without them,
             # of Hermes' cache, and whoever begins with it needs them after it.
             self._stored_unseen.clear()
+            self._went_through = not self._is_initsync
+        self._is_initsync = False
 
     def _send(self, event: Event) -> int | None:
         """Store the event and return its offset; None if it stood there already."""
         if self._ended:
             raise NatsSidecarError(self._ended)
         sent = _Sent(f"{self._keys_start}{next(self._numbers):012x}", event)
+        self._is_initsync = event.evcategory == "initsync"
         if self._stands_already(sent):
             return None
         started_at = self._now()
@@ -117,7 +126,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         answer = Answer(0, NOT_STORED, "", {})
         while (left_seconds := self._left_seconds(started_at, in_doubt)) > 0:
             answer = self._post(sent, left_seconds)
-            is_elsewhere = is_elsewhere and answer.status in OFFSETS_MEAN_NOTHING
+            is_elsewhere = is_elsewhere and answer.status == AHEAD
             if answer.status in (200, 201):
                 self._last = answer.document["offset"]
                 self._unknown.clear()
@@ -128,21 +137,22 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
                 if self._stands_already(sent):
                     return None
                 continue
+            if answer.status == GONE:
+                break  # no server's stream ever begins earlier: nobody will know more
+            in_doubt = in_doubt or answer.outcome != NOT_STORED
             # An old leader may say it for a moment: what is remembered outlives that.
             is_final = is_elsewhere and not (self._unknown or self._stored_unseen)
-            if answer.status != GONE:  # of which nobody will ever know more
-                in_doubt = in_doubt or answer.outcome != NOT_STORED
             if (is_final or answer.status in FINAL) and not in_doubt:
                 break
             self._sleep(min(answer.retry_after or 0.2, left_seconds))
         error = self._error(in_doubt or answer.outcome != NOT_STORED, answer.reason)
-        if in_doubt:
-            self._unknown[sent.key] = sent
-        elif is_elsewhere:
+        if answer.status == GONE or (is_elsewhere and not in_doubt):
             self._unknown.clear()  # all that is known is of another stream
             self._stored_unseen.clear()
             self._last = 0
             self._ended = str(error)
+        elif in_doubt:
+            self._unknown[sent.key] = sent
         raise error
 
     def _left_seconds(self, started_at: float, in_doubt: bool) -> float:

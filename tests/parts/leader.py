@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who speaks for a stream on a server without JetStream; a test says what it shows.
+
+What real servers show for a moment only: an old leader, a follower that answers.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from .jetstream import FIT_STREAM, Operator
+
+if TYPE_CHECKING:
+    from .nats import NatsProcess
+
+WITHOUT_JETSTREAM = "enabled: false"
+
+
+_TIME = "2026-11-27T09:48:26.881698198Z"
+
+
+class _Stored(NamedTuple):
+    subject: str
+    block: bytes
+    body: bytes
+
+
+class Leader:
+    """Stores what is published, and answers what the sidecar asks of a stream."""
+
+    def __init__(self, nats: NatsProcess, name: str, *, last: int = 0) -> None:
+        self._operator = Operator(nats.port)
+        self._name = name
+        self._messages: dict[int, _Stored] = {}
+        self._thread = threading.Thread(target=self._answer_all, daemon=True)
+        self.first = self.followers_first = 1
+        self.last = last
+        self.lag = 0
+        self.ages = 0  # so many answers: its first message has aged out after each
+        self.created = _TIME
+        self.cluster: dict[str, Any] = {
+            "leader": "n1",
+            "replicas": [{"name": "n2", "active": 1}, {"name": "n3", "active": 1}],
+        }
+        for subject in (
+            f"$JS.API.STREAM.INFO.{name}",
+            f"$JS.API.STREAM.MSG.GET.{name}",
+            f"$JS.API.DIRECT.GET.{name}",
+            f"{name}.*",
+        ):
+            self._operator.answer_at(subject)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._operator.shut_down()
+        self._thread.join()
+        self._operator.__exit__()
+
+    def _answer_all(self) -> None:
+        with suppress(OSError, AssertionError):
+            while True:
+                subject, reply, block, body = self._operator.receive_whole()
+                if ".DIRECT.GET." in subject:
+                    self._send_batch(reply, json.loads(body)["seq"])
+                else:
+                    answer = self._answer(subject, block, body)
+                    self._operator.send(reply, json.dumps(answer).encode())
+
+    def _answer(self, subject: str, block: bytes, body: bytes) -> Any:
+        if ".STREAM.INFO." in subject:
+            return self._info()
+        if ".MSG.GET." in subject:
+            return self._message(json.loads(body).get("seq", self.last + 1))
+        expected = block.partition(b"Nats-Expected-Last-Sequence:")[2]
+        if int(expected.partition(b"\r\n")[0]) != self.last:
+            return {"error": {"err_code": 10071}, "stream": self._name, "seq": 0}
+        self.store(subject, block, body)
+        return {"stream": self._name, "seq": self.last}
+
+    def store(self, subject: str, block: bytes, body: bytes) -> None:
+        self.last += 1
+        self._messages[self.last] = _Stored(subject, block, body)
+
+    def _send_batch(self, reply: str, start: int) -> None:
+        """Answer a direct get, as a follower that lags behind nobody."""
+        held = range(max(start, self.first, self.followers_first), self.last + 1)
+        for sequence in filter(self._messages.__contains__, held):
+            headers = {
+                "Nats-Sequence": f"{sequence}",
+                "Nats-Subject": self._messages[sequence].subject,
+                "Nats-Time-Stamp": _TIME,
+                "Nats-Last-Sequence": "0",
+            }
+            self._operator.send(reply, self._messages[sequence].body, headers)
+        self._operator.send_status(reply, "204 EOB")
+
+    def _info(self) -> Any:
+        last = self.last - self.lag
+        info = {
+            "config": FIT_STREAM
+            | {"name": self._name, "subjects": [f"{self._name}.*"], "num_replicas": 3},
+            "created": self.created,
+            "state": {
+                "messages": last,
+                "bytes": 0,
+                "first_seq": self.first,
+                "last_seq": last,
+            },
+            "cluster": self.cluster,
+        }
+        if self.ages:
+            self.ages -= 1
+            self.first += 1
+        return info
+
+    def _message(self, start: int) -> Any:
+        """Give the first message from there on."""
+        held = range(max(start, self.first), self.last - self.lag + 1)
+        sequence = next((each for each in held if each in self._messages), None)
+        if sequence is None:
+            return {"error": {"err_code": 10037, "description": "no message found"}}
+        stored = self._messages[sequence]
+        message = {
+            "seq": sequence,
+            "subject": stored.subject,
+            "hdrs": base64.b64encode(stored.block).decode(),
+            "data": base64.b64encode(stored.body).decode(),
+            "time": _TIME,
+        }
+        return {"message": message}

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Known bugs, each put back alone, to show that the simulation finds it."""
+
+from __future__ import annotations
+
+import itertools
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import patch
+
+from sidecar import answer, bus, errors, jetstream, last_offset, publish, store
+from sidecar import stream as stream_module
+from sidecar.answer import Refused
+from sidecar.errors import Outcome, Problem
+from sidecar.event import LAST
+
+from .seams import PRODUCERS, plugin_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from sidecar.answer import Answer, Sight
+    from sidecar.bus import Bus
+
+    Context = AbstractContextManager[object]
+
+
+def _no_fence() -> Context:
+    """Publish without Nats-Expected-Last-Sequence."""
+    return patch.object(jetstream, "PRECONDITION_HEADER", b"Hermes-Nothing")
+
+
+def _fences_itself() -> Context:
+    """Let the sidecar read L itself, whatever the plugin sends."""
+    return patch.object(store, "parse_precondition", lambda _: LAST)
+
+
+@contextmanager
+def _no_stable_id() -> Iterator[None]:
+    """Send each repetition under a key of its own."""
+    plugin = plugin_module(PRODUCERS).NatsSidecarProducerPlugin
+    numbers = itertools.count()
+    post = plugin._post
+
+    def post_anew(self: Any, sent: Any, *rest: Any) -> Any:
+        sent.key = f"{self._keys_start}{next(numbers):012x}"
+        return post(self, sent, *rest)
+
+    with patch.object(plugin, "_post", post_anew):
+        yield
+
+
+@contextmanager
+def _believes_any_leader() -> Iterator[None]:
+    """P1: one answer that lags is `offset_ahead`, which is final (review.md)."""
+    plugin = plugin_module(PRODUCERS)
+    post = plugin.NatsSidecarProducerPlugin._post
+
+    def post_finally(self: Any, *rest: Any) -> Any:
+        response = post(self, *rest)
+        if response.status == 409:
+            self._unknown.clear()
+            raise plugin.NatsSidecarError("It is not known whether it was stored")
+        return response
+
+    with ExitStack() as stack:
+        stack.enter_context(_sees_ahead_at_once())
+        stack.enter_context(
+            patch.object(plugin.NatsSidecarProducerPlugin, "_post", post_finally)
+        )
+        yield
+
+
+@contextmanager
+def _sees_ahead_at_once() -> Iterator[None]:
+    """A reader, or a publish, is told `offset_ahead` by the answer of a moment."""
+    with ExitStack() as stack:
+        for name, function in (
+            ("takes", lambda _, info, *__: info.leader is not None or info.replicas == 1),
+            ("settled", lambda *_: 0),
+        ):
+            stack.enter_context(
+                patch.object(last_offset.LastOffset, name, function)
+            )
+        yield
+
+
+def _swallows_an_older_value() -> Context:
+    """P2: what was stored unseen is remembered over a later event of its object."""
+    plugin = plugin_module(PRODUCERS).NatsSidecarProducerPlugin
+
+    def stands_already(self: Any, sent: Any) -> bool:
+        unseen = self._stored_unseen.get(sent.object)
+        if unseen is None or unseen.body != sent.body:
+            return False
+        del self._stored_unseen[sent.object]
+        return True
+
+    return patch.object(plugin, "_stands_already", stands_already)
+
+
+def _believes_a_foreign_refusal() -> Context:
+    """P3: 10060 of somebody else's stream is a definite refusal."""
+
+    def parse(payload: bytes, *rest: Any, **options: Any) -> Answer:
+        if b'"err_code":10060' in payload.replace(b" ", b""):
+            return Refused(errors.PUBLISH_REFUSED, 10060)
+        return answer.parse_answer(payload, *rest, **options)
+
+    return patch.object(jetstream, "parse_answer", parse)
+
+
+def _numbers_by_seconds() -> Context:
+    """P5: a stream that is made anew begins inside the offsets of the one before.
+
+    Scaled: milliseconds were too coarse for 1,000 events a second, seconds are for
+    the few that a run has.
+    """
+    return patch.object(
+        stream_module, "first_offset", lambda now, _: int(now) - 1_800_000_000 + 1
+    )
+
+
+@contextmanager
+def _takes_two_answers_for_gone() -> Iterator[None]:
+    """The position of one server and "no message" of another mean: it is gone."""
+
+    async def look(self: Bus, sequence: int) -> Sight | None:
+        sight = await real_look(self, sequence)
+        if sight is None or not sight.position.first <= sequence <= sight.position.last:
+            return sight
+        try:
+            message = await (await self.wait()).message(sequence)
+        except (jetstream.NoReply, jetstream.ApiError):
+            return None
+        return replace(sight, message=message)
+
+    def judge(expected: Any, sequence: int, sight: Sight) -> Any:
+        position = sight.position
+        if sight.message is None and position.first <= sequence <= position.last:
+            return Problem(errors.OFFSET_GONE, Outcome.UNKNOWN)
+        return real_judge(expected, sequence, sight)
+
+    real_look, real_judge = bus.Bus.look, publish.judge
+    with (
+        patch.object(bus.Bus, "look", look),
+        patch.object(publish, "judge", judge),
+    ):
+        yield
+
+
+@contextmanager
+def _chains_publishes() -> Iterator[None]:
+    """Send the events of an initsync behind each other, each fenced, without waiting.
+
+    review.md, section 4: the fence names a number and not a predecessor.
+    """
+    module = plugin_module(PRODUCERS)
+    plugin = module.NatsSidecarProducerPlugin
+    send = plugin._send
+
+    def send_ahead(self: Any, event: Any) -> Any:
+        if event.evcategory != "initsync" or event.eventtype != "added":
+            return send(self, event)
+        number = next(self._numbers)
+        sent = module._Sent(f"{self._keys_start}{number:012x}", event)
+        headers = {
+            "Content-Type": "application/json",
+            "Idempotency-Key": sent.key,
+            "If-Match": f'"{self._last}"',
+        }
+        http = module.SidecarHttp(self._settings)
+        request = http._request("POST", "/v1/events", 15.0, sent.body, headers)
+        if isinstance(request, bytes) and http._socket is not None:
+            http._socket.sendall(request)
+        self._last += 1
+        return None
+
+    with patch.object(plugin, "_send", send_ahead):
+        yield
+
+
+BROKEN: Final[dict[str, Callable[[], Context]]] = {
+    "": nullcontext,
+    "no-fence": _no_fence,
+    "no-stable-id": _no_stable_id,
+    "fences-itself": _fences_itself,
+    "believes-any-leader": _believes_any_leader,
+    "swallows-an-older-value": _swallows_an_older_value,
+    "believes-a-foreign-refusal": _believes_a_foreign_refusal,
+    "numbers-by-seconds": _numbers_by_seconds,
+    "sees-ahead-at-once": _sees_ahead_at_once,
+    "takes-two-answers-for-gone": _takes_two_answers_for_gone,
+    "chains-publishes": _chains_publishes,
+}
+
+
+def broken(name: str) -> Context:
+    """Put a known bug back for a while."""
+    return BROKEN[name]()

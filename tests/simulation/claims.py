@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose event stands where: each stored message and the `_send` that it came of. Pure.
+
+By its key where keys are known, else by its bytes and its place.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from .history import NO_STREAM, OPEN_OUTCOMES, Ends, Told
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .history import History, Send
+
+
+class Stored(NamedTuple):
+    """A message that was committed; `time` is when, in virtual seconds.
+
+    `epoch` counts creations and restores of the stream.
+    """
+
+    epoch: int
+    offset: int
+    category: str
+    key: str
+    body: bytes
+    time: float
+
+
+class Violation(NamedTuple):
+    """A guarantee that was broken: its name, a sentence and the virtual time."""
+
+    name: str
+    sentence: str
+    at: float
+
+
+@dataclass
+class Claims:
+    """Messages are named by their place in the order of commits, over all epochs."""
+
+    owners: list[Send | None]
+    places: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    """By the number of a send."""
+    violations: list[Violation] = field(default_factory=list)
+
+    def take(self, place: int, send: Send) -> None:
+        """Note that a message came of a send."""
+        self.owners[place] = send
+        self.places[send.number].append(place)
+
+    def has(self, send: Send) -> bool:
+        """Tell whether a message came of it."""
+        return send.number in self.places
+
+
+def claim(history: History, stored: Sequence[Stored]) -> Claims:
+    """Find the send of each message."""
+    claims = Claims([None] * len(stored))
+    _by_key(history, stored, claims)
+    _by_offset(history, stored, claims)
+    _by_body(history, stored, claims)
+    for send in history.sends:
+        if send.is_fenced and len(claims.places.get(send.number, ())) > 1:
+            offsets = [stored[place].offset for place in claims.places[send.number]]
+            claims.violations.append(
+                Violation("doubled", f"{send} stands at {offsets}", send.began)
+            )
+    return claims
+
+
+def _by_key(history: History, stored: Sequence[Stored], claims: Claims) -> None:
+    senders = {key: send for send in history.sends for key in send.keys}
+    for place, message in enumerate(stored):
+        send = senders.get(message.key)
+        if send is not None and send.body == message.body:
+            claims.take(place, send)
+            if send.told is Told.NOT_STORED:
+                claims.violations.append(_not_stored_stands(send, message))
+
+
+def _by_offset(history: History, stored: Sequence[Stored], claims: Claims) -> None:
+    """See that what was told stored stands where it was told."""
+    at: dict[int, list[int]] = defaultdict(list)
+    for place, message in enumerate(stored):
+        at[message.offset].append(place)
+    for send in history.sends:
+        if send.told is not Told.STORED:
+            continue
+        places = at.get(send.offset, [])
+        if any(claims.owners[place] is send for place in places):
+            continue
+        same = [place for place in places if stored[place].body == send.body]
+        free = [place for place in same if claims.owners[place] is None]
+        if free and not claims.has(send):
+            claims.take(free[-1], send)
+        elif claims.has(send):
+            where = [stored[place].offset for place in claims.places[send.number]]
+            text = f"{send} was told {send.offset} and stands at {where}"
+            claims.violations.append(Violation("wrong_place", text, send.ended))
+        elif same:
+            text = f"offset {send.offset} was given to {send} and to another"
+            claims.violations.append(Violation("given_twice", text, send.ended))
+        else:
+            what = "nothing" if not places else "another event"
+            text = f"{send} was told {send.offset}, where {what} stands"
+            claims.violations.append(Violation("lost", text, send.ended))
+
+
+def _by_body(history: History, stored: Sequence[Stored], claims: Claims) -> None:
+    candidates: dict[bytes, list[Send]] = defaultdict(list)
+    for send in history.sends:
+        candidates[send.body].append(send)
+    between: dict[int, tuple[int, int]] = {}
+    for place, message in enumerate(stored):
+        if claims.owners[place] is not None:
+            continue
+        same = [send for send in candidates[message.body] if send.began <= message.time]
+        free = [
+            send for send in same if send.told in OPEN_OUTCOMES and not claims.has(send)
+        ]
+        if free:
+            if not between:
+                between = _between(history, claims)
+            fitting = [s for s in free if between[s.number][0] < place]
+            fitting = [s for s in fitting if place < between[s.number][1]]
+            claims.take(place, (fitting or free)[0])
+            continue
+        refused = [send for send in same if send.told is Told.NOT_STORED]
+        if refused:
+            claims.take(place, refused[-1])
+            claims.violations.append(_not_stored_stands(refused[-1], message))
+        elif same:
+            claims.take(place, same[-1])  # a second one: claim() tells of it
+        else:
+            text = f"nobody sent what stands at {message.offset}"
+            claims.violations.append(Violation("nobody_sent", text, message.time))
+
+
+def _between(history: History, claims: Claims) -> dict[int, tuple[int, int]]:
+    """Give for each send the places of what stands before and after it in its life."""
+    found: dict[int, tuple[int, int]] = {}
+    before: dict[tuple[str, int], int] = {}
+    for send in history.sends:
+        life = (send.server, send.life)
+        found[send.number] = (before.get(life, -1), len(claims.owners))
+        if claims.has(send):
+            before[life] = claims.places[send.number][0]
+    after: dict[tuple[str, int], int] = {}
+    for send in reversed(history.sends):
+        life = (send.server, send.life)
+        low, high = found[send.number]
+        found[send.number] = (low, after.get(life, high))
+        if claims.has(send):
+            after[life] = claims.places[send.number][0]
+    return found
+
+
+def _not_stored_stands(send: Send, message: Stored) -> Violation:
+    text = f"{send} was told not stored and stands at {message.offset}"
+    return Violation("not_stored_stands", text, message.time)
+
+
+def standing(stored: Sequence[Stored], ends: Sequence[Ends]) -> list[int]:
+    """Give the places of what the stream would hold in the end if nothing expired.
+
+    A stream that was made anew begins with nothing, a restored one with its backup.
+    """
+    begins: dict[int, Ends] = {}
+    for each in ends:
+        begins.setdefault(each.epoch, each)
+    held: dict[int, int] = {}  # the newest place of an offset
+    places: list[int] = []
+    epoch = -1
+    for place, message in enumerate(stored):
+        if message.epoch != epoch:
+            epoch = message.epoch
+            places = _kept(held, begins.get(epoch))
+        places.append(place)
+        held[message.offset] = place
+    if ends and ends[-1].epoch != epoch:
+        return _kept(held, begins[ends[-1].epoch])
+    return places
+
+
+def _kept(held: dict[int, int], begin: Ends | None) -> list[int]:
+    if begin is None:
+        return []
+    return [
+        place
+        for offset, place in sorted(held.items())
+        if begin.first <= offset <= begin.last
+    ]
+
+
+class Timeline:
+    """What the true stream held at each moment."""
+
+    def __init__(self, ends: Sequence[Ends]) -> None:
+        self._ends = [Ends(float("-inf"), -1, 0, NO_STREAM), *ends]
+        self._times = [each.time for each in self._ends]
+
+    def within(self, began: float, ended: float) -> Sequence[Ends]:
+        """Give what held at some moment from `began` to `ended`."""
+        first = bisect_right(self._times, began) - 1
+        while first > 0 and self._times[first] == began:
+            first -= 1
+        return self._ends[first : bisect_right(self._times, ended)]
+
+    def at(self, time: float) -> Ends:
+        """Give what holds after all that happened at a moment."""
+        return self._ends[bisect_right(self._times, time) - 1]
+
+    def holds(self, message: Stored, ends: Ends) -> bool:
+        """Tell whether the stream that has these ends began with a message, or got it.
+
+        A restored stream begins with its backup, which is of an epoch before.
+        """
+        if message.epoch == ends.epoch:
+            return True
+        begin = next(each for each in self._ends if each.epoch == ends.epoch)
+        is_older = message.epoch < ends.epoch
+        return is_older and begin.first <= message.offset <= begin.last
+
+    def stands(self, message: Stored, began: float, ended: float) -> bool:
+        """Tell whether a message stood the whole time from `began` to `ended`."""
+        return message.time <= began and all(
+            each.epoch == message.epoch and each.first <= message.offset <= each.last
+            for each in self.within(began, ended)
+        )

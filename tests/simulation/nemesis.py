@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The faults of a run, as data: what can go wrong, and where it fits.
+
+Each fault draws its details from a seed of its own, so that taking one out of a run
+changes nothing of the others. Those of NATS are the model's own (Cluster.inject).
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, Final
+
+from .faults import names as nats_faults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .scenario import FaultAt, Scenario
+    from .world import World
+
+    Undo = Callable[[], None] | None
+    Fault = Callable[[World, random.Random], Undo]
+
+
+def _kill_sidecar(world: World, rng: random.Random) -> Undo:
+    sidecar = rng.choice(world.sidecars)
+    sidecar.kill()
+    return sidecar.start_again
+
+
+def _stop_sidecar(world: World, rng: random.Random) -> Undo:
+    sidecar = rng.choice(world.sidecars)
+    sidecar.stop()
+    return sidecar.start_again
+
+
+def _freeze_sidecar(world: World, rng: random.Random) -> Undo:
+    sidecar = rng.choice(world.sidecars)
+    sidecar.freeze()
+    return sidecar.thaw
+
+
+def _kill_hermes(world: World, rng: random.Random) -> Undo:
+    return world.kill(rng.choice(world.servers), rng.choice((0.0, 0.001, 0.01)))
+
+
+def _restart_hermes(world: World, rng: random.Random) -> Undo:
+    rng.choice(world.servers).is_stopping = True
+    return None
+
+
+def _freeze_hermes(world: World, rng: random.Random) -> Undo:
+    return world.freeze(rng.choice(world.servers))
+
+
+def _kill_client(world: World, rng: random.Random) -> Undo:
+    return world.kill(rng.choice(world.clients))
+
+
+def _freeze_client(world: World, rng: random.Random) -> Undo:
+    return world.freeze(rng.choice(world.clients))
+
+
+def _cut_http(world: World, rng: random.Random) -> Undo:
+    for connection in world.hop.connections():
+        if rng.random() < 0.7:
+            connection.cut()
+    return None
+
+
+def _lose_answers(world: World, rng: random.Random) -> Undo:
+    world.hop.cut_answers += rng.randrange(1, 4)
+    return None
+
+
+def _lose_requests(world: World, rng: random.Random) -> Undo:
+    world.hop.cut_requests += rng.randrange(1, 4)
+    return None
+
+
+def _stall_http(world: World, rng: random.Random) -> Undo:
+    world.hop.stalled_until = world.loop.time() + rng.choice((0.3, 3.0, 20.0))
+    return None
+
+
+OURS: Final[dict[str, Fault]] = {
+    "kill_sidecar": _kill_sidecar,
+    "stop_sidecar": _stop_sidecar,
+    "freeze_sidecar": _freeze_sidecar,
+    "kill_hermes": _kill_hermes,
+    "restart_hermes": _restart_hermes,
+    "freeze_hermes": _freeze_hermes,
+    "kill_client": _kill_client,
+    "freeze_client": _freeze_client,
+    "cut_http": _cut_http,
+    "lose_answers": _lose_answers,
+    "lose_requests": _lose_requests,
+    "stall_http": _stall_http,
+}
+
+
+def fitting(scenario: Scenario) -> list[str]:
+    """Give the faults that fit a scenario, in a fixed order."""
+    return [*OURS, *nats_faults(scenario.nodes, scenario.version)]
+
+
+def inject(world: World, fault: FaultAt) -> None:
+    """Begin a fault, and end it after a time of its own."""
+    rng = random.Random(fault.seed)  # noqa: S311 - to repeat, not to hide
+    world.record("nemesis", "%s", fault.name)
+    ours = OURS.get(fault.name)
+    undo: Any
+    if ours is not None:
+        undo = ours(world, rng)
+    else:
+        undo = world.cluster.inject(fault.name, rng)
+    world.faults_injected += 1
+    if undo is not None:
+        world.undo_later(fault.name, undo, rng.choice((0.2, 1.0, 3.0, 8.0)))

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a reader may be told: each event once, in order, and ends only where they are.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from .claims import Violation
+from .events import parsed
+from .history import FIRST, NO_STREAM, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from .claims import Stored, Timeline
+    from .history import Asking, History, Scan
+
+_FIELDS = ("evcategory", "eventtype", "objtype", "objpkey", "objattrs")
+
+
+def check_readers(
+    history: History, stored: Sequence[Stored], timeline: Timeline
+) -> Iterator[Violation]:
+    """Judge all that clients were told."""
+    at: dict[int, list[Stored]] = defaultdict(list)
+    of_category: dict[str, list[Stored]] = defaultdict(list)
+    for message in stored:
+        at[message.offset].append(message)
+        of_category[message.category].append(message)
+    for asking in history.askings:
+        match asking.outcome:
+            case Outcome.EVENT:
+                yield from _check_event(asking, at, of_category, timeline)
+            case Outcome.END if asking.category is None:
+                yield from _check_end(asking, timeline)
+            case Outcome.END:
+                yield from _check_nothing_found(asking, of_category, timeline)
+            case Outcome.REFUSED:
+                yield from _check_refused(asking, timeline)
+            case Outcome.DONE if asking.is_seek:
+                if _is_outside_throughout(asking, timeline):
+                    text = f"{_name(asking)} was not told that it is gone"
+                    yield Violation("reader_skipped", text, asking.ended)
+            case _:
+                pass
+    initsyncs = _initsyncs(of_category["initsync"])
+    for scan in history.scans:
+        yield from _check_scan(scan, initsyncs, timeline)
+
+
+def _check_event(
+    asking: Asking,
+    at: dict[int, list[Stored]],
+    of_category: dict[str, list[Stored]],
+    timeline: Timeline,
+) -> Iterator[Violation]:
+    offset = asking.event.offset
+    standing = [each for each in at.get(offset, ()) if each.time <= asking.ended]
+    if not any(_is_same(asking.event, parsed(each.body)) for each in standing):
+        what = "another event" if standing else "nothing"
+        text = f"{_name(asking)} got {offset}, where {what} stands"
+        yield Violation("reader_altered", text, asking.ended)
+        return
+    if asking.category is None:
+        expected = [asking.position]
+        if asking.position == FIRST:
+            expected = [e.first for e in timeline.within(asking.began, asking.ended)]
+        if offset not in expected:
+            text = f"{_name(asking)} got {offset} instead of {expected[0]}"
+            yield Violation("reader_skipped", text, asking.ended)
+        return
+    before = _first_missed(asking, of_category, timeline, offset)
+    if (
+        before is not None
+        or offset < asking.position
+        or asking.event.evcategory != asking.category
+    ):
+        text = f"{_name(asking)} got {offset}, though {before and before.offset} stands"
+        yield Violation("reader_skipped", text, asking.ended)
+
+
+def _first_missed(
+    asking: Asking,
+    of_category: dict[str, list[Stored]],
+    timeline: Timeline,
+    below: float,
+) -> Stored | None:
+    """Give an event of the category that stood after the position all the time."""
+    for each in of_category.get(asking.category or "", ()):
+        if asking.position <= each.offset < below and timeline.stands(
+            each, asking.began, asking.ended
+        ):
+            return each
+    return None
+
+
+def _check_end(asking: Asking, timeline: Timeline) -> Iterator[Violation]:
+    moments = timeline.within(asking.began, asking.ended)
+    for each in moments:
+        position = each.first if asking.position == FIRST else asking.position
+        if each.last < position:
+            return
+    text = f"{_name(asking)} came to an end, though {moments[0].last} stands"
+    yield Violation("false_end", text, asking.ended)
+
+
+def _check_nothing_found(
+    asking: Asking, of_category: dict[str, list[Stored]], timeline: Timeline
+) -> Iterator[Violation]:
+    missed = _first_missed(asking, of_category, timeline, float("inf"))
+    if missed is not None:
+        text = f"{_name(asking)} found nothing, though {missed.offset} stands"
+        yield Violation("false_end", text, asking.ended)
+
+
+def _check_refused(asking: Asking, timeline: Timeline) -> Iterator[Violation]:
+    moments = timeline.within(asking.began, asking.ended)
+    for each in moments:
+        if each.last == NO_STREAM:
+            return
+        if asking.position != FIRST and not (
+            each.first <= asking.position <= each.last + 1
+        ):
+            return
+    text = (
+        f"{_name(asking)} was refused, though the stream holds "
+        f"[{moments[-1].first}, {moments[-1].last}]: {asking.text}"
+    )
+    yield Violation("reader_refused", text, asking.ended)
+
+
+def _is_outside_throughout(asking: Asking, timeline: Timeline) -> bool:
+    return all(
+        each.last != NO_STREAM and not each.first <= asking.position <= each.last + 1
+        for each in timeline.within(asking.began, asking.ended)
+    )
+
+
+def _initsyncs(
+    messages: Sequence[Stored],
+) -> list[tuple[Stored, Stored]]:
+    """Give each complete initsync as a client's scan sees it: its start and stop."""
+    found = []
+    start: Stored | None = None
+    for message in messages:
+        kind = parsed(message.body).eventtype
+        if kind == "init-start":
+            start = message
+        elif kind == "init-stop" and start is not None:
+            if start.epoch == message.epoch:
+                found.append((start, message))
+            start = None
+    return found
+
+
+def _check_scan(
+    scan: Scan, initsyncs: Sequence[tuple[Stored, Stored]], timeline: Timeline
+) -> Iterator[Violation]:
+    at_first = timeline.at(scan.began)
+    for moment in _moments(scan, initsyncs, timeline):
+        ends = timeline.at(moment)
+        # What went after it was read may have been read.
+        lowest = (
+            min(ends.first, at_first.first)
+            if ends.epoch == at_first.epoch
+            else ends.first
+        )
+        for first in (ends.first, lowest):
+            complete = [
+                (start.offset, stop.offset)
+                for start, stop in initsyncs
+                if stop.time <= moment
+                and timeline.holds(start, ends)
+                and timeline.holds(stop, ends)
+                and start.offset >= first
+            ]
+            right = complete[0 if scan.wants_first else -1] if complete else None
+            if scan.found == right:
+                return
+    text = f"{scan.client} took initsync {scan.found}; right was {right}"
+    yield Violation("wrong_initsync", text, scan.ended)
+
+
+def _moments(
+    scan: Scan, initsyncs: Sequence[tuple[Stored, Stored]], timeline: Timeline
+) -> list[float]:
+    """Give the moments of a scan at which the right answer may have changed."""
+    stops = [stop.time for _, stop in initsyncs]
+    first = bisect_right(stops, scan.began)
+    within = stops[first : bisect_right(stops, scan.ended)]
+    changes = [each.time for each in timeline.within(scan.began, scan.ended)]
+    moved = [time for time in changes if time > scan.began]
+    return [scan.began, *within, *moved]
+
+
+def _is_same(event: Any, stored: Any) -> bool:
+    return all(getattr(event, name) == getattr(stored, name) for name in _FIELDS)
+
+
+def _name(asking: Asking) -> str:
+    what = "a seek" if asking.is_seek else f"looking for {asking.category or 'any'}"
+    where = "the beginning" if asking.position == FIRST else str(asking.position)
+    return f"{asking.client}/{asking.life}, {what} from {where},"

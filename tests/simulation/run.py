@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run: a scenario in, violations and a history out."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from . import seams
+from .broken import broken
+from .claims import Stored, Violation
+from .invariants import End, Facts, check
+from .world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .scenario import Scenario
+
+
+@dataclass
+class Result:
+    """What a run came to."""
+
+    scenario: Scenario
+    violations: list[Violation]
+    events: int
+    faults: int
+    seconds: float  # virtual
+    lines: list[tuple[float, str, str, tuple[Any, ...]]] = field(repr=False)
+
+    def history_lines(self) -> Iterator[str]:
+        """Give the history, a line a message."""
+        for at, who, text, arguments in self.lines:
+            yield f"{at:10.4f} {who:>10} {text % arguments if arguments else text}"
+
+
+def run(scenario: Scenario) -> Result:
+    """Run a scenario; the same one gives the same result, line by line."""
+    was_collecting = gc.isenabled()
+    gc.disable()  # a run is short, and what it leaves is collected at its end
+    world = World(scenario)
+    asyncio.set_event_loop(world.loop)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(
+                seams.replaced(
+                    world.loop, world.hop.module(), world.nats_client, world.record
+                )
+            )
+            stack.enter_context(broken(scenario.broken))
+            world.loop.run_until_complete(world.live())
+            violations = _check(world)
+            world.end()
+    finally:
+        asyncio.set_event_loop(None)
+        world.loop.close()
+        if was_collecting:
+            gc.enable()
+    return Result(
+        scenario,
+        violations,
+        len(world.cluster.everything()),
+        world.faults_injected,
+        world.loop.time(),
+        world.lines,
+    )
+
+
+def _check(world: World) -> list[Violation]:
+    stored = [
+        Stored(
+            epoch,
+            message.sequence,
+            message.subject.rpartition(".")[2],
+            message.key or "",
+            message.body,
+            at,
+        )
+        for (epoch, message), at in zip(
+            world.cluster.everything(), world.cluster.committed_at, strict=True
+        )
+    ]
+    end = End(
+        world.source,
+        {client.name: client.disk for client in world.clients},
+        ["hermes-1"],
+        world.open_requests(),
+    )
+    violations = check(
+        world.history, Facts(stored, frozenset(world.cluster.restored)), end
+    )
+    now = world.loop.time()
+    violations += [
+        Violation("failed", f"{actor.name}: {actor.failure!r}", now)
+        for actor in world.actors.all
+        if actor.failure is not None
+    ]
+    violations += [
+        Violation("internal", text % arguments, at)
+        for at, who, text, arguments in world.lines
+        if who == "INTERNAL"
+    ]
+    return violations

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one run is: everything that its seed decides, as a value that can be shrunk."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
+
+from .nemesis import fitting
+
+VERSIONS: Final = ((2, 11), (2, 12), (2, 14), (2, 15))
+
+
+class FaultAt(NamedTuple):
+    """One fault: when it begins, in virtual seconds, and what decides its details."""
+
+    at: float
+    name: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.at:.2f}:{self.name}:{self.seed}"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A run. Each part draws from a generator of its own, so that one can be taken out.
+
+    `changes`: how many values change at the source. `seconds`: when faults end.
+    """
+
+    seed: int
+    nodes: int = 1
+    version: tuple[int, int] = (2, 15)
+    sidecars: int = 1
+    standby: bool = False
+    clients: int = 1
+    curl: bool = False
+    changes: int = 100
+    seconds: float = 60.0
+    send_timeout: float = 30.0
+    unknown_timeout: float = 60.0
+    faults: tuple[FaultAt, ...] = field(default=())
+    broken: str = ""
+
+    def rng(self, part: str) -> random.Random:
+        """Give the generator of a part: always the same for a seed."""
+        return random.Random(f"{self.seed}/{part}")  # noqa: S311 - to repeat, not to hide
+
+    @property
+    def command(self) -> str:
+        """The command that repeats this run, shrunk or not."""
+        drawn = draw(self.seed, self.broken)
+        words = [f"PYTHONPATH=tests python -m simulation --seed {self.seed}"]
+        if self.broken:
+            words.append(f"--broken {self.broken}")
+        kept = [
+            str(drawn.faults.index(fault))
+            for fault in self.faults
+            if fault in drawn.faults
+        ]
+        if self.faults != drawn.faults:
+            words.append(f"--keep {','.join(kept) or 'none'}")
+        words += [
+            f"--{name} {getattr(self, name)}"
+            for name in ("changes", "clients")
+            if getattr(self, name) != getattr(drawn, name)
+        ]
+        return " ".join(words)
+
+
+def draw(seed: int, broken: str = "") -> Scenario:
+    """Draw a run from its seed."""
+    rng = random.Random(f"{seed}/scenario")  # noqa: S311 - to repeat, not to hide
+    quick = rng.random() < 0.7
+    scenario = Scenario(
+        seed,
+        nodes=rng.choice((1, 3)),
+        version=rng.choice(VERSIONS),
+        sidecars=rng.choice((1, 1, 2)),
+        standby=rng.random() < 0.2,
+        clients=rng.choice((1, 1, 2)),
+        curl=rng.random() < 0.2,
+        changes=rng.randrange(250, 450),
+        seconds=rng.uniform(15.0, 40.0),
+        send_timeout=rng.choice((2.0, 5.0)) if quick else 30.0,
+        unknown_timeout=rng.choice((4.0, 10.0)) if quick else 60.0,
+        broken=broken,
+    )
+    possible = fitting(scenario)
+    few = rng.sample(possible, min(len(possible), rng.randrange(3, 9)))
+    faults = sorted(
+        FaultAt(
+            round(rng.uniform(1.0, scenario.seconds), 2),
+            rng.choice(few),
+            rng.randrange(1 << 32),
+        )
+        for _ in range(rng.randrange(10, 20))
+    )
+    return replace(scenario, faults=tuple(faults))

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The few names of real code that a simulation replaces: clocks, sockets, nats-py.
+
+Everything else of the plugins and of the sidecar runs as it is (docs/simulation.md).
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import logging
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import patch
+
+import structlog
+import yaml
+from cerberus import Validator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .clock import VirtualLoop
+
+_ROOT: Final = Path(__file__).resolve().parents[2]
+_STUBS: Final = _ROOT / "plugin_stub"
+_STAND_IN: Final = _ROOT / "sidecar" / "stand_in"
+PRODUCERS, CONSUMERS = "messagebus_producers", "messagebus_consumers"
+
+
+class _Time:
+    """As much of the module `time` as our code uses."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self.monotonic = loop.time
+        self.time = loop.wall
+
+
+@contextmanager
+def replaced(
+    loop: VirtualLoop,
+    sockets: Any,
+    nats_client: Callable[..., Any],
+    record: Callable[..., None],
+) -> Iterator[None]:
+    """Let the code see virtual time, the modelled network and our log."""
+    virtual_time = _Time(loop)
+    with ExitStack() as stack:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("sidecar.") and vars(module).get("time") is time:
+                stack.enter_context(patch.object(module, "time", virtual_time))
+        jetstream = importlib.import_module("sidecar.jetstream")
+        stack.enter_context(patch.object(jetstream, "NatsClient", nats_client))
+        for family in (PRODUCERS, CONSUMERS):
+            http = plugin_module(family, "sidecar_http")
+            stack.enter_context(patch.object(http, "socket", sockets))
+            if vars(http).get("time") is time:
+                stack.enter_context(patch.object(http, "time", virtual_time))
+        hermes = SimpleNamespace(appname="hermes-simulation", logger=_logger(record))
+        stack.enter_context(
+            patch.object(builtins, "__hermes__", hermes, create=True)
+        )
+        # A killed process ends its requests with a cancellation that nobody sees.
+        uvicorn = logging.getLogger("uvicorn.error")
+        stack.enter_context(patch.object(uvicorn, "disabled", new=True))
+        before = structlog.get_config()
+        stack.callback(lambda: structlog.configure(**before))
+        _log_to(record)
+        yield
+
+
+def plugin_module(family: str, name: str = "nats_sidecar") -> Any:
+    """Load a plugin's module on the stand-in of Hermes' `lib`."""
+    for folder in (str(_STAND_IN), str(_STUBS)):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    return importlib.import_module(f"{family}.nats_sidecar.{name}")
+
+
+@cache
+def _schema(family: str) -> Any:
+    file = _STUBS / family / "nats_sidecar" / "config-schema-plugin-nats_sidecar.yml"
+    return yaml.safe_load(file.read_text("utf-8"))
+
+
+def plugin_settings(family: str, **settings: Any) -> dict[str, Any]:
+    """Check and complete a plugin's settings as Hermes does."""
+    validator = Validator(_schema(family))
+    if not validator.validate(settings):
+        raise ValueError(str(validator.errors))
+    return dict(validator.normalized(settings))
+
+
+class _ToHistory(logging.Handler):
+    def __init__(self, record: Callable[..., None]) -> None:
+        super().__init__()
+        self._record = record
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._record("hermes log", record.getMessage())
+
+
+def _logger(record: Callable[..., None]) -> logging.Logger:
+    logger = logging.Logger("hermes-simulation")
+    logger.addHandler(_ToHistory(record))
+    return logger
+
+
+def _log_to(record: Callable[..., None]) -> None:
+    def tell(_: Any, level: str, line: dict[str, Any]) -> Any:
+        event = line.pop("event")
+        if event == "internal_error":
+            record("INTERNAL", "%s", line)
+        record("log", "%s %s %s", level, event, line)
+        raise structlog.DropEvent
+
+    structlog.configure(
+        processors=[tell],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        cache_logger_on_first_use=False,
+    )

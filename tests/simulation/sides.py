@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two sides that are asked the same: real nats-servers, and the model of them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import socket
+import time
+from contextlib import suppress
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+from sidecar.nats_client import header_block, split_messages, status
+
+from .clock import VirtualLoop
+from .jetstream import Cluster
+
+if TYPE_CHECKING:
+    from parts.nats import NatsProcess
+
+STREAM: Final = "hermes"
+SUBJECT: Final = "hermes.base"
+Message = tuple[bytes, bytes]
+"""A header block, as it came, and a body."""
+
+_SECONDS = 2.0
+_CONNECT = {"verbose": False, "headers": True, "no_responders": True}
+
+
+class Side:
+    """What a scenario may do: ask, as the sidecar does, and operate the servers."""
+
+    version: tuple[int, int]
+    replicas: int
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []  # what -ERR said, in lower case
+        self.is_closed = False
+        self._tokens = itertools.count()
+
+    # Each side has its own:
+
+    def send(self, subject: str, payload: bytes, block: bytes) -> str:
+        """Publish; give the token of the reply subject."""
+        raise NotImplementedError
+
+    def receive(self) -> tuple[str, bytes, bytes] | None:
+        """Give the token, header block and body of what comes next, if anything."""
+        raise NotImplementedError
+
+    def connect(self, node: int) -> None:
+        """Connect to another server."""
+        raise NotImplementedError
+
+    def hang_up(self) -> None:
+        """Close the connection, whatever the other side has read of it."""
+        raise NotImplementedError
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        raise NotImplementedError
+
+    def kill(self, node: int) -> None:
+        """End a server as kill -9 does."""
+        raise NotImplementedError
+
+    def start(self, node: int) -> None:
+        """Start it again."""
+        raise NotImplementedError
+
+    def freeze(self, node: int) -> None:
+        """Stop it, as SIGSTOP does."""
+        raise NotImplementedError
+
+    def thaw(self, node: int) -> None:
+        """Let it go on."""
+        raise NotImplementedError
+
+    def await_removal(self) -> None:
+        """Wait until the files of a deleted stream are gone."""
+
+    # -- In short ----------------------------------------------------------------------
+
+    def ask(
+        self, subject: str, payload: bytes = b"", block: bytes = b""
+    ) -> list[Message]:
+        """Give every message of the answer; none if nothing came for a while."""
+        token = self.send(subject, payload, block)
+        is_batch = ".DIRECT.GET." in subject and b"batch" in payload
+        messages: list[Message] = []
+        while (got := self.receive()) is not None:
+            if got[0] == token:
+                messages.append(got[1:])
+                if not is_batch or status(got[1]) is not None:
+                    break
+        return messages
+
+    def ask_at_once(self, requests: list[tuple[str, bytes, bytes]]) -> list[bytes]:
+        """Send them at once and give the body of each answer, in that order."""
+        tokens = [self.send(*request) for request in requests]
+        answers: dict[str, bytes] = {}
+        while len(answers) < len(tokens) and (got := self.receive()) is not None:
+            answers[got[0]] = got[2]
+        return [answers.get(token, b"") for token in tokens]
+
+    def api(self, name: str, request: Any = None) -> Any:
+        """Ask the JetStream API; give its JSON, {} for no answer."""
+        payload = b"" if request is None else json.dumps(request).encode()
+        answers = self.ask(f"$JS.API.{name}", payload)
+        return json.loads(answers[0][1]) if answers else {}
+
+    def info(self) -> Any:
+        """Ask for the stream's state."""
+        return self.api(f"STREAM.INFO.{STREAM}")
+
+    def create(self, **config: Any) -> Any:
+        """Create the stream as the sidecar does, but for what `config` says."""
+        document = {
+            "name": STREAM,
+            "subjects": [f"{STREAM}.*"],
+            "storage": "file",
+            "retention": "limits",
+            "discard": "new",
+            "allow_direct": True,
+            "num_replicas": self.replicas,
+        }
+        return self.api(f"STREAM.CREATE.{STREAM}", document | config)
+
+    def publish(
+        self, body: bytes = b"{}", subject: str = SUBJECT, **fence: object
+    ) -> Message:
+        """Publish; fence: key=, stream=, last=; b"" and b"" for no answer."""
+        answer = self.ask(subject, body, fences(**fence))
+        return answer[0] if answer else (b"", b"")
+
+    def direct(self, **request: Any) -> list[Message]:
+        """Ask any replica."""
+        return self.ask(f"$JS.API.DIRECT.GET.{STREAM}", json.dumps(request).encode())
+
+    def step_down(self) -> Any:
+        """Let the leader step down, and wait for the next."""
+        answer = self.api(f"STREAM.LEADER.STEPDOWN.{STREAM}")
+        self.await_leader()
+        return answer
+
+    def leader(self) -> str | None:
+        """Name the leader, if it answers and says that it is."""
+        cluster = self.info().get("cluster") or {}
+        names = [each["name"] for each in cluster.get("replicas") or []]
+        leader = cluster.get("leader")
+        return None if leader in names else leader
+
+    def await_leader(self, other_than: str | None = None) -> str:
+        """Wait until there is a leader; name it."""
+        for _ in range(300):
+            leader = self.leader()
+            if leader is not None and leader != other_than:
+                return leader
+            self.sleep(0.1)
+        raise AssertionError("no leader")
+
+
+def fences(key: object = None, stream: object = None, last: object = None) -> bytes:
+    """Write the header block of a publish."""
+    names = {
+        b"Nats-Msg-Id": key,
+        b"Nats-Expected-Stream": stream,
+        b"Nats-Expected-Last-Sequence": last,
+    }
+    fields = {
+        name: str(value).encode() for name, value in names.items() if value is not None
+    }
+    return header_block(fields) if fields else b""
+
+
+class RealSide(Side):
+    """One connection to real nats-servers, over a plain socket."""
+
+    def __init__(
+        self, nodes: list[NatsProcess], version: tuple[int, int], replicas: int
+    ) -> None:
+        super().__init__()
+        self.nodes = nodes
+        self.version = version
+        self.replicas = replicas
+        self._socket: socket.socket | None = None
+        self.connect(0)
+
+    def connect(self, node: int) -> None:
+        """Connect to another server."""
+        self.hang_up()
+        self._socket = socket.create_connection(("127.0.0.1", self.nodes[node].port), 5)
+        self._socket.settimeout(_SECONDS)
+        self._data = b""
+        self.errors, self.is_closed = [], False
+        command = f"CONNECT {json.dumps(_CONNECT)}\r\nSUB _INBOX.side.* 1\r\n"
+        self._socket.sendall(command.encode())
+
+    def hang_up(self) -> None:
+        """Close the connection, whatever the other side has read of it."""
+        if self._socket is not None:
+            self._socket.close()
+
+    def close(self) -> None:
+        """End the side."""
+        self.hang_up()
+
+    def fresh(self) -> None:
+        """Have no stream."""
+        self.connect(0)
+        for _ in range(20):
+            answer = self.api(f"STREAM.DELETE.{STREAM}")
+            gone = answer.get("error", {}).get("description") == "stream not found"
+            if gone or answer.get("success"):
+                break
+            time.sleep(0.3)
+        self.await_removal()
+
+    def await_removal(self) -> None:
+        """Wait until the files of a deleted stream are gone.
+
+        A stream that is deleted again before that keeps its files, and one that is then
+        made anew begins with its messages (2.11.11 to 2.15.1).
+        """
+        for node in self.nodes:
+            streams = node.directory / "data" / "jetstream" / "$G" / "streams"
+            while (streams / f".{STREAM}").exists():
+                time.sleep(0.01)
+
+    def send(self, subject: str, payload: bytes, block: bytes) -> str:
+        """Publish; give the token of the reply subject."""
+        token = str(next(self._tokens))
+        head = f"PUB {subject} _INBOX.side.{token} {len(payload)}\r\n"
+        if block:
+            size = len(block) + len(payload)
+            head = f"HPUB {subject} _INBOX.side.{token} {len(block)} {size}\r\n"
+        with suppress(OSError):
+            self._connected.sendall(head.encode() + block + payload + b"\r\n")
+        return token
+
+    @property
+    def _connected(self) -> socket.socket:
+        assert self._socket is not None
+        return self._socket
+
+    def receive(self) -> tuple[str, bytes, bytes] | None:
+        """Give the token, header block and body of what comes next, if anything."""
+        while True:
+            split = split_messages(self._data)
+            if split.messages:
+                subject, block, data = split.messages[0]
+                self._data = _after_message(self._data)
+                return subject.rpartition(".")[2], block, data
+            line, end, rest = self._data.partition(b"\r\n")
+            if end and not line.startswith((b"MSG", b"HMSG")):
+                self._data = rest
+                self._take_line(line)
+                continue
+            try:
+                data = self._connected.recv(1 << 16)
+            except TimeoutError:
+                return None
+            except OSError:
+                data = b""
+            if not data:
+                self.is_closed = True
+                return None
+            self._data += data
+
+    def _take_line(self, line: bytes) -> None:
+        if line == b"PING":
+            self._connected.sendall(b"PONG\r\n")
+        elif line.startswith(b"-ERR"):
+            self.errors.append(line.decode().removeprefix("-ERR ").lower())
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        time.sleep(seconds)
+
+    def kill(self, node: int) -> None:
+        """End a server as kill -9 does."""
+        self.nodes[node].kill()
+
+    def start(self, node: int) -> None:
+        """Start it again."""
+        self.nodes[node].start()
+        self.nodes[node].wait()
+
+    def freeze(self, node: int) -> None:
+        """Stop it, as SIGSTOP does."""
+        self.nodes[node].freeze()
+
+    def thaw(self, node: int) -> None:
+        """Let it go on."""
+        self.nodes[node].thaw()
+
+
+class ModelSide(Side):
+    """One connection to the model, on a virtual loop of its own."""
+
+    def __init__(self, version: tuple[int, int], replicas: int, seed: int = 0) -> None:
+        super().__init__()
+        self.version = version
+        self.replicas = replicas
+        self.history: list[tuple[float, str, str]] = []
+        self._connections = 0
+        self._loop = VirtualLoop()
+        rng = Random(seed)  # noqa: S311 - it must repeat
+        self.cluster = Cluster(
+            self._loop, rng, self._record, version=version, nodes=replicas
+        )
+        self._got: list[tuple[str, bytes, bytes]] = []
+        self.connect(0)
+
+    def _record(self, who: str, text: str, *arguments: object) -> None:
+        self.history.append((self._loop.time(), who, text % arguments))
+
+    def connect(self, node: int) -> None:
+        """Connect to another server."""
+        self._connections += 1
+        self.errors, self.is_closed = [], False
+        take_end = partial(self._take_end, self._connections)
+        self._link = self.cluster.connect(node, self._take, take_end)
+        self._link.on_error = self.errors.append
+        self._link.subscribe("_INBOX.side.*")
+
+    def hang_up(self) -> None:
+        """Close the connection, whatever the other side has read of it."""
+        self._link.close()
+
+    def close(self) -> None:
+        """End the side."""
+        self._loop.close()
+
+    def _take(self, subject: str, block: bytes, data: bytes) -> None:
+        self._got.append((subject.rpartition(".")[2], block, data))
+
+    def _take_end(self, connection: int, _: str) -> None:
+        if connection == self._connections:
+            self.is_closed = True
+
+    def send(self, subject: str, payload: bytes, block: bytes) -> str:
+        """Publish; give the token of the reply subject."""
+        token = str(next(self._tokens))
+        self._link.send(subject, f"_INBOX.side.{token}", payload, block)
+        return token
+
+    def receive(self) -> tuple[str, bytes, bytes] | None:
+        """Give the token, header block and body of what comes next, if anything."""
+        ends_at = self._loop.time() + _SECONDS
+        while not self._got and not self.is_closed and self._loop.time() < ends_at:
+            self.sleep(0.001)
+        return self._got.pop(0) if self._got else None
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self._loop.run_until_complete(asyncio.sleep(seconds))
+
+    def kill(self, node: int) -> None:
+        """End a server as kill -9 does."""
+        self.cluster.servers[node].kill()
+
+    def start(self, node: int) -> None:
+        """Start it again."""
+        self.cluster.servers[node].start()
+
+    def freeze(self, node: int) -> None:
+        """Stop it, as SIGSTOP does."""
+        self.cluster.servers[node].freeze()
+
+    def thaw(self, node: int) -> None:
+        """Let it go on."""
+        self.cluster.servers[node].thaw()
+
+
+def _after_message(data: bytes) -> bytes:
+    line, _, rest = data.partition(b"\r\n")
+    return rest[int(line.split()[-1]) + 2 :]

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""In the end each target equals the source, and everybody got on. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .claims import Violation, standing
+from .clients import Target
+from .events import parsed
+from .history import NO_STREAM, Outcome, Told
+from .source import OBJECTS, SECRET, without_secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from .claims import Claims, Stored
+    from .history import History, Object, Send
+    from .invariants import End
+    from .source import Source
+
+    Owned = tuple[Stored, Send]
+
+
+def check_targets(
+    history: History,
+    stored: Sequence[Stored],
+    claims: Claims,
+    restored: frozenset[int],
+    end: End,
+) -> Iterator[Violation]:
+    """Judge what a run has come to."""
+    now = history.clock()
+    yield from _check_stuck(history, end, now)
+    excused = _Excuses(history, stored, claims, restored, end)
+    for name, target in end.targets.items():
+        if target.is_initialized:
+            for each in OBJECTS:
+                why = _difference(each, target, end.source, excused)
+                if why:
+                    yield Violation(why[0], f"{name}: {each} {why[1]}", now)
+        for each, first, second in target.destroyed:
+            if excused.is_one_change(first, second):
+                text = f"{name}: {each} by {first} and {second}"
+                yield Violation("destroyed", text, now)
+    yield from _check_secrets(end.source, stored, claims, now)
+
+
+class _Excuses:
+    """Where a target may differ, since Hermes itself can know no better.
+
+    An event of which Hermes was not told that it stands, or whose memory was lost with
+    its process, may be an object's newest; if the source went back, nothing comes.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        stored: Sequence[Stored],
+        claims: Claims,
+        restored: frozenset[int],
+        end: End,
+    ) -> None:
+        self._all: dict[Object, list[Owned]] = {each: [] for each in OBJECTS}
+        self._owners: dict[int, Send | None] = {}
+        self._epochs: dict[int, int] = {}
+        self._restored = max(restored, default=-1)
+        for place in standing(stored, history.ends):
+            message, owner = stored[place], claims.owners[place]
+            self._owners[message.offset] = owner
+            self._epochs[message.offset] = message.epoch
+            if owner is not None:
+                self._all.get(owner.object, []).append((message, owner))
+        self.base = {
+            each: [owned for owned in events if owned[0].category == "base"]
+            for each, events in self._all.items()
+        }
+        self._servers = end.servers
+        self._recognised: dict[tuple[str, Object], int] = {}
+        self._forgotten: dict[Object, int] = {}
+        for send in history.sends:
+            if send.told is Told.STANDING:
+                self._recognised[send.server, send.object] = send.number
+            if send.is_forgotten:
+                self._forgotten[send.object] = send.number
+
+    def after(self, each: Object, offset: int) -> list[Owned]:
+        """Give an object's events after an offset."""
+        return [owned for owned in self.base[each] if owned[0].offset > offset]
+
+    def covers(self, each: Object, target: Target) -> bool:
+        """Tell whether a target may differ in an object."""
+        assert target.init_start is not None
+        assert target.init_stop is not None
+        if self._epochs.get(target.init_start, -1) < self._restored:
+            return True  # from before a backup: it should have been made new
+        events = self.after(each, target.init_start)
+        if events:
+            message, owner = events[-1]
+            if message.offset < target.init_stop:
+                return True  # another server's, inside an initsync: clients pass it by
+            return self._is_lost_to_hermes(owner) or self.is_contradicted(each, target)
+        starter = self._owners.get(target.init_start)
+        if starter is None or starter.server not in self._servers:
+            return True
+        return each in self._forgotten
+
+    def is_contradicted(self, each: Object, target: Target) -> bool:
+        """Tell whether Hermes remembered an object otherwise than its events say.
+
+        An event says what changed in its server's memory. Two servers, an event that
+        Hermes was never told of, or a memory that was lost make what neither means.
+        """
+        fold = Target()
+        is_so = is_explained = False
+        servers = set()
+        for message, owner in self._told_to(each, target):
+            state = fold.objects.get(each)
+            servers.add(owner.server)
+            if message.category == "base":
+                if owner.kind == "added":
+                    is_so = False  # it says all
+                elif without_secret(owner.before or {}) != without_secret(state or {}):
+                    is_so = True
+                is_explained |= self._is_lost_to_hermes(owner)
+            fold.apply(parsed(message.body))
+        return is_so and (is_explained or len(servers) > 1 or each in self._forgotten)
+
+    def secrets_are_mixed(self, each: Object, target: Target) -> bool:
+        """Tell whether two servers told a client of an object."""
+        owners = [owner for _, owner in self._told_to(each, target)]
+        return len({owner.server for owner in owners}) > 1
+
+    def _told_to(self, each: Object, target: Target) -> list[Owned]:
+        """Give what a client was told of an object since its initsync began."""
+        assert target.init_start is not None
+        assert target.init_stop is not None
+        first, stop = target.init_start, target.init_stop
+        return [
+            (message, owner)
+            for message, owner in self._all[each]
+            if (message.offset > stop and message.category == "base")
+            or (first < message.offset < stop and message.category == "initsync")
+        ]
+
+    def is_one_change(self, first: int, second: int) -> bool:
+        """Tell whether two events that removed an object are of one process' memory."""
+        one, other = self._owners.get(first), self._owners.get(second)
+        if one is None or other is None:
+            return True
+        return (one.server, one.life) == (other.server, other.life) and not (
+            self._is_lost_to_hermes(one)
+        )
+
+    def _is_lost_to_hermes(self, owner: Send) -> bool:
+        if owner.server not in self._servers:
+            return True
+        if owner.told is Told.STORED:
+            return owner.is_forgotten
+        return self._recognised.get((owner.server, owner.object), 0) < owner.number
+
+
+def _difference(
+    each: Object,
+    target: Target,
+    source: Source,
+    excused: _Excuses,
+) -> tuple[str, str] | None:
+    right = source.objects.get(each)
+    is_there = target.objects.get(each)
+    if (right is None) != (is_there is None):
+        if excused.covers(each, target):
+            return None
+        return "target_differs", "is missing" if right else "should be gone"
+    if right is None or is_there is None:
+        return None
+    if without_secret(right) != without_secret(is_there):
+        if excused.covers(each, target):
+            return None
+        return "target_differs", f"is {is_there}, the source has {right}"
+    secret = source.last_secret.get(each)
+    assert target.init_stop is not None
+    newest = _newest_secret(excused.after(each, target.init_stop))
+    if secret is None or newest is None or excused.covers(each, target):
+        return None
+    if excused.secrets_are_mixed(each, target):
+        return None
+    stands = any(
+        _secret_of(parsed(message.body)) == secret for message, _ in excused.base[each]
+    )
+    if is_there.get(SECRET) != newest or (stands and newest != secret):
+        return "secret_lost", "has not the secret that was set last"
+    return None
+
+
+def _newest_secret(events: Sequence[Owned]) -> str | None:
+    for message, _ in reversed(events):
+        event = parsed(message.body)
+        if event.eventtype == "removed":
+            return None
+        secret = _secret_of(event)
+        if secret is not None:
+            return secret
+    return None
+
+
+def _secret_of(event: Any) -> str | None:
+    attrs = event.objattrs
+    if event.eventtype == "modified":
+        attrs = attrs["added"] | attrs["modified"]
+    secret: str | None = attrs.get(SECRET)
+    return secret
+
+
+def _check_secrets(
+    source: Source, stored: Sequence[Stored], claims: Claims, now: float
+) -> Iterator[Violation]:
+    """See that what the source has no more was stored at some time."""
+    seen: set[tuple[Object, str]] = set()
+    for message, owner in zip(stored, claims.owners, strict=True):
+        if owner is not None and message.category == "base":
+            secret = _secret_of(parsed(message.body))
+            if secret is not None:
+                seen.add((owner.object, secret))
+    for each, secret in source.last_secret.items():
+        # What it still has is not sent yet, or is again what Hermes remembers.
+        if SECRET not in source.objects[each] and (each, secret) not in seen:
+            yield Violation("secret_lost", f"that of {each}", now)
+
+
+def _check_stuck(history: History, end: End, now: float) -> Iterator[Violation]:
+    for server in end.servers:
+        through = [
+            each
+            for each in history.passes
+            if each.server == server and each.went_through and each.kind == "base"
+        ]
+        if not through or through[-1].began < end.source.changed_at:
+            text = f"{server}: no pass went through since the source's last change"
+            yield Violation("stuck", text, now)
+    last = history.ends[-1].last if history.ends else NO_STREAM
+    reached: dict[str, int] = {}
+    for asking in history.askings:
+        if asking.outcome is Outcome.END and asking.category is None:
+            reached[asking.client] = asking.position
+    for client, target in end.targets.items():
+        if not target.is_initialized or reached.get(client, 0) <= last:
+            where = target.next_offset if target.is_initialized else "no initsync"
+            yield Violation("stuck", f"{client} at {where}, the end is {last}", now)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is wrong with the modelled cluster at the moment, as its servers ask for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from .messages import NO_ACCOUNT_RESOURCES, NO_RESOURCES, Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from .server import Server
+
+    End = Callable[[], None]
+    Begun = tuple[float, End] | None
+    """How long it lasts and what ends it; None if it is over at once."""
+
+_SLIP_CHANCE: Final = 0.5
+
+
+class Trouble:
+    """What is wrong at the moment, as the servers ask for it."""
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self.full: Refusal | None = None
+        self.foreign: tuple[str, Refusal | None, int] | None = None
+        self.is_denied = False
+        self.account_full = False
+        self.disk_full: list[Server] = []
+        self.full_after: list[Server] = []
+        self.writes_fail = False
+        self.followers_answer = False
+        self.running: list[End] = []
+
+    def disk_refusal(self, server: Server) -> Refusal | None:
+        """Give why there is no room for a message, before it is proposed."""
+        if server in self.disk_full:
+            return NO_RESOURCES
+        return NO_ACCOUNT_RESOURCES if self.account_full else None
+
+    def slips(self) -> bool:
+        """Tell whether a follower answers STREAM.INFO this time."""
+        return self.followers_answer and self._rng.random() < _SLIP_CHANCE
+
+    def denied_seconds(self) -> float | None:
+        """Give how late the refusal of a publish comes; None if it is permitted."""
+        return self._rng.uniform(0.0, 1.0) if self.is_denied else None

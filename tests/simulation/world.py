@@ -1,0 +1,385 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All parts of one run, wired: Hermes, plugins, HTTP, sidecars, NATS, clients."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from sidecar import health
+from sidecar.settings import Settings
+
+from . import nemesis
+from .actors import Actors
+from .clients import ClientHabits, HermesClient
+from .clock import VirtualLoop
+from .hermes import Habits, HermesServer, Person
+from .history import History, Sample, Told
+from .http_hop import HttpHop
+from .nats_hop import VirtualNatsClient
+from .seams import CONSUMERS, PRODUCERS, plugin_module, plugin_settings
+from .sidecar_process import SidecarProcess
+from .source import Source
+from .watched import WatchedCluster
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from .actors import Actor
+    from .scenario import Scenario
+
+HEALTH_SECONDS: Final = 1.0
+SETTLE_SECONDS: Final = 600.0
+"""How long everybody has to come to rest once the faults are over."""
+
+_SETTINGS: Final[dict[int, Settings]] = {}
+
+
+class World:
+    """The parts of one run, and what happens to them."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.loop = VirtualLoop()
+        self.lines: list[tuple[float, str, str, tuple[Any, ...]]] = []
+        self.actors = Actors(self.loop)
+        self.history = History(self.loop.time)
+        self.cluster = WatchedCluster(
+            self.history,
+            self.loop,
+            scenario.rng("nats"),
+            self.record,
+            version=scenario.version,
+            nodes=scenario.nodes,
+            wall=self.loop.wall,
+        )
+        self.hop = HttpHop(self.loop, self.actors, scenario.rng("http"), self.record)
+        self.sidecars = [
+            SidecarProcess(
+                self.loop, self.hop, self.record, f"sidecar-{n}", _settings(scenario)
+            )
+            for n in range(1, scenario.sidecars + 1)
+        ]
+        self.source = Source(scenario.rng("source"), self.loop.time)
+        self._keys = scenario.rng("keys")
+        names = ["hermes-1", *(["hermes-2"] if scenario.standby else [])]
+        self.servers = [self._server(name) for name in names]
+        self.clients = [
+            self._client(f"client-{n}") for n in range(1, scenario.clients + 1)
+        ]
+        self.running: dict[str, Actor] = {}
+        self.faults_injected = 0
+        self.is_over = False  # the faults are
+        self.stays_down: list[str] = []
+        self._undo: list[Callable[[], None]] = []
+
+    def record(self, who: str, text: str, *arguments: Any) -> None:
+        """Keep a line of the history; it is formatted only if somebody reads it."""
+        self.lines.append((self.loop.time(), who, text, arguments))
+
+    def nats_client(self, take: Callable[[str, bytes, bytes], None]) -> Any:
+        """Make what takes the place of nats-py's client."""
+        client = VirtualNatsClient(self.loop, self.cluster, take)
+        for each in self.sidecars:
+            if each.process is not None and each.process is client.process:
+                each.clients.append(client)
+        return client
+
+    # -- The parts ---------------------------------------------------------------------
+
+    def _server(self, name: str) -> HermesServer:
+        rng = self.scenario.rng(name)
+        sidecar = self.sidecars[0] if name == "hermes-1" else self.sidecars[-1]
+        return HermesServer(
+            name,
+            partial(self._producer, sidecar.url),
+            rng,
+            self.record,
+            self.source,
+            self.actors.sleep,
+            self.history,
+            habits=Habits(
+                update_interval_seconds=rng.choice((0.3, 1.0)),
+                retry_seconds=rng.choice((2.0, 10.0)),
+                freeze_seconds=(1.0, 30.0),
+            ),
+        )
+
+    def _client(self, name: str) -> HermesClient:
+        rng = self.scenario.rng(name)
+        return HermesClient(
+            name,
+            partial(self._consumer, self.sidecars[-1].url),
+            rng,
+            self.record,
+            self.actors.sleep,
+            self.history,
+            habits=ClientHabits(
+                timeout_seconds=rng.choice((0.2, 0.5)),
+                pause_seconds=(0.5, 20.0),
+                idle_seconds=rng.choice((1.0, 4.0)),
+            ),
+            ask_initsync=self.ask_initsync,
+        )
+
+    def _producer(self, url: str) -> Any:
+        plugin = plugin_module(PRODUCERS).NatsSidecarProducerPlugin(
+            plugin_settings(
+                PRODUCERS,
+                url=url,
+                send_timeout=self.scenario.send_timeout,
+                unknown_timeout=self.scenario.unknown_timeout,
+            )
+        )
+        plugin._keys_start = str(uuid.UUID(int=self._keys.getrandbits(128), version=4))[:24]
+        return self._on_virtual_time(plugin)
+
+    def _consumer(self, url: str) -> Any:
+        module = plugin_module(CONSUMERS)
+        settings = plugin_settings(CONSUMERS, url=url)
+        return self._on_virtual_time(module.NatsSidecarConsumerPlugin(settings))
+
+    def _on_virtual_time(self, plugin: Any) -> Any:
+        plugin._now = self.loop.time
+        plugin._sleep = self.actors.sleep
+        return plugin
+
+    def ask_initsync(self) -> None:
+        """Ask for an initsync, as an administrator does."""
+        self.servers[0].wants_initsync = True
+
+    # -- Processes of Hermes -----------------------------------------------------------
+
+    def start(self, part: HermesServer | HermesClient) -> None:
+        """Start a process, and again whenever it ends in order."""
+        actor = self.actors.spawn(part.name, part.run)
+        self.running[part.name] = actor
+        actor.when_done(partial(self._ended, part, actor))
+
+    def _ended(self, part: HermesServer | HermesClient, actor: Actor) -> None:
+        if actor.failure is not None or self.is_over or part.name in self.stays_down:
+            return
+        if not actor.is_killed and self.running[part.name] is actor:
+            self.loop.call_later(0.5, self._start_again, part, actor)
+
+    def _start_again(self, part: HermesServer | HermesClient, actor: Actor) -> None:
+        if self.running[part.name] is actor and actor.is_done:
+            self.start(part)
+
+    def kill(
+        self, part: HermesServer | HermesClient, delay_seconds: float = 0.0
+    ) -> Callable[[], None]:
+        """Kill a process, in the middle of a pass if there is one soon.
+
+        Gives what starts it again.
+        """
+        actor = self.running[part.name]
+        self._kill_soon(part, actor, self.loop.time() + 1.5, delay_seconds)
+
+        def start_again() -> None:
+            self.actors.kill(actor)
+            self.loop.call_soon(self._start_again, part, actor)
+
+        return start_again
+
+    def _kill_soon(
+        self,
+        part: HermesServer | HermesClient,
+        actor: Actor,
+        until: float,
+        delay_seconds: float,
+    ) -> None:
+        is_between = isinstance(part, HermesServer) and not part.is_in_pass
+        if is_between and self.loop.time() < until:
+            again = partial(self._kill_soon, part, actor, until, delay_seconds)
+            self.loop.call_later(0.002, again)
+        else:
+            self.loop.call_later(delay_seconds, self.actors.kill, actor)
+
+    def freeze(self, part: HermesServer | HermesClient) -> Callable[[], None]:
+        """Freeze a process; give what thaws it."""
+        actor = self.running[part.name]
+        self.record(part.name, "frozen")
+        self.actors.freeze(actor)
+        return partial(self.actors.thaw, actor)
+
+    # -- The run -----------------------------------------------------------------------
+
+    async def live(self) -> None:
+        """Let everything happen, then come to rest."""
+        for sidecar in self.sidecars:
+            sidecar.start()
+        for part in (*self.servers, *self.clients):
+            self.start(part)
+        self.loop.call_later(1.0, self.ask_initsync)
+        self.actors.spawn("source", self._change)
+        if self.scenario.curl:
+            self.actors.spawn("person", self._person)
+        sampling = self.loop.create_task(self._sample_health())
+        for fault in self.scenario.faults:
+            self.loop.call_later(fault.at, nemesis.inject, self, fault)
+        await asyncio.sleep(self.scenario.seconds)
+        self._end_faults()
+        await self._settle()
+        sampling.cancel()
+
+    def undo_later(self, name: str, undo: Callable[[], None], seconds: float) -> None:
+        """End a fault after a while, or when all faults end."""
+
+        def once() -> None:
+            if once in self._undo:
+                self._undo.remove(once)
+                self.record("nemesis", "%s ends", name)
+                undo()
+
+        self._undo.append(once)
+        self.loop.call_later(seconds, once)
+
+    def _end_faults(self) -> None:
+        self.record("nemesis", "all faults end")
+        for undo in list(self._undo):
+            undo()
+        self.cluster.heal()
+        self.hop.heal()
+        for sidecar in self.sidecars:
+            sidecar.thaw()
+            sidecar.start_again()
+        for server in self.servers:
+            server.is_calm = True
+        for standby in self.servers[1:]:
+            self.stays_down.append(standby.name)
+            standby.is_stopping = True
+
+    async def _settle(self) -> None:
+        """Wait until a pass that began after the last change went through."""
+        quiet_from = self.loop.time()
+        ends_at = quiet_from + SETTLE_SECONDS
+        rounds = 0
+        while self.loop.time() < ends_at and not self._is_quiet(quiet_from):
+            await asyncio.sleep(1.0)
+            if rounds % 20 == 0 and not all(
+                client.disk.is_initialized for client in self.clients
+            ):
+                self.ask_initsync()  # a restart may have lost the one before
+            rounds += 1
+        self.is_over = True
+        for part in (*self.servers, *self.clients):
+            part.is_stopping = True
+        for _ in range(60):
+            if all(actor.is_done for actor in self.running.values()):
+                break
+            await asyncio.sleep(1.0)
+
+    def _is_quiet(self, quiet_from: float) -> bool:
+        since = max(quiet_from, self.source.changed_at)
+        passed = any(
+            each.server == "hermes-1"
+            and each.kind == "base"
+            and each.went_through
+            and each.began > since
+            for each in reversed(self.history.passes[-20:])
+        )
+        return (
+            passed
+            and all(self.running[name].is_done for name in self.stays_down)
+            and not self.servers[0].wants_initsync
+            and all(
+                client.disk.is_initialized
+                and client.disk.next_offset == self.cluster.last + 1
+                for client in self.clients
+            )
+        )
+
+    def _change(self) -> None:
+        """Change the source so many times, in bursts, while faults last."""
+        rng = self.scenario.rng("changes")
+        mean_seconds = self.scenario.seconds / self.scenario.changes
+        self.actors.sleep(1.5)
+        for _ in range(self.scenario.changes):
+            if self.loop.time() > self.scenario.seconds:
+                break
+            self.actors.sleep(mean_seconds * rng.choice((0.05, 0.05, 0.5, 2.5)))
+            self.source.change()
+
+    def _person(self) -> None:
+        http = plugin_module(PRODUCERS, "sidecar_http").SidecarHttp(
+            {"url": self.sidecars[-1].url}
+        )
+
+        def post(key: str, body: bytes) -> tuple[Told, int | None]:
+            headers = {
+                "Content-Type": "application/json",
+                "Idempotency-Key": key,
+                "If-Match": "*",
+            }
+            answer = http.store(body, headers, -1, 15.0)
+            http.close()
+            if answer.status in (200, 201):
+                return Told.STORED, answer.document["offset"]
+            known = answer.outcome == "not_stored"
+            return (Told.NOT_STORED if known else Told.UNKNOWN), None
+
+        Person(
+            "person",
+            post,
+            self.scenario.rng("person"),
+            self.record,
+            self.actors.sleep,
+            self.history,
+        ).run(self.scenario.seconds, mean_pause_seconds=15.0)
+
+    async def _sample_health(self) -> None:
+        while True:
+            await asyncio.sleep(HEALTH_SECONDS)
+            can_publish = self.cluster.can_store()
+            for sidecar in self.sidecars:
+                if sidecar.daemon is None or sidecar.is_frozen:
+                    continue
+                document = health.document(sidecar.daemon.facts())
+                reasons = [
+                    check["name"]
+                    for check in document["checks"]
+                    if check["status"] == "fail"
+                ]
+                self.history.samples.append(
+                    Sample(
+                        sidecar.name,
+                        self.loop.time(),
+                        not reasons,
+                        tuple(reasons),
+                        can_publish,
+                    )
+                )
+
+    def open_requests(self) -> list[str]:
+        """Name what still waits for an outcome at the end."""
+        return [
+            f"{sidecar.name}: {sidecar.daemon.publisher.in_flight} publishes"
+            for sidecar in self.sidecars
+            if sidecar.daemon is not None and sidecar.daemon.publisher.in_flight
+        ]
+
+    def end(self) -> None:
+        """End every process, so that nothing is left of the run."""
+        for actor in self.actors.all:
+            self.actors.kill(actor)
+        for sidecar in self.sidecars:
+            sidecar.kill()
+        self.loop.run_until_complete(asyncio.sleep(0.0))
+        self.loop.run_until_complete(asyncio.sleep(0.0))
+
+
+def _settings(scenario: Scenario) -> Settings:
+    """Give a sidecar's settings; made once, since pydantic takes its time."""
+    if scenario.nodes not in _SETTINGS:
+        nodes = range(1, scenario.nodes + 1)
+        _SETTINGS[scenario.nodes] = Settings(
+            nats_url=",".join(f"nats://n{number}:4222" for number in nodes),
+            unix_socket="/api.sock",
+            stream_create=True,
+            stream_replicas=scenario.nodes,
+        )
+    return _SETTINGS[scenario.nodes]

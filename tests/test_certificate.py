@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+
+from sidecar.certificate import ends, first_end
+from sidecar.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trustme import LeafCert
+
+EARLY = datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC)
+LATE = datetime(2050, 1, 1, tzinfo=UTC)  # from 2050 on in another form
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def issue(authority: trustme.CA, end: datetime) -> LeafCert:
+    return authority.issue_cert("localhost", not_after=end)
+
+
+@pytest.mark.parametrize("end", [EARLY, LATE])
+def test_the_end_of_a_certificate(authority: trustme.CA, end: datetime) -> None:
+    pem = issue(authority, end).cert_chain_pems[0].bytes().decode()
+    assert first_end(pem) == end.timestamp()
+    assert first_end(f"Its subject is so-and-so\n{pem}") == end.timestamp()
+
+
+def test_the_first_of_several_counts(authority: trustme.CA) -> None:
+    texts = [
+        issue(authority, end).cert_chain_pems[0].bytes().decode()
+        for end in (LATE, EARLY, LATE)
+    ]
+    assert first_end("".join(texts)) == EARLY.timestamp()
+
+
+def test_each_setting_that_names_a_certificate_is_told(
+    authority: trustme.CA, tmp_path: Path
+) -> None:
+    ca, early = tmp_path / "ca", tmp_path / "early"
+    authority.cert_pem.write_to_path(str(ca))
+    issue(authority, EARLY).cert_chain_pems[0].write_to_path(str(early))
+    settings = Settings(
+        nats_tls_ca_file=early,
+        nats_tls_cert_file=early,
+        nats_tls_key_file=early,
+        tls_cert_file=ca,
+        tls_key_file=ca,
+    )
+    found = ends(settings)
+    assert found.keys() == {"NATS_TLS_CA_FILE", "NATS_TLS_CERT_FILE", "TLS_CERT_FILE"}
+    assert found["NATS_TLS_CA_FILE"] == found["NATS_TLS_CERT_FILE"] == EARLY.timestamp()
+    assert found["TLS_CERT_FILE"] > EARLY.timestamp()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"\xff\x00",
+        b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n",
+        b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
+        b"-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----\n",
+    ],
+)
+def test_a_file_that_holds_none_is_left_out(
+    content: bytes | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    if content is not None:
+        file.write_bytes(content)
+    assert ends(Settings(nats_tls_ca_file=file)) == {}

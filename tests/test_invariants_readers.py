@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each invariant of readers, targets and /health finds what is wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from parts.story import (
+    ONE,
+    OTHER,
+    TWO,
+    USER,
+    Story,
+    added,
+    init,
+    modified,
+    removed,
+)
+from simulation.clients import Target
+from simulation.events import parsed
+from simulation.history import FIRST, Outcome, Sample, Scan, Told
+from simulation.invariants import End
+from simulation.source import SECRET
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture
+def story() -> Story:
+    return Story()
+
+
+# -- Readers ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three(story: Story) -> Story:
+    """Three events stand: base, initsync, base."""
+    story.send()
+    story.send(event=init("init-start"))
+    story.send(event=added(OTHER, ONE))
+    assert story.names() == set()
+    return story
+
+
+def test_a_reader_that_gets_all_in_order_passes(three: Story) -> None:
+    three.read(1, FIRST)
+    three.read(2)
+    three.read(3)
+    three.ask(4, Outcome.END)
+    three.read(1)  # it sought back
+    assert three.names() == set()
+
+
+@pytest.mark.parametrize(("offset", "position"), [(2, FIRST), (3, 2), (1, 2)])
+def test_a_reader_that_skips_or_repeats_is_found(
+    three: Story, offset: int, position: int
+) -> None:
+    three.read(offset, position)
+    assert three.names() == {"reader_skipped"}
+
+
+def test_a_reader_that_gets_other_bytes_is_found(three: Story) -> None:
+    three.read(1)
+    three.history.askings[-1].event.objattrs = {"state": 9}
+    assert three.names() == {"reader_altered"}
+
+
+@pytest.mark.parametrize(
+    ("offset", "position", "category", "is_right"),
+    [
+        (2, 1, "initsync", True),
+        (1, 1, "base", True),
+        (3, 2, "base", True),
+        (3, 1, "base", False),
+        (1, 1, "initsync", False),
+    ],
+)
+def test_a_reader_of_a_category_gets_its_first_from_there(
+    three: Story, offset: int, position: int, category: str, is_right: bool
+) -> None:
+    three.read(offset, position, category)
+    assert three.names() == (set() if is_right else {"reader_skipped"})
+
+
+@pytest.mark.parametrize(
+    ("position", "is_right"), [(0, True), (1, False), (4, False), (5, True)]
+)
+def test_a_reader_is_refused_only_outside_of_the_stream(
+    three: Story, position: int, is_right: bool
+) -> None:
+    three.ask(position, Outcome.REFUSED, is_seek=True)
+    assert three.names() == (set() if is_right else {"reader_refused"})
+
+
+def test_a_reader_is_never_refused_at_the_beginning(three: Story) -> None:
+    three.ask(FIRST, Outcome.REFUSED)
+    assert three.names() == {"reader_refused"}
+
+
+def test_a_seek_to_what_is_gone_must_be_refused(three: Story) -> None:
+    three.purge(3)
+    three.ask(2, Outcome.DONE, is_seek=True)
+    assert three.names() == {"reader_skipped"}
+
+
+def test_a_reader_may_be_refused_what_goes_while_it_asks(three: Story) -> None:
+    three.ask(2, Outcome.REFUSED, meanwhile=lambda: three.purge(3))
+    assert three.names() == set()
+
+
+@pytest.mark.parametrize(
+    ("position", "category", "is_right"),
+    [
+        (4, None, True),
+        (3, None, False),
+        (FIRST, None, False),
+        (4, "base", True),
+        (3, "initsync", True),
+        (2, "initsync", False),
+        (1, "note", True),
+    ],
+)
+def test_an_end_is_one(
+    three: Story, position: int, category: str | None, is_right: bool
+) -> None:
+    three.ask(position, Outcome.END, category)
+    assert three.names() == (set() if is_right else {"false_end"})
+
+
+def test_an_end_may_be_one_of_a_moment(three: Story) -> None:
+    three.ask(4, Outcome.END, meanwhile=lambda: three.send(event=removed(USER)))
+    assert three.names() == set()
+
+
+def test_an_end_of_an_empty_stream_is_one(story: Story) -> None:
+    story.ask(FIRST, Outcome.END)
+    assert story.names() == set()
+
+
+def test_a_client_takes_the_last_initsync_that_is_whole(story: Story) -> None:
+    first = story.initsync((USER, ONE))
+    second = story.initsync((USER, TWO))
+    story.begin(kind="initsync")
+    story.send(event=init("init-start"))
+    now = story.tick()
+    scans = story.history.scans
+    for wants_first, found, is_right in (
+        (False, second, True),
+        (False, first, False),
+        (False, None, False),
+        (True, first, True),
+        (True, second, False),
+    ):
+        scans[:] = [Scan("c", now, now + 1, wants_first, found)]
+        assert story.names() == (set() if is_right else {"wrong_initsync"})
+
+
+def test_a_client_may_miss_an_initsync_that_ends_while_it_scans(story: Story) -> None:
+    first = story.initsync((USER, ONE))
+    began = story.tick()
+    second = story.initsync((USER, TWO))
+    for found, is_right in ((first, True), (second, True), (None, False)):
+        story.history.scans[:] = [Scan("c", began, story.now, False, found)]
+        assert story.names() == (set() if is_right else {"wrong_initsync"})
+
+
+def test_a_client_may_take_an_initsync_whose_start_went_after_it_was_read(
+    story: Story,
+) -> None:
+    story.begin(kind="initsync")
+    story.send(event=init("init-start"))
+    start, began = story.last, story.tick()
+    story.purge(start + 1)
+    story.send(event=init("init-stop"))
+    found = (start, story.last)
+    story.history.scans[:] = [Scan("c", began, story.now, True, found)]
+    assert story.names() == set()
+    story.history.scans[:] = [Scan("c", story.now, story.now, True, found)]
+    assert story.names() == {"wrong_initsync"}
+
+
+def test_a_client_does_not_take_an_initsync_whose_start_is_gone(story: Story) -> None:
+    first = story.initsync((USER, ONE))
+    story.purge(first[0] + 1)
+    now = story.tick()
+    for found, is_right in ((None, True), (first, False)):
+        story.history.scans[:] = [Scan("c", now, now + 1, False, found)]
+        assert story.names() == (set() if is_right else {"wrong_initsync"})
+
+
+# -- The end ---------------------------------------------------------------------------
+
+
+def target_of(story: Story, start: int, stop: int) -> Target:
+    """Give what a right client makes of the stream."""
+    target = Target(story.last + 1, start, stop)
+    for message in story.stored:
+        event = parsed(message.body)
+        event.offset = message.offset
+        is_in_initsync = start < message.offset < stop
+        if is_in_initsync or (message.offset > stop and message.category == "base"):
+            target.apply(event)
+    return target
+
+
+@pytest.fixture
+def ended(story: Story) -> Callable[[], End]:
+    """Come to rest: an initsync, a change, a pass that went through."""
+    start, stop = story.initsync((USER, ONE))
+    story.begin()
+    story.send(event=added(OTHER, ONE | {SECRET: "s"}))
+    story.end()
+    story.source.objects = {USER: ONE, OTHER: ONE}
+    story.source.last_secret = {OTHER: "s"}
+
+    def end() -> End:
+        story.ask(story.last + 1, Outcome.END)
+        targets = {"c": target_of(story, start, stop)}
+        return End(story.source, targets, ["a"])
+
+    return end
+
+
+def test_a_target_that_equals_the_source_passes(
+    story: Story, ended: Callable[[], End]
+) -> None:
+    assert story.names(ended()) == set()
+
+
+@pytest.mark.parametrize("values", [None, TWO])
+def test_a_target_that_differs_from_the_source_is_found(
+    story: Story, ended: Callable[[], End], values: Any
+) -> None:
+    if values is None:
+        del story.source.objects[USER]
+    else:
+        story.source.objects[USER] = values
+    assert story.names(ended()) == {"target_differs"}
+
+
+def test_a_target_that_lacks_an_object_is_found(
+    story: Story, ended: Callable[[], End]
+) -> None:
+    end = ended()
+    del end.targets["c"].objects[USER]
+    assert story.names(end) == {"target_differs"}
+
+
+def test_a_secret_that_stands_nowhere_is_found(
+    story: Story, ended: Callable[[], End]
+) -> None:
+    story.source.last_secret = {USER: "wiped"}
+    assert story.names(ended()) == {"secret_lost"}
+
+
+def test_a_secret_that_did_not_reach_a_target_is_found(
+    story: Story, ended: Callable[[], End]
+) -> None:
+    end = ended()
+    end.targets["c"].objects[OTHER] = ONE
+    assert story.names(end) == {"secret_lost"}
+
+
+def test_a_source_that_went_back_behind_a_doubt_cannot_be_helped(
+    story: Story, ended: Callable[[], End]
+) -> None:
+    story.begin()
+    event = modified(USER, ONE, TWO)
+    story.send(Told.UNKNOWN, event, stands=True, before=ONE)
+    story.end(failure="unknown")
+    story.begin()
+    story.end()
+    assert story.names(ended()) == set()
+
+
+def test_two_memories_of_one_object_cannot_be_helped(
+    story: Story, ended: Callable[[], End]
+) -> None:
+    """A standby's older cache has the object; it tells only what differs from that."""
+    name = {"state": 1, "name": "b"}
+    story.begin("b")
+    story.send(event=modified(USER, TWO, ONE), server="b", before=TWO | {"name": "b"})
+    story.end("b")
+    story.source.objects[USER] = name
+    end = ended()._replace(servers=["a", "b"])
+    assert story.names(end) == set()
+
+
+def test_a_client_from_before_a_backup_should_have_been_made_new(
+    story: Story, ended: Callable[[], End]
+) -> None:
+    story.source.objects[USER] = TWO
+    end = ended()
+    story.epoch += 1
+    story.note_ends()  # the backup holds all that stood
+    assert story.names(end, restored=frozenset({1})) == set()
+    assert story.names(end) == {"target_differs"}
+
+
+def test_what_a_restored_stream_has_lost_is_told_nobody(
+    story: Story, ended: Callable[[], End]
+) -> None:
+    """A client that began after the backup was restored equals the source."""
+    ended()
+    story.begin()
+    story.send(event=modified(USER, ONE, TWO), before=ONE)
+    story.end()
+    story.epoch, story.last = 1, 2
+    story.note_ends()
+    start, stop = story.initsync((USER, TWO), (OTHER, ONE))
+    story.source.objects[USER] = TWO
+    story.begin()
+    story.end()
+    story.ask(stop + 1, Outcome.END)
+    target = Target(stop + 1, start, stop, {USER: TWO, OTHER: ONE})
+    end = End(story.source, {"c": target}, ["a"])
+    assert story.names(end, restored=frozenset({1})) == set()
+    target.objects[USER] = ONE
+    assert story.names(end, restored=frozenset({1})) == {"target_differs"}
+
+
+def test_a_removed_that_came_twice_and_destroys_is_found(
+    story: Story, ended: Callable[[], End]
+) -> None:
+    story.begin()
+    for _ in range(2):
+        story.send(event=removed(USER), before=ONE)
+    story.end()
+    del story.source.objects[USER]
+    assert story.names(ended()) == {"destroyed"}
+
+
+def test_a_server_that_does_not_get_on_is_found(
+    story: Story, ended: Callable[[], End]
+) -> None:
+    story.source.changed_at = story.now
+    assert story.names(ended()) == {"stuck"}
+
+
+def test_a_client_that_does_not_get_on_is_found(
+    story: Story, ended: Callable[[], End]
+) -> None:
+    end = ended()
+    del story.history.askings[-1]
+    assert story.names(end) == {"stuck"}
+
+
+def test_a_request_that_is_still_open_is_found(
+    story: Story, ended: Callable[[], End]
+) -> None:
+    assert story.names(ended()._replace(open_requests=["POST"])) == {"outlived"}
+
+
+# -- Beside the stream -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("is_ready", "can_publish", "seconds", "found"),
+    [
+        (True, False, 29, set()),
+        (True, False, 32, {"ready_in_vain"}),
+        (False, True, 59, set()),
+        (False, True, 62, {"not_ready_in_vain"}),
+        (True, True, 100, set()),
+        (False, False, 100, set()),
+    ],
+)
+def test_health_tells_the_truth_within_its_delay(
+    story: Story, is_ready: bool, can_publish: bool, seconds: int, found: set[str]
+) -> None:
+    for second in range(seconds):
+        sample = Sample("s", float(second), is_ready, ("why",), can_publish)
+        story.history.samples.append(sample)
+    assert story.names() == found
+
+
+def test_health_that_changes_in_time_is_no_lie(story: Story) -> None:
+    for second in range(100):
+        sample = Sample("s", float(second), second % 20 > 2, (), second % 20 > 2)
+        story.history.samples.append(sample)
+        wrong = Sample("t", float(second), second % 20 > 2, (), False)
+        story.history.samples.append(wrong)
+    assert story.names() == set()
+
+
+@pytest.mark.parametrize(("pause", "found"), [(0.002, {"spins"}), (1.0, set())])
+def test_a_schema_that_is_tried_again_at_once_is_found(
+    story: Story, pause: float, found: set[str]
+) -> None:
+    for _ in range(30):
+        begun = story.history.begin_pass("a", 1, "dataschema", story.now)
+        story.history.end_pass(begun, RuntimeError("refused"))
+        story.now += pause
+    assert story.names() == found
