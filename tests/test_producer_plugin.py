@@ -930,11 +930,10 @@ def written(*pkeys: int, end: int) -> Reply:
         (written(2, 1, end=L + 3), False),
         (written(2, end=L + 1), False),
         (problem(403, "wrong_role"), False),
-        (NO_ANSWER, False),
         (Reply(200, {"events": [{"data": "{}"}], "next_offset": "x"}), False),
         (Reply(200, {"events": [{"data": "[]"}], "next_offset": L + 9}), False),
     ],
-    ids=["another", "the same", "cut", "role", "none", "odd", "no event"],
+    ids=["another", "the same", "cut", "role", "odd", "no event"],
 )
 def test_an_event_of_another_producer_ends_that_its_object_is_recognised(
     plugin: Any, player: Player, page: Reply | str, *, is_recognised: bool
@@ -947,9 +946,23 @@ def test_an_event_of_another_producer_ends_that_its_object_is_recognised(
     count = len(player.posts)
     player.then(stands(L + 2), page, stored(L + 3))
     assert a_pass(plugin, removed) is None
-    asked = [request.path for request in player.requests if "?" in request.path]
-    assert asked == [f"/v1/events?offset={L + 2}&limit=5000"]
+    asked = {request.path for request in player.requests if "?" in request.path}
+    assert asked == {f"/v1/events?offset={L + 2}&limit=5000"}
     assert len(player.posts) == count + (not is_recognised)
+
+
+def test_no_pass_begins_before_that_is_known(plugin: Any, player: Player) -> None:
+    removed = user("removed")
+    key = lose(plugin, player, removed)
+    player.then(stands(L + 1), taken(key, L + 1), REFUSED)
+    assert a_pass(plugin, user(pkey=2)) is not None
+    count = len(player.posts)
+    player.then(stands(L + 2), problem(503, "nats_down", None, "1"))
+    text = a_pass(plugin, removed)
+    assert text == "No message bus: Title of nats_down. Mend it. (nats_down)"
+    player.then(stands(L + 2), NO_ANSWER, written(2, end=L + 2))
+    assert a_pass(plugin, removed) is None
+    assert len(player.posts) == count
 
 
 def test_an_event_of_another_producer_counts_also_where_one_is_in_doubt(

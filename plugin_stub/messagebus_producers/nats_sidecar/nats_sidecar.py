@@ -76,22 +76,27 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
 
     def open(self) -> None:
         """Learn the last offset; wait for a sidecar that can tell it."""
-        ends_at = self._now() + self._settings["send_timeout"]
-        while True:
-            answer = self._http.ask("/v1/stream", ATTEMPT_SECONDS, self._name())
-            if answer.status == 200:
-                break
-            pause_seconds = answer.retry_after or 0.5
-            if self._now() + pause_seconds > ends_at or answer.status in FINAL:
-                raise NatsSidecarError(f"No message bus: {answer.reason}")
-            self._sleep(pause_seconds)
-        self._ended = ""
+        answer = self._ask("/v1/stream", self._name())
+        if answer.status != 200:
+            raise NatsSidecarError(f"No message bus: {answer.reason}")
         self._went_through = False
         last = answer.document["last_offset"]
         if self._stored_unseen and last > self._last:
             self._forget_written(last)
         if not self._unknown:  # else the next event must be sent with their L
             self._last = max(last, self._last)  # what was stored is not behind the end
+        self._ended = ""
+
+    def _ask(self, path: str, headers: dict[str, str] | None = None) -> Answer:
+        ends_at = self._now() + self._settings["send_timeout"]
+        while True:
+            answer = self._http.ask(path, ATTEMPT_SECONDS, headers)
+            pause_seconds = answer.retry_after or 0.5
+            if answer.status in (200, *FINAL, AHEAD, GONE):
+                return answer
+            if self._now() + pause_seconds > ends_at:
+                raise NatsSidecarError(f"No message bus: {answer.reason}")
+            self._sleep(pause_seconds)
 
     def _name(self) -> dict[str, str]:
         """Tell the sidecar who opens: what was refused may have gone with a pass."""
@@ -198,7 +203,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         All of them where that cannot be read: an event twice is better than one lost.
         """
         path = f"/v1/events?offset={self._last + 1}&limit=5000"
-        page = self._http.ask(path, ATTEMPT_SECONDS).document
+        page = self._ask(path).document
         with suppress(Exception):  # anything may stand there
             if page["next_offset"] > last:
                 events = [Event.from_json(each["data"]) for each in page["events"]]
