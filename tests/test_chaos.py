@@ -359,10 +359,10 @@ def test_a_damage_is_told_with_what_proves_it() -> None:
 _COUNTS: dict[str, Any] = dict.fromkeys(
     (
         *("acknowledged", "standing", "not_stored"),
-        *("unknown_stored", "unknown_absent", "read"),
+        *("unknown_stored", "unknown_absent", "killed", "read"),
     ),
     0,
-) | {"late": {}, "faults": {}, "violations": []}
+) | {"late": {}, "faults": {}, "repeats": {}, "violations": []}
 
 
 @pytest.mark.parametrize(
