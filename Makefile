@@ -59,7 +59,7 @@ test-image: $(VENV)/system ## build and run image and compose here, as root: HER
 test-system: $(VENV)/system ## load all of deploy/ by the real tools, as root
 	$(BIN)/python -m pytest -rs -n $(WORKERS) --dist loadfile tests/system
 
-chaos: $(VENV)/developed ## prove exactly once under faults (40 minutes), ARGS="--minutes 10"
+chaos: $(VENV)/developed ## prove exactly once under faults (50 minutes), ARGS="--minutes 10"
 	PYTHONPATH=tests $(BIN)/python -m chaos.campaign --report .cache/chaos.json $(ARGS)
 
 simulate: $(VENV)/developed ## try the protocol in simulated time, ARGS="--minutes 60"

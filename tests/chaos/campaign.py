@@ -31,12 +31,17 @@ if TYPE_CHECKING:
 _TESTS = Path(__file__).resolve().parents[1]
 MATRIX: Final = _TESTS.parent / "docs" / "fault-matrix.md"
 
+_SHORTEST_SECONDS: Final = 20.0
+_ENDING_SECONDS: Final = 600.0
+"""How long a run may take beyond its time before it is ended."""
+
 
 @dataclass(frozen=True)
 class Goals:
-    """What the runs must reach together."""
+    """What the runs must reach together; each topology has a share of the events."""
 
     events: int
+    share: int
     times: int
     seeds: int
 
@@ -46,15 +51,19 @@ class Job:
     topology: str
     version: str
     popen: subprocess.Popen[bytes]
+    ends_at: float
 
 
 def lacks(goals: Goals, runs: Sequence[Run]) -> list[str]:
     """Say what is still to be reached, a sentence each."""
     sentences = [
-        f"{topology}: {count} of {goals.events} events"
+        f"{topology}: {count} of {goals.share} events"
         for topology, count in _acknowledged(runs).items()
-        if count < goals.events
+        if count < goals.share
     ]
+    events = _acknowledged(runs).total()
+    if events < goals.events:
+        sentences.append(f"{events} of {goals.events} events")
     times = fault_times(runs)
     possible = {name for topology in TOPOLOGIES for name in fitting(topology)}
     sentences += [
@@ -71,8 +80,8 @@ def lacks(goals: Goals, runs: Sequence[Run]) -> list[str]:
     return sentences
 
 
-def _acknowledged(runs: Sequence[Run]) -> dict[str, int]:
-    counts = dict.fromkeys(TOPOLOGIES, 0)
+def _acknowledged(runs: Sequence[Run]) -> Counter[str]:
+    counts = Counter(dict.fromkeys(TOPOLOGIES, 0))
     for run in runs:
         counts[run["topology"]] += run["acknowledged"]
     return counts
@@ -97,7 +106,8 @@ def _lacking_faults(goals: Goals, topology: str, runs: Sequence[Run]) -> list[st
 
 def _lack(goals: Goals, topology: str, runs: Sequence[Run]) -> float:
     times = fault_times(runs)
-    shares = [_acknowledged(runs)[topology] / goals.events]
+    acknowledged = _acknowledged(runs)
+    shares = [acknowledged[topology] / goals.share, acknowledged.total() / goals.events]
     shares += [
         times[name] / goals.times for name in _lacking_faults(goals, topology, runs)
     ]
@@ -111,7 +121,9 @@ class Campaign:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.report: Path = arguments.report
-        self.goals = Goals(arguments.events, arguments.times, arguments.seeds)
+        self.goals = Goals(
+            arguments.events, arguments.share, arguments.times, arguments.seeds
+        )
         self.seconds: float = arguments.seconds
         self.jobs: list[Job] = []
         seen = [run["seed"] for run in load(self.report)]
@@ -139,22 +151,29 @@ class Campaign:
         is_rest = 0 < len(lacking) <= len(fitting(topology)) / 2
         return topology, version, lacking if is_rest else []
 
-    def start(self, topology: str, version: str, faults: list[str]) -> None:
+    def start(
+        self, topology: str, version: str, faults: list[str], seconds: float
+    ) -> None:
         command = [
             *(sys.executable, "-m", "chaos.run"),
             *("--topology", topology),
             *("--server-version", version),
             *("--seed", str(next(self.seeds))),
-            *("--seconds", str(self.seconds)),
+            *("--seconds", f"{seconds:.0f}"),
             *("--report", str(self.report)),
             *(("--faults", ",".join(faults)) if faults else ()),
         ]
         environ = os.environ | {"PYTHONPATH": str(_TESTS)}
         popen = subprocess.Popen(command, env=environ)
-        self.jobs.append(Job(topology, version, popen))
+        ends_at = time.monotonic() + seconds + _ENDING_SECONDS
+        self.jobs.append(Job(topology, version, popen, ends_at))
 
     def reap(self) -> None:
         """Take the runs that ended, and write the page."""
+        for job in self.jobs:
+            if time.monotonic() > job.ends_at:
+                print(f"a run of {job.topology} does not end", flush=True)
+                job.popen.terminate()
         for job in [job for job in self.jobs if job.popen.poll() is not None]:
             self.jobs.remove(job)
             self.failed = self.failed or job.popen.returncode != 0
@@ -168,10 +187,11 @@ class Campaign:
         try:
             while True:
                 self.reap()
-                if len(self.jobs) < at_once and time.monotonic() < ends_at:
+                seconds = min(self.seconds, ends_at - time.monotonic())
+                if len(self.jobs) < at_once and seconds > _SHORTEST_SECONDS:
                     chosen = self.choose()
                     if chosen is not None:
-                        self.start(*chosen)
+                        self.start(*chosen, seconds)
                         continue
                 if not self.jobs:
                     return
@@ -195,10 +215,11 @@ def main() -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(prog="python -m chaos.campaign")
     parser.add_argument("--report", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=40, help="start no run after")
+    parser.add_argument("--minutes", type=float, default=50, help="end the runs after")
     parser.add_argument("--jobs", type=int, default=6, help="runs at once")
     parser.add_argument("--seconds", type=float, default=240, help="of one run")
-    parser.add_argument("--events", type=int, default=100_000, help="each topology")
+    parser.add_argument("--events", type=int, default=1_000_000, help="together")
+    parser.add_argument("--share", type=int, default=100_000, help="each topology")
     parser.add_argument("--times", type=int, default=200, help="each fault")
     parser.add_argument("--seeds", type=int, default=10)
     arguments = parser.parse_args()

@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +139,7 @@ def check_reader(
 # -- What an event says ----------------------------------------------------------------
 
 
+@lru_cache(maxsize=4096)  # the same bytes come often
 def name_of(body: bytes) -> str:
     """Name an event by all that tells it from others."""
     event = json.loads(body)
@@ -156,6 +158,7 @@ _NAMING = ("evcategory", "eventtype", "objtype", "objpkey", "objattrs")
 _SHOWN = 60
 
 
+@lru_cache(maxsize=4096)
 def _object_of(body: bytes) -> str:
     """Name what the next equal event may be recognised by; nothing for others."""
     event = json.loads(body)
@@ -235,11 +238,8 @@ def _check_walks(
 ) -> None:
     stands = set(verdict.claims.values())
     walks: dict[tuple[int, str], list[int]] = defaultdict(list)
-    objects: dict[bytes, str] = {}  # the same bytes come often
     for number, attempt in enumerate(attempts):
-        if (name := objects.get(attempt.body)) is None:
-            name = objects[attempt.body] = _object_of(attempt.body)
-        if name:
+        if name := _object_of(attempt.body):
             walks[attempt.during.producer, name].append(number)
         elif attempt.told is Told.STANDING:
             verdict.violations.append(

@@ -314,10 +314,14 @@ def info_lags(stage: Stage) -> float | None:
         return None
     if not stage.ledger.wait_acknowledged(rng.randint(2, 10), 10):
         return None
+    ends_at = time.monotonic() + rng.uniform(0.3, 1.0)
     world.proxy.order("lag", state=state)
     try:
-        _strike(rng.choice(list(_HOPS)), "in_answer", "cut", stage)
-        time.sleep(rng.uniform(0.3, 1.0))
+        kind = rng.choice(list(_HOPS))
+        world.proxy.strike(
+            kind, "in_answer", "cut", 0, rng.random(), patience_seconds=0.3
+        )
+        time.sleep(max(0.0, ends_at - time.monotonic()))
     finally:
         world.proxy.order("lag", state=None)
     return time.monotonic()

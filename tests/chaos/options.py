@@ -28,7 +28,7 @@ class Options:
     seed: int = 1
     seconds: float = 60.0
     events: int = 0
-    burst: int = 400
+    burst: int = 300
     topology: str = "single"
     server_version: str = ""
     faults: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class Options:
 
         One that is broken on purpose may never come out of what it got into.
         """
-        return 90.0 if self.publisher == "real" else 5.0
+        return 90.0 if self.publisher == "real" else 2.0
 
     @property
     def command(self) -> str:
@@ -73,7 +73,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         "--events", type=int, default=0, help="stop when so many are acknowledged"
     )
     parser.add_argument(
-        "--burst", type=int, default=400, help="at most, between two faults"
+        "--burst", type=int, default=300, help="at most, between two faults"
     )
     parser.add_argument("--topology", choices=TOPOLOGIES, default="single")
     parser.add_argument("--server-version", choices=VERSIONS, default="")

@@ -57,7 +57,14 @@ class ProxyProcess:
         self._popen.stdin.flush()
 
     def strike(
-        self, kind: str, place: str, action: str, seconds: float, fraction: float
+        self,
+        kind: str,
+        place: str,
+        action: str,
+        seconds: float,
+        fraction: float,
+        *,
+        patience_seconds: float = 10,
     ) -> bool:
         """Arm a strike and wait until it fell; False when nothing passed."""
         number = next(self._ids)
@@ -71,7 +78,9 @@ class ProxyProcess:
             id=number,
         )
         with self._changed:
-            fell = self._changed.wait_for(lambda: number in self._fired, 10)
+            fell = self._changed.wait_for(
+                lambda: number in self._fired, patience_seconds
+            )
         if not fell:
             self.order("disarm", kind=kind)
         return fell

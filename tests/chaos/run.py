@@ -33,7 +33,7 @@ from .ledger import Ledger
 from .offsets import check_a_stream_made_anew
 from .options import Options, parse
 from .reader import Reader
-from .report import merge
+from .report import code, merge
 from .servers import nats_server
 from .world import World, can_mount
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _CODE = re.compile(r"\((\w+)\)$")
 _SHOWN = 20
 _STARTS = 3
+_OTHERS = 10
 _OTHERS_ON_CLUSTER = 3
 
 
@@ -97,6 +98,7 @@ class Result:
     late: dict[str, int]
     faults: dict[str, FaultCount]
     violations: list[str]
+    code: str = field(default_factory=code)
     server_damage: list[Damage] = field(default_factory=list)
 
 
@@ -206,13 +208,14 @@ class _Run:
     def _deck(self) -> Iterator[str]:
         """Give each fault once, in an order of its own, again and again.
 
-        On a cluster each time those that only a cluster has, and some of the others.
+        Each time those that only this topology has, and some of the others.
         """
-        faults = self.options.faults
-        own = [name for name in faults if FAULTS[name].topologies == ("cluster",)]
+        faults, topology = self.options.faults, self.options.topology
+        own = [name for name in faults if FAULTS[name].topologies == (topology,)]
         others = [name for name in faults if name not in own]
+        most = _OTHERS_ON_CLUSTER if topology == "cluster" else _OTHERS
         while True:
-            count = min(len(others), _OTHERS_ON_CLUSTER) if own else len(others)
+            count = min(len(others), most) if own else len(others)
             deck = own + self.rng.sample(others, count)
             yield from self.rng.sample(deck, len(deck))
 
