@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sidecar.settings import Settings
 
 _REPEATS_SECONDS = 10.0
+_CANCEL_AGAIN_SECONDS = 0.5
 
 
 class Daemon:
@@ -70,11 +71,15 @@ class Daemon:
 
     async def run(self) -> None:
         """Keep the connections alive until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for bus in self.buses:
-                group.create_task(bus.run())
-            group.create_task(self.guard.run())
-            group.create_task(self._tell_repeats())
+        parts = [bus.run() for bus in self.buses]
+        parts += [self.guard.run(), self._tell_repeats()]
+        tasks = {asyncio.create_task(part) for part in parts}
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+        finally:
+            await end(tasks)
 
     async def _tell_repeats(self) -> None:
         while True:
@@ -121,3 +126,15 @@ class Daemon:
 
 def _age(moment: float | None) -> float | None:
     return None if moment is None else time.monotonic() - moment
+
+
+async def end(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended.
+
+    Once is not enough: wait_for() of Python 3.11, by which nats-py connects, loses a
+    cancellation that comes as what it waits for is there (python/cpython#86296).
+    """
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=_CANCEL_AGAIN_SECONDS)

@@ -130,3 +130,13 @@ def test_every_link_to_a_place_on_a_page_leads_somewhere() -> None:
     assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= places
     for path in re.findall(r"\]\(([^)#]+)\)", text):
         assert (ROOT / "docs" / path).exists(), path
+
+
+# -- docs/field.md ---------------------------------------------------------------------
+
+
+def test_each_test_that_the_field_names_exists() -> None:
+    text = (ROOT / "docs" / "field.md").read_text("utf-8")
+    named = set(re.findall(r"`((?:system/)?\w+\.(?:py|yml))`", text))
+    assert len(named) > 5
+    assert [name for name in named if not (ROOT / "tests" / name).exists()] == []
