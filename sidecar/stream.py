@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 
 from sidecar.answer import Position
@@ -238,6 +239,7 @@ def server_unfitness(version: str, config: dict[str, Any] | None = None) -> list
     ]
 
 
+@lru_cache(maxsize=4)  # it is asked for each second, of one server
 def _parse_version(version: str) -> tuple[int, int, int, bool] | None:
     """Read a version; the last member is False for a pre-release: it comes first."""
     match = _VERSION.fullmatch(version)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .history import NO_STREAM, OPEN_OUTCOMES, Ends, Told
@@ -66,12 +67,16 @@ def claim(history: History, stored: Sequence[Stored]) -> Claims:
     _by_key(history, stored, claims)
     _by_offset(history, stored, claims)
     _by_body(history, stored, claims)
+    held = backups(stored, history.ends)
     for send in history.sends:
-        if send.is_fenced and len(claims.places.get(send.number, ())) > 1:
-            offsets = [stored[place].offset for place in claims.places[send.number]]
-            claims.violations.append(
-                Violation("doubled", f"{send} stands at {offsets}", send.began)
-            )
+        places = claims.places.get(send.number, ())
+        for first, second in pairwise(places if send.is_fenced else ()):
+            before, after = stored[first], stored[second]
+            if before.epoch == after.epoch or (before.epoch, before.offset) in held.get(
+                after.epoch, ()
+            ):
+                text = f"{send} stands at {before.offset} and at {after.offset}"
+                claims.violations.append(Violation("doubled", text, send.began))
     return claims
 
 
@@ -182,6 +187,7 @@ def standing(stored: Sequence[Stored], ends: Sequence[Ends]) -> list[int]:
         if message.epoch != epoch:
             epoch = message.epoch
             places = _kept(held, begins.get(epoch))
+            held = {stored[each].offset: each for each in places}
         places.append(place)
         held[message.offset] = place
     if ends and ends[-1].epoch != epoch:
@@ -204,6 +210,7 @@ def backups(
             held[stored[place].offset] = place
             place += 1
         kept = _kept(held, begin)
+        held = {stored[each].offset: each for each in kept}
         found[epoch] = [(stored[each].epoch, stored[each].offset) for each in kept]
     return found
 

@@ -263,7 +263,8 @@ class Cluster:
         if self.assignment.replicas > 1:
             return self._oracle
         replica = self.servers[0].replica
-        return self._oracle if replica is None else replica.store
+        is_known = replica is not None and replica.epoch == self.assignment.epoch
+        return replica.store if replica is not None and is_known else self._oracle
 
     def truth(self) -> list[StoredMessage]:
         """Give the committed messages that the stream holds, in order."""

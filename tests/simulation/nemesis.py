@@ -116,4 +116,4 @@ def inject(world: World, fault: FaultAt) -> None:
         undo = world.cluster.inject(fault.name, rng)
     world.faults_injected += 1
     if undo is not None:
-        world.undo_later(fault.name, undo, rng.choice((0.2, 1.0, 3.0, 8.0)))
+        world.undo_later(fault.name, undo, rng.choice((0.2, 1.0, 2.0, 5.0)))

@@ -77,7 +77,7 @@ class Scenario:
 def draw(seed: int, broken: str = "") -> Scenario:
     """Draw a run from its seed."""
     rng = random.Random(f"{seed}/scenario")  # noqa: S311 - to repeat, not to hide
-    quick = rng.random() < 0.7
+    quick = rng.random() < 0.9
     scenario = Scenario(
         seed,
         nodes=rng.choice((1, 3)),
@@ -86,8 +86,8 @@ def draw(seed: int, broken: str = "") -> Scenario:
         standby=rng.random() < 0.2,
         clients=rng.choice((1, 1, 2)),
         curl=rng.random() < 0.2,
-        changes=rng.randrange(800, 1200),
-        seconds=rng.uniform(15.0, 40.0),
+        changes=rng.randrange(400, 800),
+        seconds=rng.uniform(8.0, 20.0),
         send_timeout=rng.choice((2.0, 5.0)) if quick else 30.0,
         unknown_timeout=rng.choice((4.0, 10.0)) if quick else 60.0,
         broken=broken,

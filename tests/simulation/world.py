@@ -101,7 +101,7 @@ class World:
             self.actors.sleep,
             self.history,
             habits=Habits(
-                update_interval_seconds=rng.choice((0.5, 1.5)),
+                update_interval_seconds=rng.choice((0.3, 1.0)),
                 retry_seconds=rng.choice((0.3, 1.0, 5.0)),
                 freeze_seconds=(1.0, 15.0),
                 slow_chance=0.05,
@@ -119,7 +119,7 @@ class World:
             self.history,
             habits=ClientHabits(
                 timeout_seconds=rng.choice((0.2, 0.5)),
-                pause_seconds=(0.5, 20.0),
+                pause_seconds=(0.5, 5.0),
                 idle_seconds=rng.choice((1.0, 4.0)),
             ),
             ask_initsync=self.ask_initsync,
@@ -256,15 +256,19 @@ class World:
         if self.cluster.restored:
             # What operations.md says: an initsync, and each client begins anew.
             for client in self.clients:
-                self.actors.kill(self.running[client.name])
                 self.loop.call_later(0.1, self._begin_anew, client)
         for standby in self.servers[1:]:
             self.stays_down.append(standby.name)
             standby.is_stopping = True
 
     def _begin_anew(self, client: HermesClient) -> None:
-        client.reset()
-        self.start(client)
+        actor = self.running[client.name]
+        if actor.is_done:
+            client.reset()
+            self.start(client)
+        else:
+            self.actors.kill(actor)
+            self.loop.call_later(0.01, self._begin_anew, client)
 
     async def _settle(self) -> None:
         """Wait until a pass that began after the last change went through."""
@@ -312,12 +316,13 @@ class World:
         mean_seconds = self.scenario.seconds / self.scenario.changes
         self.actors.sleep(1.5)
         for _ in range(self.scenario.changes):
-            self.actors.sleep(mean_seconds * rng.choice((0.05, 0.05, 0.5, 2.5)))
+            self.actors.sleep(mean_seconds * rng.choice((0.05, 0.05, 0.05, 4.0)))
             self.source.change()
         latest = self.scenario.seconds + 60.0  # where faults kept too much out
         while self._has_too_few_events() and self.loop.time() < latest:
-            self.actors.sleep(0.3 * rng.random())
-            self.source.change()
+            self.actors.sleep(rng.random())
+            for _ in range(15):
+                self.source.change()
 
     def _has_too_few_events(self) -> bool:
         return len(self.cluster.everything()) < self.scenario.events
