@@ -175,12 +175,17 @@ class VirtualLoop(asyncio.BaseEventLoop):
 def _make_task(
     loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
 ) -> Task:
-    task = Task(coroutine, loop=loop, **options)
     process = PROCESS.get()
+    if process is not None and process.is_dead:
+        coroutine.close()
+        coroutine = _nothing()
+    task = Task(coroutine, loop=loop, **options)
     if process is not None:
-        if process.is_dead:
-            task.cancel()
-        elif len(process.tasks) > 200:
+        if len(process.tasks) > 200:
             process.tasks = [each for each in process.tasks if not each.done()]
         process.tasks.append(task)
     return task
+
+
+async def _nothing() -> None:
+    """Do in place of a dead process's task what it does: nothing."""
