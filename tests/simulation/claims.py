@@ -261,7 +261,8 @@ class Timeline:
             each = self._ends[number]
             if until <= began - STALE_SECONDS:
                 break
-            if each.epoch != now.epoch:
+            is_gone = NO_STREAM in (each.last, now.last)
+            if each.epoch != now.epoch or is_gone:
                 found.append(each)
             elif each.first != now.first and until > began - AGEING_SECONDS:
                 found.append(each._replace(last=now.last))

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
     Record = Callable[..., None]
 
+_ACKNOWLEDGEMENTS: Final = (
+    b"HTTP/1.1 201 ",
+    b"HTTP/1.1 200 OK\r\ncontent-length: 0",
+)
 LATENCY_SECONDS: Final = (0.00005, 0.0005)
 
 
@@ -52,6 +56,7 @@ class HttpHop:
         self.stalled_until = 0.0
         self.cut_answers = 0  # how many of the next answers are lost, with a cut
         self.cut_requests = 0
+        self.unacknowledged_until = 0.0  # each acknowledgement is lost, with a cut
 
     def listener(self, path: str) -> Listener:
         """Give the listener of a path; it exists from the first time on."""
@@ -67,7 +72,7 @@ class HttpHop:
 
     def heal(self) -> None:
         """End all faults."""
-        self.stalled_until = 0.0
+        self.stalled_until = self.unacknowledged_until = 0.0
         self.cut_answers = self.cut_requests = 0
 
     def delay(self) -> float:
@@ -145,8 +150,12 @@ class HttpConnection:
         """Take bytes of the sidecar."""
         if not data:
             return
-        if self.hop.cut_answers > 0:
-            self.hop.cut_answers -= 1
+        is_lost = (
+            self.hop.loop.time() < self.hop.unacknowledged_until
+            and data.startswith(_ACKNOWLEDGEMENTS)
+        )
+        if self.hop.cut_answers > 0 or is_lost:
+            self.hop.cut_answers -= not is_lost
             kept = self.hop.rng.randrange(len(data))
             self.hop.record(self.name, "answer cut off after %d bytes", kept)
             self._down(data[:kept])

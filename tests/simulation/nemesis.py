@@ -78,6 +78,19 @@ def _lose_requests(world: World, rng: random.Random) -> Undo:
     return None
 
 
+def _lose_acknowledgements(world: World, rng: random.Random) -> Undo:
+    """Let every acknowledgement be lost for a while; refusals pass."""
+    seconds = rng.choice((1.0, 4.0, 8.0))
+    world.hop.unacknowledged_until = world.loop.time() + seconds
+    return None
+
+
+def _ask_initsync(world: World, _: random.Random) -> Undo:
+    """Do what an administrator may do at any time."""
+    world.ask_initsync()
+    return None
+
+
 def _stall_http(world: World, rng: random.Random) -> Undo:
     world.hop.stalled_until = world.loop.time() + rng.choice((0.3, 3.0, 20.0))
     return None
@@ -95,8 +108,35 @@ OURS: Final[dict[str, Fault]] = {
     "cut_http": _cut_http,
     "lose_answers": _lose_answers,
     "lose_requests": _lose_requests,
+    "lose_acknowledgements": _lose_acknowledgements,
+    "ask_initsync": _ask_initsync,
     "stall_http": _stall_http,
 }
+
+
+DECKS: Final[tuple[tuple[str, ...], ...]] = (
+    (
+        "follower_answers_info",
+        "step_down",
+        "leaderless_info",
+        "old_leader_answers",
+        "partition",
+        "lose_answers",
+        "lagging_replica",
+        "kill_client",
+    ),
+    ("lose_acknowledgements", "lose_answers", "cut_http", "kill_sidecar"),
+    (
+        "ask_initsync",
+        "stall_http",
+        "freeze_sidecar",
+        "cut_http",
+        "stall_links",
+        "commit_late",
+        "kill_sidecar",
+    ),
+)
+"""Faults that go together: every second seed draws from one of these alone."""
 
 
 def fitting(scenario: Scenario) -> list[str]:

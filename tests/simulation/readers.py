@@ -48,10 +48,10 @@ def check_readers(
                     yield Violation("reader_skipped", text, asking.ended)
             case _:
                 pass
-    initsyncs = _initsyncs(of_category["initsync"])
     held = backups(stored, history.ends)
+    initsyncs = _initsyncs(of_category["initsync"], held)
     for scan in history.scans:
-        yield from _check_scan(scan, initsyncs, timeline, held)
+        yield from _check_scan(scan, initsyncs, timeline)
 
 
 def _check_event(
@@ -143,27 +143,28 @@ def _is_outside_throughout(asking: Asking, timeline: Timeline) -> bool:
 
 
 def _initsyncs(
-    messages: Sequence[Stored],
-) -> list[tuple[Stored, Stored]]:
-    """Give each complete initsync as a client's scan sees it: its start and stop."""
+    messages: Sequence[Stored], held: dict[int, list[tuple[int, int]]]
+) -> list[tuple[int, Stored, Stored]]:
+    """Give each complete initsync as a client's scan sees it: epoch, start and stop."""
+    by_place = {(each.epoch, each.offset): each for each in messages}
     found = []
-    start: Stored | None = None
-    for message in messages:
-        kind = parsed(message.body).eventtype
-        if kind == "init-start":
-            start = message
-        elif kind == "init-stop" and start is not None:
-            if start.epoch == message.epoch:
-                found.append((start, message))
-            start = None
+    for epoch in sorted(held):
+        backup = [by_place[each] for each in held[epoch] if each in by_place]
+        start: Stored | None = None
+        for message in [*backup, *(each for each in messages if each.epoch == epoch)]:
+            kind = parsed(message.body).eventtype
+            if kind == "init-start":
+                start = message
+            elif kind == "init-stop" and start is not None:
+                found.append((epoch, start, message))
+                start = None
     return found
 
 
 def _check_scan(
     scan: Scan,
-    initsyncs: Sequence[tuple[Stored, Stored]],
+    initsyncs: Sequence[tuple[int, Stored, Stored]],
     timeline: Timeline,
-    held: dict[int, list[tuple[int, int]]],
 ) -> Iterator[Violation]:
     at_first = timeline.at(scan.began)
     for moment in _moments(scan, initsyncs, timeline):
@@ -177,16 +178,8 @@ def _check_scan(
         for first in (ends.first, lowest):
             complete = [
                 (start.offset, stop.offset)
-                for start, stop in initsyncs
-                if stop.time <= moment
-                and (
-                    start.epoch == ends.epoch
-                    or all(
-                        (each.epoch, each.offset) in held.get(ends.epoch, ())
-                        for each in (start, stop)
-                    )
-                )
-                and start.offset >= first
+                for epoch, start, stop in initsyncs
+                if epoch == ends.epoch and stop.time <= moment and start.offset >= first
             ]
             right = complete[0 if scan.wants_first else -1] if complete else None
             if scan.found == right:
@@ -196,10 +189,10 @@ def _check_scan(
 
 
 def _moments(
-    scan: Scan, initsyncs: Sequence[tuple[Stored, Stored]], timeline: Timeline
+    scan: Scan, initsyncs: Sequence[tuple[int, Stored, Stored]], timeline: Timeline
 ) -> list[float]:
     """Give the moments of a scan at which the right answer may have changed."""
-    stops = [stop.time for _, stop in initsyncs]
+    stops = sorted(stop.time for *_, stop in initsyncs)
     first = bisect_right(stops, scan.began)
     within = stops[first : bisect_right(stops, scan.ended)]
     changes = [each.time for each in timeline.within(scan.began, scan.ended)]
