@@ -148,6 +148,14 @@ def _check_changes(
                 continue  # it was gone already, or may have been
             if claims.owners[before] is claims.owners[after]:
                 continue  # claim() tells of it
+            between = claims.owners[before + 1 : after]
+            if any(
+                owner is not None
+                and owner.object == run[0].object
+                and owner.server != run[0].server
+                for owner in between
+            ):
+                continue  # another server's event of the object: what comes is new
             text = (
                 f"{claims.owners[before]} stands at {stored[before].offset}, and as "
                 f"{claims.owners[after]} again at {stored[after].offset}"
