@@ -117,9 +117,13 @@ def _scenario(options: argparse.Namespace) -> Scenario:
         scenario = replace(scenario, faults=kept)
     if options.changes is not None:
         scenario = replace(scenario, changes=options.changes, events=0)
-    for name in options.without:
-        scenario = replace(scenario, **{name: 1 if name == "clients" else False})
-    return scenario
+    without = options.without
+    return replace(
+        scenario,
+        standby=scenario.standby and "standby" not in without,
+        curl=scenario.curl and "curl" not in without,
+        clients=1 if "clients" in without else scenario.clients,
+    )
 
 
 def _options() -> argparse.Namespace:

@@ -90,7 +90,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._seconds = 0.0
         self._frozen = 0
-        self.set_task_factory(_make_task)
+        self.set_task_factory(_make_task)  # type: ignore[arg-type]  # of 3.11 to 3.14
         self._timers: list[tuple[float, int, TimerHandle]] = []
         self._count = itertools.count()
 
@@ -102,7 +102,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Give the virtual wall clock in seconds since 1970."""
         return EPOCH_SECONDS + self._seconds
 
-    def call_at(
+    def call_at(  # type: ignore[override]  # without TypeVarTuple
         self,
         when: float,
         callback: Callable[..., object],
@@ -145,7 +145,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _run_once(self) -> None:
         ready, timers = self._ready, self._timers
         if not ready:
-            while timers and timers[0][2]._cancelled:  # type: ignore[attr-defined]
+            while timers and timers[0][2]._cancelled:
                 heapq.heappop(timers)
             if not timers:
                 if self._stopping:  # type: ignore[attr-defined]
@@ -156,7 +156,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             ready.append(heapq.heappop(timers)[2])
         for _ in range(len(ready)):
             handle = ready.popleft()
-            if handle._cancelled:  # type: ignore[attr-defined]
+            if handle._cancelled:
                 continue
             if self._frozen:
                 process = handle._context.get(PROCESS)  # type: ignore[attr-defined]

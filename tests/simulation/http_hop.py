@@ -54,6 +54,7 @@ class HttpHop:
         self.record = record
         self.listeners: dict[str, Listener] = {}
         self.stalled_until = 0.0
+        self.all_has_arrived_at = 0.0  # whatever was stalled
         self.cut_answers = 0  # how many of the next answers are lost, with a cut
         self.cut_requests = 0
         self.unacknowledged_until = 0.0  # each acknowledgement is lost, with a cut
@@ -69,6 +70,11 @@ class HttpHop:
             for listener in self.listeners.values()
             for connection in listener.connections
         ]
+
+    def stall(self, seconds: float) -> None:
+        """Let what is sent from now on arrive after so long, and then all at once."""
+        self.stalled_until = self.loop.time() + seconds
+        self.all_has_arrived_at = max(self.all_has_arrived_at, self.stalled_until + 0.1)
 
     def heal(self) -> None:
         """End all faults."""

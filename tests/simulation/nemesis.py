@@ -92,7 +92,7 @@ def _ask_initsync(world: World, _: random.Random) -> Undo:
 
 
 def _stall_http(world: World, rng: random.Random) -> Undo:
-    world.hop.stalled_until = world.loop.time() + rng.choice((0.3, 3.0, 20.0))
+    world.hop.stall(rng.choice((0.3, 3.0, 12.0)))
     return None
 
 

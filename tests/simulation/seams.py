@@ -23,7 +23,7 @@ import yaml
 from cerberus import Validator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, MutableMapping
 
     from .clock import VirtualLoop
 
@@ -111,7 +111,7 @@ def _logger(record: Callable[..., None]) -> logging.Logger:
 
 
 def _log_to(record: Callable[..., None]) -> None:
-    def tell(_: Any, level: str, line: dict[str, Any]) -> Any:
+    def tell(_: Any, level: str, line: MutableMapping[str, Any]) -> Any:
         event = line.pop("event")
         if event == "internal_error":
             record("INTERNAL", "%s", line)

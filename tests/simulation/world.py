@@ -16,7 +16,7 @@ from .actors import Actors
 from .clients import ClientHabits, HermesClient
 from .clock import VirtualLoop
 from .hermes import Habits, HermesServer, Person
-from .history import History, Sample, Told
+from .history import History, Outcome, Sample, Told
 from .http_hop import HttpHop
 from .nats_hop import VirtualNatsClient
 from .seams import CONSUMERS, PRODUCERS, plugin_module, plugin_settings
@@ -25,7 +25,7 @@ from .source import Source
 from .watched import WatchedCluster
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .actors import Actor
     from .scenario import Scenario
@@ -213,8 +213,10 @@ class World:
         """Let everything happen, then come to rest."""
         for sidecar in self.sidecars:
             sidecar.start()
-        for part in (*self.servers, *self.clients):
-            self.start(part)
+        for server in self.servers:
+            self.start(server)
+        for client in self.clients:
+            self.start(client)
         self.loop.call_later(1.0, self.ask_initsync)
         source_is_still = asyncio.Event()
         source = self.actors.spawn("source", self._change)
@@ -283,12 +285,27 @@ class World:
                 self.ask_initsync()  # a restart may have lost the one before
             rounds += 1
         self.is_over = True
-        for part in (*self.servers, *self.clients):
-            part.is_stopping = True
-        for _ in range(60):
-            if all(actor.is_done for actor in self.running.values()):
+        await self._stop(self.servers)
+        for _ in range(30):
+            if all(self._has_reached_the_end(client) for client in self.clients):
                 break
             await asyncio.sleep(1.0)
+        await self._stop(self.clients)
+
+    async def _stop(self, parts: Sequence[HermesServer | HermesClient]) -> None:
+        for part in parts:
+            part.is_stopping = True
+        for _ in range(60):
+            if all(self.running[part.name].is_done for part in parts):
+                break
+            await asyncio.sleep(1.0)
+
+    def _has_reached_the_end(self, client: HermesClient) -> bool:
+        for asking in reversed(self.history.askings):
+            is_end = asking.outcome is Outcome.END and asking.category is None
+            if asking.client == client.name and is_end:
+                return asking.position > self.cluster.last
+        return False
 
     def _is_quiet(self, quiet_from: float) -> bool:
         since = max(quiet_from, self.source.changed_at)
@@ -301,6 +318,7 @@ class World:
         )
         return (
             passed
+            and self.loop.time() > self.hop.all_has_arrived_at
             and all(self.running[name].is_done for name in self.stays_down)
             and not self.servers[0].wants_initsync
             and all(
