@@ -548,7 +548,8 @@ NOT_YET = Reply(200, {"events": [], "next_offset": 1, "last_offset": 1})
 ANSWERS: dict[str, list[Reply | str]] = {
     # What waiting mends: the plugin asks again.
     "passing": [
-        *("busy", "credentials_unreadable", "jetstream_unavailable", "nats_down"),
+        *("busy", "credentials_unreadable", "foreign_answer", "jetstream_unavailable"),
+        *("nats_down",),
         *("nats_permission", "nats_refused", "nats_tls", "publish_refused"),
         *("server_too_old", "stopping", "storage_full", "stream_full"),
         *("stream_missing", "stream_unfit", NO_ANSWER, CUT, CUT_UNSEEN),

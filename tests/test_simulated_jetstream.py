@@ -61,15 +61,23 @@ def three(
         side.close()
 
 
+TRIES = 3
+"""On a busy machine an election may fall into a script of three real servers."""
+
+
 def compare(real: RealSide, scenario: Scenario) -> None:
     """Run a scenario on both sides."""
-    real.fresh()
     model = ModelSide(real.version, real.replicas)
     try:
         modelled = answers(scenario(model))
     finally:
         model.close()
-    assert modelled == answers(scenario(real))
+    for left in reversed(range(TRIES if real.replicas > 1 else 1)):
+        real.fresh()
+        seen = answers(scenario(real))
+        if seen == modelled:
+            return
+        assert left, (modelled, seen)
 
 
 @pytest.mark.parametrize(

@@ -76,15 +76,12 @@ def _believes_any_leader() -> Iterator[None]:
 @contextmanager
 def _sees_ahead_at_once() -> Iterator[None]:
     """Say `offset_ahead` to a reader, or a publish, by the answer of a moment."""
-    with ExitStack() as stack:
-        for name, function in (
-            (
-                "takes",
-                lambda _, info, *__: info.leader is not None or info.replicas == 1,
-            ),
-            ("settled", lambda *_: 0),
-        ):
-            stack.enter_context(patch.object(last_offset.LastOffset, name, function))
+    marks = last_offset.LastOffset
+    with (
+        patch.object(marks, "takes", lambda *_: True),
+        patch.object(marks, "settled", lambda *_: 0),
+        patch.object(stream_module.StreamInfo, "has_leader", new=True),
+    ):
         yield
 
 

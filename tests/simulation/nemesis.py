@@ -85,6 +85,19 @@ def _lose_acknowledgements(world: World, rng: random.Random) -> Undo:
     return None
 
 
+def _lag_info(world: World, rng: random.Random) -> Undo:
+    """Let a follower that lags answer STREAM.INFO, as in an election."""
+    names = ("lagging_replica", "follower_answers_info")
+    ends = [world.cluster.inject(name, rng) for name in names]
+
+    def undo() -> None:
+        for end in ends:
+            if end is not None:
+                end()
+
+    return undo
+
+
 def _ask_initsync(world: World, _: random.Random) -> Undo:
     """Do what an administrator may do at any time."""
     world.ask_initsync()
@@ -110,12 +123,14 @@ OURS: Final[dict[str, Fault]] = {
     "lose_requests": _lose_requests,
     "lose_acknowledgements": _lose_acknowledgements,
     "ask_initsync": _ask_initsync,
+    "lag_info": _lag_info,
     "stall_http": _stall_http,
 }
 
 
 DECKS: Final[tuple[tuple[str, ...], ...]] = (
     (
+        "lag_info",
         "follower_answers_info",
         "step_down",
         "leaderless_info",
@@ -137,6 +152,10 @@ DECKS: Final[tuple[tuple[str, ...], ...]] = (
     ),
 )
 """Faults that go together: every second seed draws from one of these alone."""
+
+
+FEW_OBJECTS: Final = 1
+"""The deck in which few objects change: the same one again and again."""
 
 
 def fitting(scenario: Scenario) -> list[str]:

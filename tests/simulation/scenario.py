@@ -7,7 +7,8 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from .nemesis import DECKS, fitting
+from .nemesis import DECKS, FEW_OBJECTS, fitting
+from .source import OBJECTS
 
 VERSIONS: Final = ((2, 11), (2, 12), (2, 14), (2, 15))
 
@@ -40,6 +41,7 @@ class Scenario:
     curl: bool = False
     changes: int = 800
     events: int = 100
+    objects: int = len(OBJECTS)
     seconds: float = 60.0
     send_timeout: float = 30.0
     unknown_timeout: float = 60.0
@@ -97,7 +99,10 @@ def draw(seed: int, broken: str = "") -> Scenario:
     if seed % 2:
         # Soon told unknown: what Hermes sends next is then the hard part.
         scenario = replace(scenario, nodes=3, send_timeout=1.0, unknown_timeout=1.0)
-        few = [*DECKS[seed // 2 % len(DECKS)]]
+        deck = seed // 2 % len(DECKS)
+        few = [*DECKS[deck]]
+        if deck == FEW_OBJECTS:
+            scenario = replace(scenario, objects=3)
     faults = sorted(
         FaultAt(
             round(rng.uniform(1.0, scenario.seconds), 2),

@@ -32,7 +32,14 @@ Values = dict[str, Any]
 class Source:
     """A few objects of three types; users have a password that Hermes wipes."""
 
-    def __init__(self, rng: random.Random, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        rng: random.Random,
+        clock: Callable[[], float],
+        changing: int = len(OBJECTS),
+    ) -> None:
+        """Begin with values; of the objects only the first `changing` ones change."""
+        self._changing = OBJECTS[:changing]
         self._rng = rng
         self._clock = clock
         self.objects: dict[Object, Values] = {}
@@ -51,7 +58,7 @@ class Source:
             changed, values = self._before.pop()
             self._put(changed, values)
             return changed
-        changed = self._rng.choice(OBJECTS)
+        changed = self._rng.choice(self._changing)
         values = self.objects.get(changed)
         self._before = [*self._before[-3:], (changed, values)]
         draw = self._rng.random()

@@ -62,7 +62,7 @@ class World:
             )
             for n in range(1, scenario.sidecars + 1)
         ]
-        self.source = Source(scenario.rng("source"), self.loop.time)
+        self.source = Source(scenario.rng("source"), self.loop.time, scenario.objects)
         self._keys = scenario.rng("keys")
         names = ["hermes-1", *(["hermes-2"] if scenario.standby else [])]
         self.servers = [self._server(name) for name in names]

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulation: it repeats, it finds what is known, and finds nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from simulation.broken import BROKEN
+from simulation.run import run, run_batch
+from simulation.scenario import FaultAt, draw
+from simulation.shrink import shrink
+
+# A process that is killed begins nothing any more: what it still made is never awaited.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+TESTS = Path(__file__).parent
+
+PART_SECONDS = 10.0
+"""Of each of six parts: a minute of fixed seeds. `make simulate` takes fresh ones."""
+
+FOUND_AT = {
+    "no-fence": 3,
+    "no-stable-id": 3,
+    "fences-itself": 3,
+    "believes-any-leader": 10,
+    "believes-a-foreign-refusal": 40,
+    "numbers-by-seconds": 8,
+    "sees-ahead-at-once": 10,
+    "chains-publishes": 18,
+}
+"""Known bugs, and the first seed that shows each; docs/simulation.md has the table."""
+
+NOT_FOUND = {"swallows-an-older-value", "takes-two-answers-for-gone"}
+"""Known bugs that no seed up to 160 shows."""
+
+ONE_RUN = """
+import hashlib, sys
+sys.path.insert(0, sys.argv[1])
+from simulation.run import run
+from simulation.scenario import draw
+lines = "\\n".join(run(draw(7)).history_lines())
+print(hashlib.sha256(lines.encode()).hexdigest())
+"""
+
+
+def violations(first: int, seconds: float) -> str:
+    """Run seeds for some seconds; say which violate something, and how to see it."""
+    ends_at = time.monotonic() + seconds
+    seed = first
+    while time.monotonic() < ends_at:
+        batch = run_batch([seed])
+        if batch.violated:
+            return draw(seed).command
+        assert batch.events >= 100 or draw(seed).events > batch.events
+        seed += 1
+    return ""
+
+
+@pytest.mark.parametrize("part", range(6))
+def test_fixed_seeds_violate_nothing(part: int) -> None:
+    assert violations(1_000 * part, PART_SECONDS) == ""
+
+
+def test_a_seed_is_the_same_run_in_every_process() -> None:
+    def digest(hash_seed: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", ONE_RUN, str(TESTS)],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+
+    assert digest("1") == digest("2")
+
+
+@pytest.mark.parametrize("name", FOUND_AT)
+def test_a_known_bug_is_found(name: str) -> None:
+    seed = FOUND_AT[name]
+    assert run(draw(seed, name)).violations
+    assert not run(draw(seed)).violations
+
+
+def test_of_every_bug_that_can_be_put_back_it_is_known_whether_it_is_found() -> None:
+    assert {*FOUND_AT, *NOT_FOUND} == set(BROKEN) - {""}
+
+
+def test_a_violation_is_shrunk_to_what_it_needs() -> None:
+    scenario = replace(draw(1), clients=2, curl=True)
+    needed = scenario.faults[3]
+
+    def fails(smaller: object) -> bool:
+        return needed in getattr(smaller, "faults", ())
+
+    smallest = shrink(scenario, fails)
+    assert smallest.faults == (needed,)
+    assert not smallest.curl
+    assert smallest.clients == 1
+    assert "--keep 3" in smallest.command
+
+
+def test_a_fault_taken_out_changes_no_other() -> None:
+    scenario = draw(1)
+    assert all(isinstance(fault, FaultAt) for fault in scenario.faults)
+    assert len({fault.seed for fault in scenario.faults}) == len(scenario.faults)
