@@ -48,12 +48,12 @@ NO_PROCESS: Final = Context()
 class Task(asyncio.Task[Any]):
     """A task that knows its process and hashes by its number."""
 
-    _numbers = itertools.count()
+    numbers = itertools.count()
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """Give it its number before asyncio puts it into a set."""
         task = super().__new__(cls)
-        task.number = next(cls._numbers)
+        task.number = next(cls.numbers)
         return task
 
     number: int
@@ -68,10 +68,10 @@ class Task(asyncio.Task[Any]):
 class Future(asyncio.Future[Any]):
     """A future that hashes by its number."""
 
-    _numbers = itertools.count()
+    numbers = itertools.count()
 
     def __init__(self, **options: Any) -> None:
-        self.number = next(self._numbers)
+        self.number = next(self.numbers)
         super().__init__(**options)
 
     def __hash__(self) -> int:
@@ -88,6 +88,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def __init__(self) -> None:
         super().__init__()
+        # A set is walked by its members' hashes: they must begin anew with each run.
+        Task.numbers, Future.numbers = itertools.count(), itertools.count()
         self._seconds = 0.0
         self._frozen = 0
         self.set_task_factory(_make_task)  # type: ignore[arg-type]  # of 3.11 to 3.14

@@ -53,6 +53,7 @@ class HttpHop:
         self.rng = rng
         self.record = record
         self.listeners: dict[str, Listener] = {}
+        self.connections_made = 0
         self.stalled_until = 0.0
         self.all_has_arrived_at = 0.0  # whatever was stalled
         self.cut_answers = 0  # how many of the next answers are lost, with a cut
@@ -291,8 +292,6 @@ class _SocketModule:
 class VirtualSocket:
     """As much of socket.socket as http.client and the plugins use."""
 
-    _numbers = 0
-
     def __init__(self, hop: HttpHop) -> None:
         self._hop = hop
         self._timeout: float | None = None
@@ -308,8 +307,8 @@ class VirtualSocket:
         listener = self._hop.listener(path)
         if listener.protocol is None:
             raise ConnectionRefusedError
-        VirtualSocket._numbers += 1
-        name = f"{self._hop.actors.current().name}#{VirtualSocket._numbers}"
+        self._hop.connections_made += 1
+        name = f"{self._hop.actors.current().name}#{self._hop.connections_made}"
         self._connection = HttpConnection(self._hop, listener, name)
 
     def sendall(self, data: bytes) -> None:

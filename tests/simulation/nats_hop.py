@@ -23,8 +23,6 @@ NEVER_SECONDS = 3600.0
 class VirtualNatsClient:
     """As much of sidecar.nats_client.NatsClient as sidecar.jetstream uses."""
 
-    _numbers = 0
-
     def __init__(
         self,
         loop: VirtualLoop,
@@ -108,8 +106,8 @@ class VirtualNatsClient:
 
     def new_inbox(self) -> str:
         """Name an inbox."""
-        VirtualNatsClient._numbers += 1
-        return f"{self._inbox_prefix}.{VirtualNatsClient._numbers}"
+        assert self._link is not None
+        return f"{self._inbox_prefix}.{self._link.number}"
 
     async def subscribe(self, subject: str) -> None:
         """Subscribe, as the first thing on the link."""

@@ -115,7 +115,6 @@ class Batch(NamedTuple):
 
     runs: int
     events: int
-    fewest_events: int
     faults: Counter[str]
     violated: list[int]
 
@@ -126,7 +125,6 @@ def run_batch(seeds: list[int], broken: str = "") -> Batch:
     return Batch(
         len(results),
         sum(result.events for result in results),
-        min(result.events for result in results),
         Counter(fault.name for result in results for fault in result.scenario.faults),
         [result.scenario.seed for result in results if result.violations],
     )

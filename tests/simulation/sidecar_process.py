@@ -16,7 +16,7 @@ from sidecar.daemon import Daemon
 from sidecar.protocol import BoundedProtocol
 from sidecar.store import Direct
 
-from .clock import PROCESS, Process
+from .clock import Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,11 +52,6 @@ class SidecarProcess:
         self.clients: list[VirtualNatsClient] = []
         self.process: Process | None = None
         self.daemon: Daemon | None = None
-
-    @property
-    def is_running(self) -> bool:
-        """Tell whether there is a process, which may be frozen."""
-        return self.process is not None
 
     @property
     def is_frozen(self) -> bool:
@@ -160,8 +155,3 @@ class SidecarProcess:
         if self.process is not None:
             self._record(self.name, "thawed")
             self._loop.thaw(self.process)
-
-
-def current_process() -> Process | None:
-    """Give the process in whose context this runs."""
-    return PROCESS.get()
