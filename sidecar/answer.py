@@ -31,6 +31,7 @@ class WrongLast:
     """10071: this copy was refused, the stream's last sequence is another.
 
     The figure in its text may be proposed and not yet committed: look, do not read it.
+    And it may be an old leader's word: what stands at L + 1 decides.
     """
 
 
@@ -98,35 +99,29 @@ Answer = (
 
 
 class _Refusal(NamedTuple):
-    """What a code of JetStream means; definite on one replica, or on several, too.
-
-    `starts`: only with a description that starts so.
-    """
+    """What a code of JetStream means; only with a description that starts so."""
 
     cause: Cause
-    on_several: bool = False
     starts: tuple[str, ...] = ("",)
 
 
 _REFUSALS: Final = {
-    10002: _Refusal(errors.STORAGE_FULL, on_several=True),
+    10002: _Refusal(errors.STORAGE_FULL),
     10023: _Refusal(errors.STORAGE_FULL),
     10054: _Refusal(errors.EVENT_TOO_LARGE),
     10077: _Refusal(errors.STREAM_FULL, starts=("maximum messages", "maximum bytes")),
 }
-"""The definite refusals, as nats-server 2.11 to 2.15 decides them.
+"""The definite refusals of a stream of one replica, as nats-server 2.11 to 2.15 decides
+them: in processJetStreamMsg (server/stream.go), before anything is written. But 10077
+is "store failed" for any reason, and a write that failed in the middle may be found
+after a restart: only the two limits, which storeRawMsg (server/filestore.go) asks
+first, are definite.
 
-A stream of one replica: each is decided in processJetStreamMsg (server/stream.go)
-before anything is written. But 10077 is "store failed" for any reason, and a write that
-failed in the middle may be found after a restart: only the two limits, which
-storeRawMsg (server/filestore.go) asks first, are definite.
-
-Of several replicas: processClusteredInboundMsg (server/jetstream_cluster.go, with
-checkMsgHeadersPreClusteredProposal in jetstream_batching.go from 2.12 on) decides each
-before it proposes. But when the leader applies what it has proposed, it asks some
-again, in processJetStreamMsg, and may refuse what its followers store: 10023 and 10054
-before 2.12, 10077 before 2.14 (#7608), 10063 always. The leader's version is not known
-to us: a cluster may be mixed. 10002, an account's limits, is never asked then.
+Of several replicas no refusal is. A leader that a partition cut off still listens on
+the subject for a while, so one copy reaches it and the new leader: what the one refuses
+the other may store. And a leader that applies what it proposed asks some limits again,
+and may refuse what its followers store: 10023 and 10054 before 2.12, 10077 before 2.14
+(#7608), 10063 always.
 
 10060 is never our stream's: it cannot mismatch its own name. 10158 is InProcess.
 """
@@ -175,8 +170,7 @@ def _refusal(error: object, is_replicated: bool) -> Answer:
             text = str(fields.get("description"))
             if known is None or not text.startswith(known.starts):
                 return Undecided(errors.PUBLISH_REFUSED, code)
-            is_definite = known.on_several or not is_replicated
-            return (Refused if is_definite else Undecided)(known.cause, code)
+            return (Undecided if is_replicated else Refused)(known.cause, code)
         case _:
             return Undecided(errors.PUBLISH_REFUSED)
 

@@ -14,6 +14,7 @@ import asyncio
 import math
 import time
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -55,6 +56,14 @@ MAX_IN_FLIGHT: Final = 256
 """Of events that wait for their outcome. One hermes-server has one."""
 
 
+class InDoubt(IntEnum):
+    """Whether copies of an event may stand or still land, the worst of them."""
+
+    NO = 0
+    REFUSED = 1  # each by somebody who applied the fence, perhaps an old leader
+    YES = 2
+
+
 class Expected(NamedTuple):
     """An event that is to become L + 1, and what is known of its copies.
 
@@ -65,7 +74,7 @@ class Expected(NamedTuple):
     body: bytes
     last: int
     anywhere: bool = False
-    in_doubt: bool = False
+    in_doubt: InDoubt = InDoubt.NO
 
     def __repr__(self) -> str:
         return f"<Expected {self.key} after {self.last}>"
@@ -88,7 +97,7 @@ class Stored:
 class Again:
     """Send the same copy again; `cause` is what keeps it from being stored."""
 
-    in_doubt: bool
+    in_doubt: InDoubt
     pause_seconds: float
     cause: Cause
     jetstream_code: int | None = None
@@ -99,7 +108,7 @@ class Look:
     """Ask the leader what stands at this sequence; `otherwise` if it does not say."""
 
     sequence: int
-    in_doubt: bool
+    in_doubt: InDoubt
     otherwise: Again | None = None
 
 
@@ -111,14 +120,15 @@ def decide(expected: Expected, answer: Answer) -> Stored | Again | Look | Proble
             return Stored(sequence, duplicate=False)
         case Acknowledged(duplicate=False):
             # Whoever answered did not apply our precondition.
-            return Again(True, 0.1, errors.FOREIGN_ANSWER)
+            return Again(InDoubt.YES, 0.1, errors.FOREIGN_ANSWER)
         case Acknowledged(sequence) if expected.anywhere or sequence == expected.next:
             # Deduplication compares ids alone: look whether the bytes are ours.
-            return Look(sequence, in_doubt=True)
+            return Look(sequence, InDoubt.YES)
         case Acknowledged(sequence):
-            return _refuse(expected, errors.KEY_REUSED, offset=sequence)
+            # An old leader may know our id where it never came to stand.
+            return Look(sequence, max(in_doubt, InDoubt.REFUSED))
         case WrongLast():
-            return Look(expected.next, in_doubt=in_doubt)
+            return Look(expected.next, max(in_doubt, InDoubt.REFUSED))
         case InProcess():
             # The copy under way may be another request's: it can still land. Or it was
             # refused as it was applied: 2.11 on several replicas says this of such a
@@ -140,14 +150,19 @@ def decide(expected: Expected, answer: Answer) -> Stored | Again | Look | Proble
         case NotSent():
             return Again(in_doubt, 0.0, errors.NATS_DOWN)
         case NoAnswer() | Disconnected():
-            return Again(True, 0.0, errors.JETSTREAM_UNAVAILABLE)
+            return Again(InDoubt.YES, 0.0, errors.JETSTREAM_UNAVAILABLE)
 
 
 def judge(expected: Expected, sequence: int, sight: Sight) -> Stored | Again | Problem:
     """Say what follows from what the leader shows at `sequence`."""
-    message, position = sight.message, sight.position
+    in_doubt, message, position = expected.in_doubt, sight.message, sight.position
+    ends = {"first_offset": position.first, "last_offset": position.last}
+    is_next = sequence == expected.next
     if message is not None and message.sequence == sequence:
         if message.key != expected.key:
+            if not is_next:
+                # Where an old leader says that it stands. At L + 1 it may.
+                return Again(InDoubt.YES, 0.1, errors.JETSTREAM_UNAVAILABLE)
             return Problem(
                 errors.PRECONDITION_FAILED,
                 Outcome.NOT_STORED,
@@ -155,25 +170,27 @@ def judge(expected: Expected, sequence: int, sight: Sight) -> Stored | Again | P
                 key=message.key,
                 last_offset=position.last,
             )
-        if message.body == expected.body:
+        if (is_next or expected.anywhere) and message.body == expected.body:
             return Stored(sequence, duplicate=True)
-        return Problem(errors.KEY_REUSED, Outcome.NOT_STORED, offset=sequence)
-    ends = {"first_offset": position.first, "last_offset": position.last}
+        outcome = Outcome.NOT_STORED if is_next else _outcome(in_doubt)
+        return Problem(errors.KEY_REUSED, outcome, offset=sequence)
     if message is not None or sequence < position.first:
         # It was taken and is gone: nobody can say any more by whom.
         return Problem(errors.OFFSET_GONE, Outcome.UNKNOWN, **ends)
     if sequence <= position.last:
         # It was taken, but who was asked for it has not come that far: an old leader
         # that a partition has just released.
-        return Again(True, 0.1, errors.JETSTREAM_UNAVAILABLE)
+        return Again(InDoubt.YES, 0.1, errors.JETSTREAM_UNAVAILABLE)
     if position.last == expected.last:
         # Proposed by the leader, not yet committed: it may still be dropped. It may be
         # ours, of an earlier request with the same key.
-        return Again(True, 0.05, errors.JETSTREAM_UNAVAILABLE)
+        return Again(InDoubt.YES, 0.05, errors.JETSTREAM_UNAVAILABLE)
     if sight.settled_last is None or sight.settled_last >= expected.last:
         # A thawed old leader was seen to answer from its past for a moment.
-        return Again(expected.in_doubt, 0.5, errors.JETSTREAM_UNAVAILABLE)
-    return Problem(errors.OFFSET_AHEAD, _outcome(expected.in_doubt), **ends)
+        again = max(in_doubt, InDoubt.REFUSED)
+        return Again(again, 0.5, errors.JETSTREAM_UNAVAILABLE)
+    # One leader has said so for long enough: whoever refused the copies was right.
+    return Problem(errors.OFFSET_AHEAD, _outcome(in_doubt), **ends)
 
 
 def _refuse(expected: Expected, cause: Cause, **members: int | None) -> Look | Problem:
@@ -192,12 +209,12 @@ def _look(expected: Expected, cause: Cause, jetstream_code: int | None) -> Look:
     """
     is_soon = cause in (errors.FOREIGN_ANSWER, errors.JETSTREAM_UNAVAILABLE)
     pause_seconds = 0.1 if is_soon else 0.5
-    again = Again(True, pause_seconds, cause, jetstream_code)
-    return Look(expected.next, in_doubt=True, otherwise=again)
+    again = Again(InDoubt.YES, pause_seconds, cause, jetstream_code)
+    return Look(expected.next, InDoubt.YES, otherwise=again)
 
 
-def _outcome(in_doubt: bool) -> Outcome:
-    return Outcome.UNKNOWN if in_doubt else Outcome.NOT_STORED
+def _outcome(in_doubt: InDoubt) -> Outcome:
+    return Outcome.UNKNOWN if in_doubt is InDoubt.YES else Outcome.NOT_STORED
 
 
 class Publisher:
@@ -346,7 +363,7 @@ class Publisher:
             end(problem)
             return
         doubt = Doubt(self._doubts)
-        doubt.set(True)
+        doubt.set(InDoubt.YES)
         sent_at = time.monotonic()
 
         def take(answer: Answer) -> None:
@@ -399,7 +416,7 @@ class Publisher:
                 return _stored(step)
             doubt.set(step.in_doubt, step.cause, step.jetstream_code)
             await asyncio.sleep(step.pause_seconds)
-            expected = expected._replace(in_doubt=doubt.since is not None)
+            expected = expected._replace(in_doubt=step.in_doubt)
             step = await self._send(event, expected, doubt)
 
     async def _send(
@@ -410,7 +427,7 @@ class Publisher:
             connection = await self._bus.wait()
         else:
             connection = self._bus.connection()
-        doubt.set(True)
+        doubt.set(InDoubt.YES)
         answer = await connection.publish(
             event, expected.key, expected.last, self._copy_seconds
         )
@@ -434,7 +451,9 @@ class Publisher:
         if sight is None:
             step = Again(look.in_doubt, 0.1, errors.JETSTREAM_UNAVAILABLE)
         else:
-            step = judge(expected, look.sequence, sight)
+            step = judge(
+                expected._replace(in_doubt=look.in_doubt), look.sequence, sight
+            )
         if isinstance(step, Again) and look.otherwise is not None:
             return look.otherwise
         return step
@@ -455,7 +474,7 @@ class Doubt:
 
     def set(
         self,
-        in_doubt: bool,
+        in_doubt: InDoubt,
         cause: Cause | None = None,
         jetstream_code: int | None = None,
     ) -> None:

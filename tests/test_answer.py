@@ -51,7 +51,6 @@ def parse(
         (b'{"stream":"hermes","domain":"d","seq":7}', Acknowledged(7, duplicate=False)),
         (error(10071, "wrong last sequence: 7"), WrongLast()),
         (error(10158, "duplicate message id is in process"), InProcess()),
-        (error(10002, "resource limits exceeded for account"), Refused(FULL, 10002)),
     ],
 )
 def test_an_answer_of_our_stream_is_read_as_what_it_says(
@@ -63,13 +62,14 @@ def test_an_answer_of_our_stream_is_read_as_what_it_says(
 @pytest.mark.parametrize(
     ("code", "description", "cause"),
     [
+        (10002, "resource limits exceeded for account", errors.STORAGE_FULL),
         (10023, "insufficient resources", errors.STORAGE_FULL),
         (10054, "message size exceeds maximum allowed", errors.EVENT_TOO_LARGE),
         (10077, "maximum messages exceeded", errors.STREAM_FULL),
         (10077, "maximum bytes exceeded", errors.STREAM_FULL),
     ],
 )
-def test_what_a_leader_may_say_after_its_proposal_is_definite_on_one_replica_only(
+def test_a_refusal_is_definite_on_one_replica_only(
     code: int, description: str, cause: errors.Cause
 ) -> None:
     payload = error(code, description)

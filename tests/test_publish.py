@@ -21,13 +21,22 @@ from sidecar.answer import (
     WrongLast,
 )
 from sidecar.errors import Cause, Outcome, Problem
-from sidecar.publish import Again, Doubt, Expected, Look, Stored, decide, judge
+from sidecar.publish import (
+    Again,
+    Doubt,
+    Expected,
+    InDoubt,
+    Look,
+    Stored,
+    decide,
+    judge,
+)
 
 L = 41
-DOUBTS = pytest.mark.parametrize("in_doubt", [False, True], ids=["sure", "in doubt"])
+DOUBTS = pytest.mark.parametrize("in_doubt", InDoubt)
 
 
-def expected(in_doubt: bool = False, anywhere: bool = False) -> Expected:
+def expected(in_doubt: InDoubt = InDoubt.NO, anywhere: bool = False) -> Expected:
     return Expected(
         key="mine", body=b"{}", last=L, anywhere=anywhere, in_doubt=in_doubt
     )
@@ -54,7 +63,7 @@ def sight(
 @DOUBTS
 @pytest.mark.parametrize("anywhere", [False, True])
 def test_an_acknowledgement_at_the_next_offset_is_stored(
-    in_doubt: bool, anywhere: bool
+    in_doubt: InDoubt, anywhere: bool
 ) -> None:
     step = decide(expected(in_doubt, anywhere), Acknowledged(L + 1, duplicate=False))
     assert step == Stored(L + 1, duplicate=False)
@@ -64,52 +73,62 @@ def test_an_acknowledgement_at_the_next_offset_is_stored(
 @pytest.mark.parametrize("anywhere", [False, True])
 @pytest.mark.parametrize("sequence", [1, L, L + 2])
 def test_an_acknowledgement_elsewhere_is_a_doubt(
-    in_doubt: bool, anywhere: bool, sequence: int
+    in_doubt: InDoubt, anywhere: bool, sequence: int
 ) -> None:
     step = decide(expected(in_doubt, anywhere), Acknowledged(sequence, duplicate=False))
-    assert_again(step, True, errors.FOREIGN_ANSWER)
+    assert_again(step, InDoubt.YES, errors.FOREIGN_ANSWER)
 
 
 @DOUBTS
 @pytest.mark.parametrize("anywhere", [False, True])
 def test_a_duplicate_at_the_next_offset_is_looked_at(
-    in_doubt: bool, anywhere: bool
+    in_doubt: InDoubt, anywhere: bool
 ) -> None:
     step = decide(expected(in_doubt, anywhere), Acknowledged(L + 1, duplicate=True))
-    assert step == Look(L + 1, in_doubt=True)
+    assert step == Look(L + 1, in_doubt=InDoubt.YES)
 
 
 @DOUBTS
 def test_a_duplicate_elsewhere_is_looked_at_when_any_offset_will_do(
-    in_doubt: bool,
+    in_doubt: InDoubt,
 ) -> None:
     step = decide(expected(in_doubt, anywhere=True), Acknowledged(7, duplicate=True))
-    assert step == Look(7, in_doubt=True)
+    assert step == Look(7, in_doubt=InDoubt.YES)
 
 
-def test_a_duplicate_elsewhere_is_a_key_that_was_used_before() -> None:
-    step = decide(expected(), Acknowledged(7, duplicate=True))
-    assert_problem(step, errors.KEY_REUSED, Outcome.NOT_STORED, offset=7)
+AT_LEAST_REFUSED = pytest.mark.parametrize(
+    ("in_doubt", "afterwards"),
+    [
+        (InDoubt.NO, InDoubt.REFUSED),
+        (InDoubt.REFUSED, InDoubt.REFUSED),
+        (InDoubt.YES, InDoubt.YES),
+    ],
+)
 
 
-def test_a_duplicate_elsewhere_while_in_doubt_is_looked_at() -> None:
-    step = decide(expected(in_doubt=True), Acknowledged(7, duplicate=True))
-    assert_look(step, errors.KEY_REUSED)
-
-
-@DOUBTS
-@pytest.mark.parametrize("anywhere", [False, True])
-def test_a_wrong_last_sequence_is_looked_at_and_leaves_the_doubt_as_it_was(
-    in_doubt: bool, anywhere: bool
+@AT_LEAST_REFUSED
+def test_a_duplicate_elsewhere_is_looked_at(
+    in_doubt: InDoubt, afterwards: InDoubt
 ) -> None:
+    """An old leader may know the id at a place where it never came to stand."""
+    step = decide(expected(in_doubt), Acknowledged(7, duplicate=True))
+    assert step == Look(7, afterwards)
+
+
+@AT_LEAST_REFUSED
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_a_wrong_last_sequence_is_looked_at_and_decides_nothing_by_itself(
+    in_doubt: InDoubt, afterwards: InDoubt, anywhere: bool
+) -> None:
+    """The old leader of a partition says it of what the new one stores."""
     step = decide(expected(in_doubt, anywhere), WrongLast())
-    assert step == Look(L + 1, in_doubt=in_doubt)
+    assert step == Look(L + 1, afterwards)
 
 
 @DOUBTS
 @pytest.mark.parametrize("anywhere", [False, True])
 def test_an_id_under_way_is_looked_at_for_it_may_have_been_refused_for_good(
-    in_doubt: bool, anywhere: bool
+    in_doubt: InDoubt, anywhere: bool
 ) -> None:
     """As by nats-server 2.11 on several replicas: no repetition ends it."""
     step = decide(expected(in_doubt, anywhere), InProcess())
@@ -118,20 +137,20 @@ def test_an_id_under_way_is_looked_at_for_it_may_have_been_refused_for_good(
 
 @DOUBTS
 @pytest.mark.parametrize(
-    ("answer", "leaves_doubt", "cause"),
+    ("answer", "leaves", "cause"),
     [
-        (NoAnswer(), True, errors.JETSTREAM_UNAVAILABLE),
-        (Disconnected(), True, errors.JETSTREAM_UNAVAILABLE),
-        (Unavailable(), False, errors.JETSTREAM_UNAVAILABLE),
-        (NotSent(), False, errors.NATS_DOWN),
+        (NoAnswer(), InDoubt.YES, errors.JETSTREAM_UNAVAILABLE),
+        (Disconnected(), InDoubt.YES, errors.JETSTREAM_UNAVAILABLE),
+        (Unavailable(), InDoubt.NO, errors.JETSTREAM_UNAVAILABLE),
+        (NotSent(), InDoubt.NO, errors.NATS_DOWN),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_a_copy_without_verdict_is_sent_again(
-    answer: Answer, leaves_doubt: bool, cause: Cause, in_doubt: bool
+    answer: Answer, leaves: InDoubt, cause: Cause, in_doubt: InDoubt
 ) -> None:
     step = decide(expected(in_doubt), answer)
-    assert_again(step, in_doubt or leaves_doubt, cause)
+    assert_again(step, max(in_doubt, leaves), cause)
 
 
 REFUSALS = pytest.mark.parametrize(
@@ -173,7 +192,7 @@ def test_a_refusal_of_the_only_copy_is_final(
 def test_a_refusal_after_an_unanswered_copy_proves_nothing(
     answer: Answer, cause: Cause, members: dict[str, int]
 ) -> None:
-    step = decide(expected(in_doubt=True), answer)
+    step = decide(expected(in_doubt=InDoubt.YES), answer)
     assert_look(step, cause, members.get("jetstream_code"))
 
 
@@ -187,7 +206,7 @@ def test_a_refusal_after_an_unanswered_copy_proves_nothing(
     ],
 )
 def test_an_answer_that_decides_nothing_is_looked_at(
-    in_doubt: bool, cause: Cause, code: int | None, pause_seconds: float
+    in_doubt: InDoubt, cause: Cause, code: int | None, pause_seconds: float
 ) -> None:
     """Else who answers in the stream's place would hide for ever that it stands."""
     step = decide(expected(in_doubt), Undecided(cause, code))
@@ -198,29 +217,48 @@ def test_an_answer_that_decides_nothing_is_looked_at(
 
 
 @DOUBTS
-def test_our_key_with_our_bytes_there_is_stored(in_doubt: bool) -> None:
+def test_our_key_with_our_bytes_there_is_stored(in_doubt: InDoubt) -> None:
     step = judge(expected(in_doubt), L + 1, sight(message=message()))
     assert step == Stored(L + 1, duplicate=True)
 
 
 @DOUBTS
 def test_our_key_with_our_bytes_at_another_offset_is_stored_there(
-    in_doubt: bool,
+    in_doubt: InDoubt,
 ) -> None:
     step = judge(expected(in_doubt, anywhere=True), 7, sight(message=message(at=7)))
     assert step == Stored(7, duplicate=True)
 
 
 @DOUBTS
-def test_our_key_with_other_bytes_there_is_a_reused_key(in_doubt: bool) -> None:
+def test_our_key_with_other_bytes_there_is_a_reused_key(in_doubt: InDoubt) -> None:
     step = judge(expected(in_doubt), L + 1, sight(message=message(body=b"[]")))
     assert_problem(step, errors.KEY_REUSED, Outcome.NOT_STORED, offset=L + 1)
+
+
+@pytest.mark.parametrize(
+    ("in_doubt", "outcome"),
+    [(InDoubt.REFUSED, Outcome.NOT_STORED), (InDoubt.YES, Outcome.UNKNOWN)],
+)
+def test_our_key_elsewhere_was_used_before(in_doubt: InDoubt, outcome: Outcome) -> None:
+    step = judge(expected(in_doubt), 7, sight(message=message(at=7)))
+    assert_problem(step, errors.KEY_REUSED, outcome, offset=7)
+
+
+@DOUBTS
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_another_key_where_ours_was_said_to_stand_decides_nothing(
+    in_doubt: InDoubt, anywhere: bool
+) -> None:
+    seen = sight(message=message("theirs", at=7))
+    step = judge(expected(in_doubt, anywhere), 7, seen)
+    assert_again(step, InDoubt.YES, errors.JETSTREAM_UNAVAILABLE)
 
 
 @DOUBTS
 @pytest.mark.parametrize("key", ["theirs", None])
 def test_another_event_there_means_that_ours_never_can_be(
-    in_doubt: bool, key: str | None
+    in_doubt: InDoubt, key: str | None
 ) -> None:
     step = judge(expected(in_doubt), L + 1, sight(last=L + 3, message=message(key)))
     assert_problem(
@@ -244,7 +282,7 @@ def test_another_event_there_means_that_ours_never_can_be(
     ],
 )
 def test_an_offset_that_was_taken_and_is_gone_stays_unknown(
-    in_doubt: bool, seen: Sight
+    in_doubt: InDoubt, seen: Sight
 ) -> None:
     step = judge(expected(in_doubt), L + 1, seen)
     assert_problem(
@@ -260,12 +298,14 @@ def test_an_offset_that_was_taken_and_is_gone_stays_unknown(
 @pytest.mark.parametrize("last", [L + 1, L + 9])
 @pytest.mark.parametrize("settled_last", [None, L, L + 9])
 def test_a_leader_that_has_not_come_as_far_as_the_position_is_asked_again(
-    in_doubt: bool, last: int, settled_last: int | None
+    in_doubt: InDoubt, last: int, settled_last: int | None
 ) -> None:
     """Else an event that stands is taken for gone, and sent again by a new key."""
     seen = sight(last=last, settled_last=settled_last)
     assert_again(
-        judge(expected(in_doubt), L + 1, seen), True, errors.JETSTREAM_UNAVAILABLE
+        judge(expected(in_doubt), L + 1, seen),
+        InDoubt.YES,
+        errors.JETSTREAM_UNAVAILABLE,
     )
 
 
@@ -273,29 +313,35 @@ def test_a_leader_that_has_not_come_as_far_as_the_position_is_asked_again(
 @pytest.mark.parametrize("first", [1, L + 1], ids=["events before it", "none"])
 @pytest.mark.parametrize("settled_last", [None, L, L - 1])
 def test_a_message_proposed_and_not_yet_there_is_waited_for(
-    in_doubt: bool, first: int, settled_last: int | None
+    in_doubt: InDoubt, first: int, settled_last: int | None
 ) -> None:
     seen = sight(first, last=L, settled_last=settled_last)
     step = judge(expected(in_doubt), L + 1, seen)
-    assert_again(step, True, errors.JETSTREAM_UNAVAILABLE)
+    assert_again(step, InDoubt.YES, errors.JETSTREAM_UNAVAILABLE)
 
 
 @DOUBTS
 @pytest.mark.parametrize("settled_last", [None, L, L + 5])
 def test_a_stream_that_ends_before_l_is_not_believed_at_once(
-    in_doubt: bool, settled_last: int | None
+    in_doubt: InDoubt, settled_last: int | None
 ) -> None:
     step = judge(
         expected(in_doubt), L + 1, sight(last=L - 1, settled_last=settled_last)
     )
-    assert_again(step, in_doubt, errors.JETSTREAM_UNAVAILABLE)
+    again = max(in_doubt, InDoubt.REFUSED)
+    assert_again(step, again, errors.JETSTREAM_UNAVAILABLE)
 
 
 @pytest.mark.parametrize(
-    ("in_doubt", "outcome"), [(False, Outcome.NOT_STORED), (True, Outcome.UNKNOWN)]
+    ("in_doubt", "outcome"),
+    [
+        (InDoubt.NO, Outcome.NOT_STORED),
+        (InDoubt.REFUSED, Outcome.NOT_STORED),
+        (InDoubt.YES, Outcome.UNKNOWN),
+    ],
 )
 def test_a_stream_that_ends_before_l_for_good_is_said(
-    in_doubt: bool, outcome: Outcome
+    in_doubt: InDoubt, outcome: Outcome
 ) -> None:
     step = judge(expected(in_doubt), L + 1, sight(last=L - 1, settled_last=L - 1))
     assert_problem(
@@ -310,22 +356,22 @@ def test_a_doubt_keeps_the_moment_of_its_first_copy_and_ends_with_it() -> None:
     doubts: dict[object, float] = {}
     doubt = Doubt(doubts)
     assert doubt.cause is errors.JETSTREAM_UNAVAILABLE
-    doubt.set(False, errors.NATS_DOWN)
+    doubt.set(InDoubt.NO, errors.NATS_DOWN)
     assert doubt.since is None
-    doubt.set(True, errors.JETSTREAM_UNAVAILABLE)
+    doubt.set(InDoubt.YES, errors.JETSTREAM_UNAVAILABLE)
     first = doubt.since
-    doubt.set(True, errors.NATS_DOWN)
+    doubt.set(InDoubt.YES, errors.NATS_DOWN)
     assert first is not None
     assert doubt.since == first
     assert doubt.cause is errors.NATS_DOWN
-    doubt.set(False, errors.STREAM_FULL)
+    doubt.set(InDoubt.NO, errors.STREAM_FULL)
     assert doubt.since is None
     assert not doubts
 
 
 def test_what_is_not_stored_when_its_time_is_up_is_called_by_its_cause() -> None:
     doubt = Doubt({})
-    doubt.set(False, errors.NATS_DOWN)
+    doubt.set(InDoubt.NO, errors.NATS_DOWN)
     problem = doubt.problem(errors.NATS_DOWN)
     assert_problem(problem, errors.NATS_DOWN, Outcome.NOT_STORED)
     assert problem.reason is errors.NATS_DOWN
@@ -346,8 +392,8 @@ def test_an_unknown_outcome_has_a_reason_that_an_operator_can_mend(
     bus_cause: Cause | None, reason: Cause, members: dict[str, int | str | None]
 ) -> None:
     doubt = Doubt({})
-    doubt.set(True, errors.STORAGE_FULL, 10023)
-    doubt.set(True)  # another copy leaves, and the last cause stands
+    doubt.set(InDoubt.YES, errors.STORAGE_FULL, 10023)
+    doubt.set(InDoubt.YES)  # another copy leaves, and the last cause stands
     problem = doubt.problem(bus_cause)
     assert_problem(problem, errors.UNKNOWN_OUTCOME, Outcome.UNKNOWN, **members)
     assert problem.reason is reason
@@ -361,11 +407,11 @@ def test_an_expected_event_hides_its_body() -> None:
 def assert_look(
     step: object, cause: Cause, code: int | None = None, pause_seconds: float = 0.5
 ) -> None:
-    again = Again(True, pause_seconds, cause, code)
-    assert step == Look(L + 1, in_doubt=True, otherwise=again)
+    again = Again(InDoubt.YES, pause_seconds, cause, code)
+    assert step == Look(L + 1, in_doubt=InDoubt.YES, otherwise=again)
 
 
-def assert_again(step: object, in_doubt: bool, cause: Cause) -> None:
+def assert_again(step: object, in_doubt: InDoubt, cause: Cause) -> None:
     assert isinstance(step, Again)
     assert (step.in_doubt, step.cause) == (in_doubt, cause)
     assert 0 <= step.pause_seconds <= 0.5
