@@ -250,5 +250,5 @@ def _document(response: http.client.HTTPResponse, text: bytes) -> Any:
         return tag and {"offset": int(tag[1])}
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

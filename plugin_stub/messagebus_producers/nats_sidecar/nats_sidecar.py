@@ -47,6 +47,7 @@ class _Sent:
 
     def __init__(self, key: str, event: Event) -> None:
         self.key = key
+        self.is_removal = event.eventtype == "removed"
         self.body = event.to_json().encode()
         self.object = (event.objtype, event.objpkey)
         # A new initsync needs all its events; a schema is never taken for sent.
@@ -67,7 +68,8 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         self._last = 0  # L; open() asks for it
         self._unknown: dict[str, _Sent] = {}  # by key; each was sent with this L
         self._stored_unseen: dict[Any, _Sent] = {}  # by object; Hermes does not know
-        self._ended = ""  # why this pass sends nothing more
+        self._is_new = True
+        self._ended = ""  # why nothing more is sent until the next open()
         self._is_initsync = False
         self._went_through = False  # the last pass, if it was one of base events
         # To count on from one UUID takes less time than one for each event.
@@ -83,9 +85,11 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         last = answer.document["last_offset"]
         if self._stored_unseen and last > self._last:
             self._forget_written(last)
-        if not self._unknown:  # else the next event must be sent with their L
+        # Else L stays: what came since the pass before came perhaps after Hermes had
+        # fetched what it sends now, and ends this pass at its first event.
+        if (self._is_new or self._ended) and not self._unknown:
             self._last = max(last, self._last)  # what was stored is not behind the end
-        self._ended = ""
+        self._is_new, self._ended = False, ""
 
     def _ask(self, path: str, headers: dict[str, str] | None = None) -> Answer:
         ends_at = self._now() + self._settings["send_timeout"]
@@ -117,9 +121,12 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         """Store the event and return its offset; None if it stood there already."""
         if self._ended:
             raise NatsSidecarError(self._ended)
-        sent = _Sent(f"{self._keys_start}{next(self._numbers):012x}", event)
+        sent = _Sent(self._new_key(), event)
         self._is_initsync = event.evcategory == "initsync"
         if self._stands_already(sent):
+            self._stored_unseen[sent.object] = sent  # until nobody wrote after it
+            self._need_the_end()
+            del self._stored_unseen[sent.object]
             return None
         started_at = self._now()
         in_doubt, is_elsewhere = False, True
@@ -136,6 +143,8 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
                 self._learn(answer)
                 if self._stands_already(sent):
                     return None
+                # nats-server 2.11 may hold the id of a copy that it refused "in process".
+                sent.key = self._new_key()
                 continue
             if answer.status == GONE:
                 break  # no server's stream ever begins earlier: nobody will know more
@@ -155,6 +164,9 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             self._unknown[sent.key] = sent
         raise error
 
+    def _new_key(self) -> str:
+        return f"{self._keys_start}{next(self._numbers):012x}"
+
     def _left_seconds(self, started_at: float, in_doubt: bool) -> float:
         limit = self._settings["unknown_timeout" if in_doubt else "send_timeout"]
         return float(started_at + limit - self._now())
@@ -169,9 +181,12 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             "Prefer": f"return=minimal, wait={int(wait_seconds)}",
         }
         offset = self._last + 1
-        answer = self._http.store(sent.body, headers, offset, wait_seconds)
-        is_tag = answer.status in (200, 201) and "duplicate" not in answer.document
-        if is_tag and answer.document.get("offset") != offset:
+        try:
+            answer = self._http.store(sent.body, headers, offset, wait_seconds)
+        except BaseException:
+            self._unknown[sent.key] = sent  # whatever ended it: the request may be out
+            raise
+        if answer.status in (200, 201) and answer.document.get("offset") != offset:
             self._http.close()  # it was the answer to something else
             return Answer(0, UNKNOWN, MIXED_UP, {})
         return answer
@@ -185,17 +200,34 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             if stored.may_come_again:
                 self._stored_unseen[stored.object] = stored
         if stored is None or answer.document.get("last_offset", 0) > self._last:
-            self._ended = str(self._error(False, ANOTHER_WROTE))
-            raise NatsSidecarError(self._ended)
+            self._end_pass()
+
+    def _end_pass(self) -> None:
+        self._ended = str(self._error(False, ANOTHER_WROTE))
+        raise NatsSidecarError(self._ended)
 
     def _stands_already(self, sent: _Sent) -> bool:
         """Tell whether Hermes sends again what was stored although it was told unknown.
 
         Any event of the same object ends this, whatever becomes of it: what then looks
-        the same is new.
+        the same is new. So does a removal, for it may take others with it: a user's
+        memberships.
         """
         unseen = self._stored_unseen.pop(sent.object, None)
+        if sent.is_removal:
+            self._stored_unseen = {
+                each: stored
+                for each, stored in self._stored_unseen.items()
+                if stored.is_removal
+            }
         return unseen is not None and unseen.body == sent.body
+
+    def _need_the_end(self) -> None:
+        """End the pass if another producer wrote: no fence sees it if nothing is sent."""
+        stream = self._ask("/v1/stream").document
+        is_ours = stream.get("last_key") in self._unknown
+        if stream.get("last_offset") != self._last + is_ours:
+            self._end_pass()
 
     def _forget_written(self, last: int) -> None:
         """Forget the objects of which another producer stored an event after L.
