@@ -228,10 +228,8 @@ def _kept(held: dict[int, int], begin: Ends | None) -> list[int]:
 STALE_SECONDS: Final = 4.0
 """For so long a leader that is cut off has heard from its majority a moment ago, and
 does not know that the stream was deleted, made anew or restored behind its back: no
-answer tells it from a leader that is right."""
-
-AGEING_SECONDS: Final = 0.4
-"""Replicas drop what has passed its age at slightly different moments."""
+answer tells it from a leader that is right. One that was frozen answers before it drops
+what has passed its age."""
 
 
 class Timeline:
@@ -245,7 +243,7 @@ class Timeline:
         """Give what held at some moment from `began` to `ended`.
 
         Or, to whoever asks a server that cannot know better, held a moment before:
-        see STALE_SECONDS and AGEING_SECONDS.
+        see STALE_SECONDS.
         """
         first = bisect_right(self._times, began) - 1
         while first > 0 and self._times[first] == began:
@@ -264,7 +262,7 @@ class Timeline:
             is_gone = NO_STREAM in (each.last, now.last)
             if each.epoch != now.epoch or is_gone:
                 found.append(each)
-            elif each.first != now.first and until > began - AGEING_SECONDS:
+            elif each.first != now.first:
                 found.append(each._replace(last=now.last))
         return found
 

@@ -32,6 +32,7 @@ _IDLE_SECONDS: Final = 10.0
 """Hermes looks every second for what it is asked; a run needs not wake up so often."""
 
 _EVENT_SECONDS: Final = 0.0003
+_FETCH_SECONDS: Final = (0.0, 0.1)
 _SCHEMA_RETRY_SECONDS: Final = 0.002
 """Hermes tries a schema event again without any pause; this is its own work."""
 
@@ -137,7 +138,9 @@ class HermesServer:
             if self.disk.schema is not None:
                 event = new_event("base", "dataschema", None, schema(version))
                 try:
-                    self._with_plugin("dataschema", partial(self._give, event))
+                    self._with_plugin(
+                        "dataschema", self._clock(), partial(self._give, event)
+                    )
                 except Exception as error:  # noqa: BLE001 - as Hermes does
                     self._record(self.name, "schema not sent: %s", error)
                     self._sleep(_SCHEMA_RETRY_SECONDS)
@@ -153,7 +156,7 @@ class HermesServer:
             try:
                 # Before the first fetch it would be empty, and nothing would follow.
                 if self.wants_initsync and self.disk.last_update is not None:
-                    self._with_plugin("initsync", self._initsync)
+                    self._with_plugin("initsync", self._clock(), self._initsync)
                     self.wants_initsync = False
                 if self._clock() < next_update:
                     self._sleep(min(next_update - self._clock(), _IDLE_SECONDS))
@@ -182,12 +185,13 @@ class HermesServer:
     # -- A pass ------------------------------------------------------------------------
 
     def _update(self) -> None:
+        began = self._clock()
         fetched = self._source.fetch(self._cache)
+        self._sleep(self._rng.uniform(*_FETCH_SECONDS))
         self._maybe_freeze()
-        if self.disk.last_update is None:  # the first one ever sends nothing
-            self._with_plugin("base", partial(self._fill, fetched))
-        else:
-            self._with_plugin("base", partial(self._send_difference, fetched))
+        is_first = self.disk.last_update is None  # the first one ever sends nothing
+        body = self._fill if is_first else self._send_difference
+        self._with_plugin("base", began, partial(body, fetched))
         self.disk.last_update = self._clock()
 
     def _fill(self, fetched: dict[Object, Values]) -> None:
@@ -259,12 +263,11 @@ class HermesServer:
 
     # -- The plugin --------------------------------------------------------------------
 
-    def _with_plugin(self, kind: str, body: Callable[[], None]) -> None:
+    def _with_plugin(self, kind: str, began: float, body: Callable[[], None]) -> None:
         """Do what `with plugin:` does, but that nothing runs after a kill.
 
         Not inside an except block: the plugin may ask sys.exc_info() at the end.
         """
-        began = self._clock()
         self._pass = self._history.begin_pass(self.name, self.life, kind, began)
         self._is_slow = (
             not self.is_calm and self._rng.random() < self._habits.slow_chance

@@ -77,11 +77,11 @@ class _Excuses:
             for each, events in self._all.items()
         }
         self._servers = end.servers
-        self._recognised: dict[tuple[str, Object], int] = {}
+        self._recognised: dict[tuple[str, bytes], int] = {}
         self._forgotten: dict[Object, int] = {}
         for send in history.sends:
             if send.told is Told.STANDING:
-                self._recognised[send.server, send.object] = send.number
+                self._recognised[send.server, send.body] = send.number
             if send.is_forgotten:
                 self._forgotten[send.object] = send.number
 
@@ -158,7 +158,7 @@ class _Excuses:
             return True
         if owner.told is Told.STORED:
             return owner.is_forgotten
-        return self._recognised.get((owner.server, owner.object), 0) < owner.number
+        return self._recognised.get((owner.server, owner.body), 0) < owner.number
 
 
 def _difference(
