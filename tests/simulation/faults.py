@@ -182,28 +182,26 @@ def _partition(cluster: Cluster, rng: Random) -> Begun:
         alone = leader
     others = [server for server in cluster.servers if server is not alone]
     is_lossy = rng.random() < 0.5
-    pipes = [
-        pipe
-        for server in others
-        for pipes in (server.routes[alone], server.rafts[alone])
-        for pipe in (pipes,)
-    ] + [
-        pipe
-        for server in others
-        for pipe in (alone.routes[server], alone.rafts[server])
-    ]
+    both_ways = [(alone, server) for server in others]
+    both_ways += [(server, alone) for server in others]
+    routes = [one.routes[other] for one, other in both_ways]
+    rafts = [one.rafts[other] for one, other in both_ways]
+    late = rng.uniform(0.0, 2.0)
     cuts = [(alone, server) for server in others]
     cluster.cuts.extend(cuts)
-    release = _lose(pipes) if is_lossy else _hold(pipes)
+    part = _lose if is_lossy else _hold
+    release_routes, release_rafts = part(routes), part(rafts)
     if is_lossy:
         for server in others:
             server.after(0.0, server.lose_route, alone)
             alone.after(0.0, alone.lose_route, server)
 
     def end() -> None:
+        """Connect again, each of the pool of connections by itself."""
         for cut in cuts:
             cluster.cuts.remove(cut)
-        release()
+        release_routes()
+        cluster.after(late, release_rafts)
         for server in others:
             alone.greet(server)
             server.greet(alone)

@@ -64,15 +64,19 @@ class Source:
         draw = self._rng.random()
         if values is None:
             self._put(changed, self._values())
-        elif draw < 0.3:
+        elif draw < 0.2:
             self._put(changed, None)
-        elif draw < 0.5 and changed[0] == "Users":
+        elif draw < 0.4 and changed[0] == "Users":
             secret = self._rng.choice(_SECRETS)
             self.objects[changed] = values | {SECRET: secret}
             self.last_secret[changed] = secret
         else:
             self._put(changed, values | {"state": self._rng.randrange(3)})
         return changed
+
+    def widen(self) -> None:
+        """Let all objects change from now on: more events for each pass."""
+        self._changing = OBJECTS
 
     def live(self, sleep: Callable[[float], None], until: float) -> None:
         """Change now and then, in bursts; the function of an actor."""
