@@ -175,7 +175,11 @@ def _drop_proposals(cluster: Cluster, rng: Random) -> Begun:
 
 
 def _partition(cluster: Cluster, rng: Random) -> Begun:
-    """Part one server, which keeps its clients, from the two others."""
+    """Part one server, which keeps its clients, from the two others.
+
+    Two servers have several connections, and each is made again by itself. Where the
+    log goes over another than the API, an old leader answers until it hears of the new.
+    """
     leader = cluster.leader
     alone = rng.choice(cluster.servers)
     if leader is not None and rng.random() < 0.5:
@@ -197,7 +201,6 @@ def _partition(cluster: Cluster, rng: Random) -> Begun:
             alone.after(0.0, alone.lose_route, server)
 
     def end() -> None:
-        """Connect again, each of the pool of connections by itself."""
         for cut in cuts:
             cluster.cuts.remove(cut)
         release_routes()

@@ -183,7 +183,7 @@ DECKS: Final = (
     ),
     # Leaders of the past, and something to ask them about whenever they come back.
     Deck(
-        ("lose_acknowledgements", "lose_answers", "cut_http"),
+        ("lose_acknowledgements", "lose_acknowledgements", "lose_answers", "cut_http"),
         seconds=(35.0, 45.0),
         changes=(100, 200),
         is_busy=True,

@@ -78,10 +78,10 @@ class _Excuses:
         }
         self._servers = end.servers
         self._recognised: set[int] = set()
-        """Numbers of the sends that Hermes was told of later, each by a send of its own.
+        """The sends of which Hermes was told later, each by a send that recognised it.
 
-        What an object's earlier events did it was not told: that one of them removed
-        the object, say."""
+        Of an object's events before that one it was told nothing: one of them may have
+        removed the object."""
         self._forgotten: dict[Object, int] = {}
         for send in history.sends:
             if send.told is Told.STANDING:
