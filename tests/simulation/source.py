@@ -64,9 +64,9 @@ class Source:
         draw = self._rng.random()
         if values is None:
             self._put(changed, self._values())
-        elif draw < 0.2:
+        elif draw < 0.3:
             self._put(changed, None)
-        elif draw < 0.4 and changed[0] == "Users":
+        elif draw < 0.5 and changed[0] == "Users":
             secret = self._rng.choice(_SECRETS)
             self.objects[changed] = values | {SECRET: secret}
             self.last_secret[changed] = secret
