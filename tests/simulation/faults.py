@@ -182,7 +182,7 @@ def _partition(cluster: Cluster, rng: Random) -> Begun:
     """
     leader = cluster.leader
     alone = rng.choice(cluster.servers)
-    if leader is not None and rng.random() < 0.5:
+    if leader is not None and rng.random() < 0.75:
         alone = leader
     others = [server for server in cluster.servers if server is not alone]
     is_lossy = rng.random() < 0.5
@@ -211,7 +211,7 @@ def _partition(cluster: Cluster, rng: Random) -> Begun:
         for server in cluster.servers:
             server.after(rng.uniform(0.0, 0.05), server.sync)
 
-    return rng.uniform(1.0, 25.0), end
+    return rng.uniform(6.0, 25.0), end
 
 
 def _lose(pipes: list[Pipe]) -> End:

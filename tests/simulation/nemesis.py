@@ -184,8 +184,8 @@ DECKS: Final = (
     # Leaders of the past, and something to ask them about whenever they come back.
     Deck(
         ("lose_acknowledgements", "lose_acknowledgements", "lose_answers", "cut_http"),
-        seconds=(35.0, 45.0),
-        changes=(100, 200),
+        seconds=(45.0, 55.0),
+        changes=(150, 250),
         is_busy=True,
         one_by_one=("old_leader_answers", "partition", "partition"),
     ),
@@ -193,7 +193,7 @@ DECKS: Final = (
 """Every second seed draws from one of these alone."""
 
 
-NEW_LEADER_SECONDS: Final = (9.0, 14.0)
+NEW_LEADER_SECONDS: Final = (9.0, 12.0)
 """Another leads after 4 to 9 s; after 10 to 20 s the old one knows that it does not."""
 NEED_A_NEW_LEADER: Final = ("old_leader_answers", "partition")
 """Faults that mean little if they end before another leads."""

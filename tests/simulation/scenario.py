@@ -13,7 +13,7 @@ from .source import OBJECTS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-APART_SECONDS: Final = 16.0
+APART_SECONDS: Final = 14.0
 """From one fault to the next where they come one by one."""
 VERSIONS: Final = ((2, 11), (2, 12), (2, 14), (2, 15))
 
