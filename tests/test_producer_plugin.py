@@ -791,8 +791,9 @@ def test_whatever_ends_a_request_leaves_its_event_in_doubt(
         store(*request)
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), plugin:
-        plugin._http.store = store_and_end
+    plugin.open()
+    plugin._http.store = store_and_end
+    with pytest.raises(KeyboardInterrupt):
         plugin.send(removed)
     plugin._http.store = store
     key = player.posts[-1].headers["idempotency-key"]
@@ -831,7 +832,7 @@ def test_a_repetition_behind_a_lost_event_has_a_key_of_its_own(
 def test_what_another_producer_stored_between_two_passes_ends_the_second(
     plugin: Any, player: Player
 ) -> None:
-    """Hermes fetched, perhaps, before that: a frozen server that wakes writes nothing."""
+    """Hermes fetched, perhaps, before that: one that was frozen writes nothing."""
     player.then(stands(L), stored(L + 1))
     assert a_pass(plugin, user()) is None
     player.then(stands(L + 2), taken("theirs", L + 2))

@@ -85,9 +85,21 @@ def _sees_ahead_at_once() -> Iterator[None]:
         yield
 
 
-def _swallows_an_older_value() -> Context:
-    """P2: what was stored unseen is remembered over a later event of its object."""
+@contextmanager
+def _swallows_an_older_value() -> Iterator[None]:
+    """P2: what was stored unseen is remembered over a later event of its object.
+
+    With it goes what was added later against events of another producer: it reads what
+    stands after L, and so finds the later event, too.
+    """
     plugin = plugin_module(PRODUCERS).NatsSidecarProducerPlugin
+    post = plugin._post
+
+    def post_and_forget(self: Any, sent: Any, *rest: Any) -> Any:
+        response = post(self, sent, *rest)
+        if response.status in (200, 201):
+            self._stored_unseen.pop(sent.object, None)
+        return response
 
     def stands_already(self: Any, sent: Any) -> bool:
         unseen = self._stored_unseen.get(sent.object)
@@ -96,7 +108,12 @@ def _swallows_an_older_value() -> Context:
         del self._stored_unseen[sent.object]
         return True
 
-    return patch.object(plugin, "_stands_already", stands_already)
+    with (
+        patch.object(plugin, "_post", post_and_forget),
+        patch.object(plugin, "_stands_already", stands_already),
+        patch.object(plugin, "_forget_written", lambda *_: None),
+    ):
+        yield
 
 
 def _believes_a_foreign_refusal() -> Context:

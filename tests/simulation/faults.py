@@ -175,26 +175,26 @@ def _drop_proposals(cluster: Cluster, rng: Random) -> Begun:
 
 
 def _partition(cluster: Cluster, rng: Random) -> Begun:
-    """Part one server, which keeps its clients, from the two others."""
+    """Part one server, which keeps its clients, from the two others.
+
+    Two servers have several connections, and each is made again by itself. Where the
+    log goes over another than the API, an old leader answers until it hears of the new.
+    """
     leader = cluster.leader
     alone = rng.choice(cluster.servers)
-    if leader is not None and rng.random() < 0.5:
+    if leader is not None and rng.random() < 0.75:
         alone = leader
     others = [server for server in cluster.servers if server is not alone]
     is_lossy = rng.random() < 0.5
-    pipes = [
-        pipe
-        for server in others
-        for pipes in (server.routes[alone], server.rafts[alone])
-        for pipe in (pipes,)
-    ] + [
-        pipe
-        for server in others
-        for pipe in (alone.routes[server], alone.rafts[server])
-    ]
+    both_ways = [(alone, server) for server in others]
+    both_ways += [(server, alone) for server in others]
+    routes = [one.routes[other] for one, other in both_ways]
+    rafts = [one.rafts[other] for one, other in both_ways]
+    late = rng.uniform(0.0, 2.0)
     cuts = [(alone, server) for server in others]
     cluster.cuts.extend(cuts)
-    release = _lose(pipes) if is_lossy else _hold(pipes)
+    part = _lose if is_lossy else _hold
+    release_routes, release_rafts = part(routes), part(rafts)
     if is_lossy:
         for server in others:
             server.after(0.0, server.lose_route, alone)
@@ -203,14 +203,15 @@ def _partition(cluster: Cluster, rng: Random) -> Begun:
     def end() -> None:
         for cut in cuts:
             cluster.cuts.remove(cut)
-        release()
+        release_routes()
+        cluster.after(late, release_rafts)
         for server in others:
             alone.greet(server)
             server.greet(alone)
         for server in cluster.servers:
             server.after(rng.uniform(0.0, 0.05), server.sync)
 
-    return rng.uniform(1.0, 25.0), end
+    return rng.uniform(6.0, 25.0), end
 
 
 def _lose(pipes: list[Pipe]) -> End:

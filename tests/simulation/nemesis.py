@@ -8,9 +8,10 @@ changes nothing of the others. Those of NATS are the model's own (Cluster.inject
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .faults import names as nats_faults
+from .source import OBJECTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,8 +81,8 @@ def _lose_requests(world: World, rng: random.Random) -> Undo:
 
 def _lose_acknowledgements(world: World, rng: random.Random) -> Undo:
     """Let every acknowledgement be lost for a while; refusals pass."""
-    seconds = rng.choice((1.0, 4.0, 8.0))
-    world.hop.unacknowledged_until = world.loop.time() + seconds
+    until = world.loop.time() + rng.choice((1.0, 4.0, 8.0))
+    world.hop.unacknowledged_until = max(until, world.hop.unacknowledged_until)
     return None
 
 
@@ -128,34 +129,74 @@ OURS: Final[dict[str, Fault]] = {
 }
 
 
-DECKS: Final[tuple[tuple[str, ...], ...]] = (
-    (
-        "lag_info",
-        "follower_answers_info",
-        "step_down",
-        "leaderless_info",
-        "old_leader_answers",
-        "partition",
-        "lose_answers",
-        "lagging_replica",
-        "kill_client",
+class Deck(NamedTuple):
+    """Faults that go together, and the world in which they tell most."""
+
+    faults: tuple[str, ...]
+    seconds: tuple[float, float] = (8.0, 20.0)
+    changes: tuple[int, int] = (400, 800)
+    objects: tuple[int, ...] = (len(OBJECTS),)
+    """Of these so many change: of few the same one comes again and again."""
+    is_busy: bool = False
+    one_by_one: tuple[str, ...] = ()
+    """Faults with a time of their own: two at once, and nobody would lead."""
+
+
+DECKS: Final = (
+    Deck(
+        (
+            "lag_info",
+            "follower_answers_info",
+            "step_down",
+            "leaderless_info",
+            "old_leader_answers",
+            "partition",
+            "lose_answers",
+            "lagging_replica",
+            "kill_client",
+        )
     ),
-    ("lose_acknowledgements", "lose_answers", "cut_http", "kill_sidecar"),
-    (
-        "ask_initsync",
-        "stall_http",
-        "freeze_sidecar",
-        "cut_http",
-        "stall_links",
-        "commit_late",
-        "kill_sidecar",
+    # What is told unknown again and again, while the source goes on and back.
+    Deck(
+        (
+            "lose_acknowledgements",
+            "lose_acknowledgements",
+            "lose_acknowledgements",
+            "lose_answers",
+            "cut_http",
+            "kill_sidecar",
+        ),
+        seconds=(15.0, 30.0),
+        objects=(1, 1, 2, 3),
+        is_busy=True,
+    ),
+    Deck(
+        (
+            "ask_initsync",
+            "stall_http",
+            "freeze_sidecar",
+            "cut_http",
+            "stall_links",
+            "commit_late",
+            "kill_sidecar",
+        )
+    ),
+    # Leaders of the past, and something to ask them about whenever they come back.
+    Deck(
+        ("lose_acknowledgements", "lose_acknowledgements", "lose_answers", "cut_http"),
+        seconds=(45.0, 55.0),
+        changes=(150, 250),
+        is_busy=True,
+        one_by_one=("old_leader_answers", "partition", "partition"),
     ),
 )
-"""Faults that go together: every second seed draws from one of these alone."""
+"""Every second seed draws from one of these alone."""
 
 
-FEW_OBJECTS: Final = 1
-"""The deck in which few objects change: the same one again and again."""
+NEW_LEADER_SECONDS: Final = (9.0, 12.0)
+"""Another leads after 4 to 9 s; after 10 to 20 s the old one knows that it does not."""
+NEED_A_NEW_LEADER: Final = ("old_leader_answers", "partition")
+"""Faults that mean little if they end before another leads."""
 
 
 def fitting(scenario: Scenario) -> list[str]:
@@ -175,4 +216,7 @@ def inject(world: World, fault: FaultAt) -> None:
         undo = world.cluster.inject(fault.name, rng)
     world.faults_injected += 1
     if undo is not None:
-        world.undo_later(fault.name, undo, rng.choice((0.2, 1.0, 2.0, 5.0)))
+        seconds = rng.choice((0.2, 1.0, 2.0, 5.0))
+        if fault.name in NEED_A_NEW_LEADER:
+            seconds = rng.uniform(*NEW_LEADER_SECONDS)
+        world.undo_later(fault.name, undo, seconds)

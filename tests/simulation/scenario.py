@@ -5,11 +5,16 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .nemesis import DECKS, FEW_OBJECTS, fitting
+from .nemesis import DECKS, fitting
 from .source import OBJECTS
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+APART_SECONDS: Final = 14.0
+"""From one fault to the next where they come one by one."""
 VERSIONS: Final = ((2, 11), (2, 12), (2, 14), (2, 15))
 
 
@@ -29,7 +34,8 @@ class Scenario:
     """A run. Each part draws from a generator of its own, so that one can be taken out.
 
     `changes`: how many values change at the source at most; no more than it takes to
-    store so many `events`, once faults have ended, which is after `seconds`.
+    store so many `events`, once faults have ended, which is after `seconds`. `is_busy`:
+    Hermes makes no longer pauses than it must.
     """
 
     seed: int
@@ -46,6 +52,7 @@ class Scenario:
     send_timeout: float = 30.0
     unknown_timeout: float = 60.0
     faults: tuple[FaultAt, ...] = field(default=())
+    is_busy: bool = False
     broken: str = ""
 
     def rng(self, part: str) -> random.Random:
@@ -96,19 +103,30 @@ def draw(seed: int, broken: str = "") -> Scenario:
     )
     possible = fitting(scenario)
     few = rng.sample(possible, min(len(possible), rng.randrange(3, 9)))
+    faults: list[FaultAt] = []
     if seed % 2:
         # Soon told unknown: what Hermes sends next is then the hard part.
         scenario = replace(scenario, nodes=3, send_timeout=1.0, unknown_timeout=1.0)
-        deck = seed // 2 % len(DECKS)
-        few = [*DECKS[deck]]
-        if deck == FEW_OBJECTS:
-            scenario = replace(scenario, objects=3)
-    faults = sorted(
-        FaultAt(
-            round(rng.uniform(1.0, scenario.seconds), 2),
-            rng.choice(few),
-            rng.randrange(1 << 32),
+        deck = DECKS[seed // 2 % len(DECKS)]
+        few = [*deck.faults]
+        scenario = replace(
+            scenario,
+            objects=rng.choice(deck.objects),
+            seconds=rng.uniform(*deck.seconds),
+            changes=rng.randrange(*deck.changes),
+            is_busy=deck.is_busy,
         )
+        if deck.one_by_one:
+            begin = rng.uniform(1.5, 4.0)
+            while begin < scenario.seconds - APART_SECONDS:
+                faults.append(_fault(rng, begin, deck.one_by_one))
+                begin += APART_SECONDS
+    faults += [
+        _fault(rng, rng.uniform(1.0, scenario.seconds), few)
         for _ in range(rng.randrange(10, 20))
-    )
-    return replace(scenario, faults=tuple(faults))
+    ]
+    return replace(scenario, faults=tuple(sorted(faults)))
+
+
+def _fault(rng: random.Random, at: float, names: Sequence[str]) -> FaultAt:
+    return FaultAt(round(at, 2), rng.choice(names), rng.randrange(1 << 32))

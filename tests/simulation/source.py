@@ -74,6 +74,10 @@ class Source:
             self._put(changed, values | {"state": self._rng.randrange(3)})
         return changed
 
+    def widen(self) -> None:
+        """Let all objects change from now on: more events for each pass."""
+        self._changing = OBJECTS
+
     def live(self, sleep: Callable[[float], None], until: float) -> None:
         """Change now and then, in bursts; the function of an actor."""
         while True:

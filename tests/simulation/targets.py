@@ -77,13 +77,24 @@ class _Excuses:
             for each, events in self._all.items()
         }
         self._servers = end.servers
-        self._recognised: dict[tuple[str, bytes], int] = {}
+        self._recognised: set[int] = set()
+        """The sends of which Hermes was told later, each by a send that recognised it.
+
+        Of an object's events before that one it was told nothing: one of them may have
+        removed the object."""
         self._forgotten: dict[Object, int] = {}
         for send in history.sends:
             if send.told is Told.STANDING:
-                self._recognised[send.server, send.body] = send.number
+                self._recognise(send)
             if send.is_forgotten:
                 self._forgotten[send.object] = send.number
+
+    def _recognise(self, send: Send) -> None:
+        for message, owner in reversed(self.base.get(send.object, [])):
+            is_before = owner.number < send.number and message.time <= send.ended
+            if owner.server == send.server and is_before:
+                self._recognised.add(owner.number)
+                break
 
     def after(self, each: Object, offset: int) -> list[Owned]:
         """Give an object's events after an offset."""
@@ -158,7 +169,7 @@ class _Excuses:
             return True
         if owner.told is Told.STORED:
             return owner.is_forgotten
-        return self._recognised.get((owner.server, owner.body), 0) < owner.number
+        return owner.number not in self._recognised
 
 
 def _difference(

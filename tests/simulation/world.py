@@ -92,6 +92,7 @@ class World:
     def _server(self, name: str) -> HermesServer:
         rng = self.scenario.rng(name)
         sidecar = self.sidecars[0] if name == "hermes-1" else self.sidecars[-1]
+        pauses = (0.3,) if self.scenario.is_busy else (0.3, 1.0, 5.0)
         return HermesServer(
             name,
             partial(self._producer, sidecar.url),
@@ -101,8 +102,8 @@ class World:
             self.actors.sleep,
             self.history,
             habits=Habits(
-                update_interval_seconds=rng.choice((0.3, 1.0)),
-                retry_seconds=rng.choice((0.3, 1.0, 5.0)),
+                update_interval_seconds=rng.choice(pauses[:2]),
+                retry_seconds=rng.choice(pauses),
                 freeze_seconds=(1.0, 15.0),
                 slow_chance=0.05,
             ),
@@ -337,6 +338,7 @@ class World:
             self.actors.sleep(mean_seconds * rng.choice((0.05, 0.05, 0.05, 4.0)))
             self.source.change()
         latest = self.scenario.seconds + 60.0  # where faults kept too much out
+        self.source.widen()
         while self._has_too_few_events() and self.loop.time() < latest:
             self.actors.sleep(rng.random())
             for _ in range(15):

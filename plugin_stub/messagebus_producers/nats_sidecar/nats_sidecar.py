@@ -143,7 +143,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
                 self._learn(answer)
                 if self._stands_already(sent):
                     return None
-                # nats-server 2.11 may hold the id of a copy that it refused "in process".
+                # nats-server 2.11 may call the id of a refused copy "in process".
                 sent.key = self._new_key()
                 continue
             if answer.status == GONE:
@@ -223,7 +223,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         return unseen is not None and unseen.body == sent.body
 
     def _need_the_end(self) -> None:
-        """End the pass if another producer wrote: no fence sees it if nothing is sent."""
+        """End the pass if another producer wrote: nothing is sent, so no fence tells."""
         stream = self._ask("/v1/stream").document
         is_ours = stream.get("last_key") in self._unknown
         if stream.get("last_offset") != self._last + is_ours:
