@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from chaos.servers import VERSIONS, nats_server
 from parts.jetstream import wait_jetstream
-from parts.nats import NatsCluster, NatsProcess
+from parts.nats import NatsCluster, NatsProcess, free_port
 from simulation.clock import VirtualLoop
 from simulation.failures import ALONE, REPLICATED, SLOW
 from simulation.jetstream import Cluster
@@ -32,25 +32,48 @@ def _number(version: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
+_USERS = f"""\
+no_auth_user: all
+authorization {{ users: [
+  {{ user: all, password: all }}
+  {{ user: denied, password: denied,
+     permissions: {{ publish: {{ deny: "{SUBJECT}" }} }} }}
+] }}
+"""
+_HUB = 'leafnodes {{ host: "127.0.0.1", port: {port} }}\n'
+_LEAF = """\
+leafnodes {{ remotes: [{{ url: "nats-leaf://all:all@127.0.0.1:{port}" }}] }}
+"""
+
+
 @pytest.fixture(scope="module", params=VERSIONS)
 def alone(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RealSide]:
     """One server of each version."""
     version = str(request.param)
+    binary, port = nats_server(version), free_port()
     directory = tmp_path_factory.mktemp("alone")
-    with NatsProcess(directory, binary=nats_server(version)) as server:
+    leaf = NatsProcess(
+        directory / "leaf",
+        "leaf",
+        jetstream="domain: leaf",
+        extra=_LEAF.format(port=port),
+        binary=binary,
+    )
+    extra = _USERS + _HUB.format(port=port)
+    with NatsProcess(directory, extra=extra, binary=binary) as server:
         wait_jetstream(server.port)
-        side = RealSide([server], _number(version), replicas=1)
+        side = RealSide([server], _number(version), replicas=1, leaf=leaf)
         yield side
         side.close()
 
 
-@pytest.fixture(scope="module", params=(VERSIONS[0], VERSIONS[-1]))
+@pytest.fixture(scope="module", params=VERSIONS)
 def three(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RealSide]:
-    """Three servers of the newest and of the oldest version."""
+    """Three servers of each version."""
     version = str(request.param)
     directory = tmp_path_factory.mktemp("three")
     with NatsCluster(directory, binary=nats_server(version)) as servers:
