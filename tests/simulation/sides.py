@@ -52,7 +52,7 @@ class Side:
         """Publish; give the token of the reply subject."""
         raise NotImplementedError
 
-    def receive(self) -> tuple[str, bytes, bytes] | None:
+    def receive(self, seconds: float = _SECONDS) -> tuple[str, bytes, bytes] | None:
         """Give the token, header block and body of what comes next, if anything."""
         raise NotImplementedError
 
@@ -245,7 +245,6 @@ class RealSide(Side):
     def _connect(self, node: int, **login: str) -> None:
         self.hang_up()
         self._socket = socket.create_connection(("127.0.0.1", self.nodes[node].port), 5)
-        self._socket.settimeout(_SECONDS)
         self._data = b""
         self.errors, self.is_closed = [], False
         command = f"CONNECT {json.dumps(_CONNECT | login)}\r\nSUB _INBOX.side.* 1\r\n"
@@ -336,7 +335,7 @@ class RealSide(Side):
         assert self._socket is not None
         return self._socket
 
-    def receive(self) -> tuple[str, bytes, bytes] | None:
+    def receive(self, seconds: float = _SECONDS) -> tuple[str, bytes, bytes] | None:
         """Give the token, header block and body of what comes next, if anything."""
         while True:
             split = split_messages(self._data)
@@ -350,6 +349,7 @@ class RealSide(Side):
                 self._take_line(line)
                 continue
             try:
+                self._connected.settimeout(seconds)
                 data = self._connected.recv(1 << 16)
             except TimeoutError:
                 return None
@@ -457,9 +457,9 @@ class ModelSide(Side):
         self._link.send(subject, f"_INBOX.side.{token}", payload, block)
         return token
 
-    def receive(self) -> tuple[str, bytes, bytes] | None:
+    def receive(self, seconds: float = _SECONDS) -> tuple[str, bytes, bytes] | None:
         """Give the token, header block and body of what comes next, if anything."""
-        ends_at = self._loop.time() + _SECONDS
+        ends_at = self._loop.time() + seconds
         while not self._got and not self.is_closed and self._loop.time() < ends_at:
             self.sleep(0.001)
         return self._got.pop(0) if self._got else None
