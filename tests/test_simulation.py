@@ -34,7 +34,7 @@ FOUND_AT = {
     "believes-any-leader": 80,
     "believes-a-foreign-refusal": 40,
     "numbers-by-seconds": 8,
-    "sees-ahead-at-once": 10,
+    "sees-ahead-at-once": 133,
     "chains-publishes": 18,
 }
 """Known bugs, and the first seed that shows each; docs/simulation.md has the table."""
