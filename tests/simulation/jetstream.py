@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import faults
 from .api import full_config, tell_created
 from .links import Link, NoGreeting, Origin
-from .messages import NANOSECONDS, Refusal, StoredMessage, refusal_of_publish
+from .messages import (
+    EXPECTED_STREAM,
+    NANOSECONDS,
+    OTHER_STREAM,
+    Refusal,
+    StoredMessage,
+    acknowledgement,
+    refusal_of_publish,
+)
 from .replica import Assignment, Change, Proposal, Replica, apply_proposal
 from .server import VERSIONS, Server
 from .trouble import Trouble
@@ -33,6 +41,7 @@ __all__ = ["Cluster", "Committed", "Link", "NoGreeting", "Server", "StoredMessag
 EPOCH_SECONDS = 1_800_000_000.0
 _META_SECONDS = (0.001, 0.02)
 _EXPIRY_SECONDS = (0.0, 0.3)
+LEAF = "leaf"  # the domain of a leaf node
 
 
 class Committed(NamedTuple):
@@ -340,13 +349,15 @@ class Cluster:
 
     # -- Answers of others -------------------------------------------------------------
 
-    def answer_as_foreign(self, server: Server, origin: Origin) -> None:
+    def answer_as_foreign(self, server: Server, origin: Origin, block: bytes) -> None:
         """Answer as another stream or subscriber on our subjects would."""
         assert self.trouble.foreign is not None
         name, refusal, sequence = self.trouble.foreign
+        if refusal == OTHER_STREAM and EXPECTED_STREAM not in block:
+            refusal = None
         if refusal is not None:
             data = refusal_of_publish(refusal, name)
         else:
-            data = b'{"stream":"%s","seq":%d}' % (name.encode(), sequence)
+            data = acknowledgement(name, sequence, self.version, domain=LEAF)
         server.say("another answers link %d as %s", origin.link.number, name)
         origin.link.deliver(origin.reply, b"", data)

@@ -74,12 +74,20 @@ def refusal_of_publish(refusal: Refusal, stream: str) -> bytes:
 
 
 def acknowledgement(
-    stream: str, sequence: int, version: tuple[int, int], *, duplicate: bool = False
+    stream: str,
+    sequence: int,
+    version: tuple[int, int],
+    *,
+    duplicate: bool = False,
+    domain: str = "",
 ) -> bytes:
-    """Write a PubAck; servers before 2.12 put a space into it."""
+    """Write a PubAck; servers before 2.12 put spaces into it."""
     space = " " if version < (2, 12) else ""
+    whose = f'"stream":"{stream}",{space}'
+    if domain:
+        whose += f'"domain":"{domain}",{space}'
     tail = ',"duplicate": true' if duplicate else ""
-    return f'{{"stream":"{stream}",{space}"seq":{sequence}{tail}}}'.encode()
+    return f'{{{whose}"seq":{sequence}{tail}}}'.encode()
 
 
 def no_responders(subject: str, version: tuple[int, int]) -> bytes:

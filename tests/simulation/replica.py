@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 OFFLINE_SECONDS: Final = 30.0
 STARTUP_SECONDS: Final = 10.0  # startupThreshold in isGroupLeaderless
+DIRECT_SECONDS: Final = 2.0  # startDirectAccessMonitoring in monitorStream
 LEADER, DIRECT = "leader", "direct"
 """What a server tells the others that it listens to: the stream, direct gets."""
 
@@ -99,7 +100,7 @@ class Replica:
     def start(self) -> None:
         """Begin; the preferred server asks for votes at once."""
         self.store.purge(self.server.cluster.expired)
-        self.server.announce(DIRECT, bool(self.store.config["allow_direct"]))
+        self.server.after(DIRECT_SECONDS, self._join_direct)
         preferred = self.assignment.preferred is self.server
         self.raft.start(
             campaign_seconds=self.server.cluster.rng.uniform(0.02, 0.06)
@@ -115,8 +116,26 @@ class Replica:
         self.raft.reset()
         self.store.purge(self.server.cluster.expired)
         self.store.reload_ids(self.server.clock_ns())
-        self.server.announce(DIRECT, bool(self.store.config["allow_direct"]))
+        self.server.after(DIRECT_SECONDS, self._join_direct)
         self.raft.start()
+
+    def _join_direct(self) -> None:
+        """Be asked direct gets from now on, if it is not far behind; else look again.
+
+        A leader is at once; a follower stays when it led before (monitorStream).
+        """
+        raft = self.raft
+        is_mine = self.server.replica is self
+        if not is_mine or self.server.own[DIRECT] or not self._allows_direct:
+            return
+        if raft.leader is not None and 0.9 * raft.commit <= raft.applied:
+            self.server.announce(DIRECT, listens=True)
+        else:
+            self.server.after(DIRECT_SECONDS, self._join_direct)
+
+    @property
+    def _allows_direct(self) -> bool:
+        return bool(self.store.config["allow_direct"])
 
     # -- As the leader -----------------------------------------------------------------
 
@@ -125,6 +144,8 @@ class Replica:
         self._proposed = self.store.last
         self._inflight.clear()
         self.server.announce(LEADER, listens=True)
+        if self._allows_direct and not self.server.own[DIRECT]:
+            self.server.announce(DIRECT, listens=True)
         self.server.cluster.created(self)
 
     def follow(self) -> None:

@@ -136,7 +136,7 @@ class Server:
         targets = self._listeners(LEADER) if cluster.takes(subject) else []
         foreign = cluster.trouble.foreign is not None
         if foreign:
-            cluster.answer_as_foreign(self, origin)
+            cluster.answer_as_foreign(self, origin, block)
         if not targets and not foreign:
             self.say("no responders for link %d", link.number)
             link.deliver(reply, no_responders(subject, cluster.version), b"")

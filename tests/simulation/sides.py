@@ -13,10 +13,14 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
+from parts.jetstream import Operator, wait_jetstream
+from parts.process import wait_until
+
 from sidecar.nats_client import header_block, split_messages, status
 
 from .clock import VirtualLoop
 from .jetstream import Cluster
+from .messages import OTHER_STREAM
 
 if TYPE_CHECKING:
     from parts.nats import NatsProcess
@@ -27,6 +31,7 @@ Message = tuple[bytes, bytes]
 """A header block, as it came, and a body."""
 
 _SECONDS = 2.0
+_NO_STORE = 10049
 _CONNECT = {"verbose": False, "headers": True, "no_responders": True}
 
 
@@ -47,7 +52,7 @@ class Side:
         """Publish; give the token of the reply subject."""
         raise NotImplementedError
 
-    def receive(self) -> tuple[str, bytes, bytes] | None:
+    def receive(self, seconds: float = _SECONDS) -> tuple[str, bytes, bytes] | None:
         """Give the token, header block and body of what comes next, if anything."""
         raise NotImplementedError
 
@@ -82,6 +87,22 @@ class Side:
     def await_removal(self) -> None:
         """Wait until the files of a deleted stream are gone."""
 
+    def connect_denied(self) -> None:
+        """Connect to the first server as one who may not publish on our subject."""
+        raise NotImplementedError
+
+    def have_leaf(self) -> None:
+        """Have a leaf node whose own stream, `edge`, takes our subjects."""
+        raise NotImplementedError
+
+    def end_leaf(self) -> None:
+        """Have it no more."""
+        raise NotImplementedError
+
+    def let_age(self) -> None:
+        """Let all that the stream holds pass its age."""
+        raise NotImplementedError
+
     # -- In short ----------------------------------------------------------------------
 
     def ask(
@@ -105,6 +126,15 @@ class Side:
         while len(answers) < len(tokens) and (got := self.receive()) is not None:
             answers[got[0]] = got[2]
         return [answers.get(token, b"") for token in tokens]
+
+    def ask_all(self, count: int, body: bytes = b"{}", **fence: object) -> list[bytes]:
+        """Publish and give the answers of so many who take it, in any order."""
+        token = self.send(SUBJECT, body, fences(**fence))
+        answers: list[bytes] = []
+        while len(answers) < count and (got := self.receive()) is not None:
+            if got[0] == token:
+                answers.append(got[2])
+        return sorted(answers)
 
     def api(self, name: str, request: Any = None) -> Any:
         """Ask the JetStream API; give its JSON, {} for no answer."""
@@ -162,6 +192,16 @@ class Side:
             self.sleep(0.1)
         raise AssertionError("no leader")
 
+    def await_follower(self, node: int) -> None:
+        """Wait until the leader says that a follower has all it has."""
+        for _ in range(100):
+            replicas = (self.info().get("cluster") or {}).get("replicas") or []
+            lags = {each["name"]: each.get("lag", 0) for each in replicas}
+            if lags.get(f"n{node + 1}") == 0:
+                return
+            self.sleep(0.05)
+        raise AssertionError("a follower lags")
+
 
 def fences(key: object = None, stream: object = None, last: object = None) -> bytes:
     """Write the header block of a publish."""
@@ -180,10 +220,15 @@ class RealSide(Side):
     """One connection to real nats-servers, over a plain socket."""
 
     def __init__(
-        self, nodes: list[NatsProcess], version: tuple[int, int], replicas: int
+        self,
+        nodes: list[NatsProcess],
+        version: tuple[int, int],
+        replicas: int,
+        leaf: NatsProcess | None = None,
     ) -> None:
         super().__init__()
         self.nodes = nodes
+        self._leaf = leaf
         self.version = version
         self.replicas = replicas
         self._socket: socket.socket | None = None
@@ -191,12 +236,18 @@ class RealSide(Side):
 
     def connect(self, node: int) -> None:
         """Connect to another server."""
+        self._connect(node)
+
+    def connect_denied(self) -> None:
+        """Connect to the first server as one who may not publish on our subject."""
+        self._connect(0, user="denied", **{"pass": "denied"})
+
+    def _connect(self, node: int, **login: str) -> None:
         self.hang_up()
         self._socket = socket.create_connection(("127.0.0.1", self.nodes[node].port), 5)
-        self._socket.settimeout(_SECONDS)
         self._data = b""
         self.errors, self.is_closed = [], False
-        command = f"CONNECT {json.dumps(_CONNECT)}\r\nSUB _INBOX.side.* 1\r\n"
+        command = f"CONNECT {json.dumps(_CONNECT | login)}\r\nSUB _INBOX.side.* 1\r\n"
         self._socket.sendall(command.encode())
 
     def hang_up(self) -> None:
@@ -209,7 +260,13 @@ class RealSide(Side):
         self.hang_up()
 
     def fresh(self) -> None:
-        """Have no stream."""
+        """Have no stream, and what a scenario left behind undone."""
+        self.end_leaf()
+        for node in self.nodes:
+            if not node.is_alive:
+                node.start()
+            node.thaw()
+            node.wait()
         self.connect(0)
         for _ in range(20):
             answer = self.api(f"STREAM.DELETE.{STREAM}")
@@ -230,6 +287,38 @@ class RealSide(Side):
             while (streams / f".{STREAM}").exists():
                 time.sleep(0.01)
 
+    def create(self, **config: Any) -> Any:
+        """Create the stream; what is left of a deleted one may be in the way (10049).
+
+        Seen with 2.11.11, once in some hundred creations after a deletion.
+        """
+        for _ in range(20):
+            answer = super().create(**config)
+            if answer.get("error", {}).get("err_code") != _NO_STORE:
+                break
+            time.sleep(0.1)
+        return answer
+
+    def have_leaf(self) -> None:
+        """Have a leaf node whose own stream, `edge`, takes our subjects."""
+        assert self._leaf is not None
+        self._leaf.start()
+        wait_jetstream(self._leaf.wait().port)
+        with Operator(self._leaf.port) as operator:
+            operator.create("edge", STREAM, storage="memory")
+        wait_until(
+            lambda: self.publish(stream="nobody's")[1] != b"", what="the leaf answers"
+        )
+
+    def end_leaf(self) -> None:
+        """Have it no more."""
+        if self._leaf is not None and self._leaf.is_alive:
+            self._leaf.stop()
+
+    def let_age(self) -> None:
+        """Let all that the stream holds pass its age."""
+        wait_until(lambda: self.info()["state"]["messages"] == 0, what="it is gone")
+
     def send(self, subject: str, payload: bytes, block: bytes) -> str:
         """Publish; give the token of the reply subject."""
         token = str(next(self._tokens))
@@ -246,7 +335,7 @@ class RealSide(Side):
         assert self._socket is not None
         return self._socket
 
-    def receive(self) -> tuple[str, bytes, bytes] | None:
+    def receive(self, seconds: float = _SECONDS) -> tuple[str, bytes, bytes] | None:
         """Give the token, header block and body of what comes next, if anything."""
         while True:
             split = split_messages(self._data)
@@ -260,6 +349,7 @@ class RealSide(Side):
                 self._take_line(line)
                 continue
             try:
+                self._connected.settimeout(seconds)
                 data = self._connected.recv(1 << 16)
             except TimeoutError:
                 return None
@@ -326,6 +416,25 @@ class ModelSide(Side):
         self._link = self.cluster.connect(node, self._take, take_end)
         self._link.on_error = self.errors.append
         self._link.subscribe("_INBOX.side.*")
+        self.cluster.trouble.is_denied = False
+
+    def connect_denied(self) -> None:
+        """Connect to the first server as one who may not publish on our subject."""
+        self.connect(0)
+        self.cluster.trouble.is_denied = True
+
+    def have_leaf(self) -> None:
+        """Have a leaf node whose own stream, `edge`, takes our subjects."""
+        self.cluster.trouble.foreign = "edge", OTHER_STREAM, 1
+
+    def end_leaf(self) -> None:
+        """Have it no more."""
+        self.cluster.trouble.foreign = None
+
+    def let_age(self) -> None:
+        """Let all that the stream holds pass its age."""
+        self.cluster.expire(self.cluster.last + 1)
+        self.sleep(0.5)
 
     def hang_up(self) -> None:
         """Close the connection, whatever the other side has read of it."""
@@ -348,9 +457,9 @@ class ModelSide(Side):
         self._link.send(subject, f"_INBOX.side.{token}", payload, block)
         return token
 
-    def receive(self) -> tuple[str, bytes, bytes] | None:
+    def receive(self, seconds: float = _SECONDS) -> tuple[str, bytes, bytes] | None:
         """Give the token, header block and body of what comes next, if anything."""
-        ends_at = self._loop.time() + _SECONDS
+        ends_at = self._loop.time() + seconds
         while not self._got and not self.is_closed and self._loop.time() < ends_at:
             self.sleep(0.001)
         return self._got.pop(0) if self._got else None
