@@ -223,7 +223,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         return unseen is not None and unseen.body == sent.body
 
     def _need_the_end(self) -> None:
-        """End the pass if another producer wrote: nothing is sent, so no fence tells."""
+        """End the pass if another producer wrote; no fence sees it here."""
         stream = self._ask("/v1/stream").document
         is_ours = stream.get("last_key") in self._unknown
         if stream.get("last_offset") != self._last + is_ours:
