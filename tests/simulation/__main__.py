@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import random
 import sys
@@ -69,12 +70,15 @@ def _run_many(options: argparse.Namespace, first: int) -> Totals:
     last = first + options.runs if options.runs else sys.maxsize
     under_way: set[Future[Batch]] = set()
     seed = first
-    with ProcessPoolExecutor(options.jobs, max_tasks_per_child=20) as pool:
+    pool = ProcessPoolExecutor(
+        options.jobs, max_tasks_per_child=20, initializer=gc.disable
+    )
+    with pool:
         while True:
             is_over = seed >= last or (not options.runs and time.monotonic() > ends_at)
             if not (is_over or totals.violated) and len(under_way) < options.jobs + 1:
                 seeds = list(range(seed, min(seed + _BATCH, last)))
-                under_way.add(pool.submit(run_batch, seeds, options.broken))
+                under_way.add(pool.submit(_run_some, seeds, options.broken))
                 seed += _BATCH
                 continue
             if not under_way:
@@ -82,6 +86,13 @@ def _run_many(options: argparse.Namespace, first: int) -> Totals:
             done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
             for each in done:
                 totals.add(each.result())
+
+
+def _run_some(seeds: list[int], broken: str) -> Batch:
+    batch = run_batch(seeds, broken)
+    gc.collect()  # what some runs left is little
+    gc.freeze()  # what is left now stays: modules, caches
+    return batch
 
 
 def show(scenario: Scenario) -> int:
