@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import replace
 
 from .broken import BROKEN
-from .run import Batch, Result, run, run_batch
+from .run import Batch, Result, run, run_and_collect
 from .scenario import Scenario, draw
 from .shrink import shrink
 
@@ -78,7 +78,7 @@ def _run_many(options: argparse.Namespace, first: int) -> Totals:
             is_over = seed >= last or (not options.runs and time.monotonic() > ends_at)
             if not (is_over or totals.violated) and len(under_way) < options.jobs + 1:
                 seeds = list(range(seed, min(seed + _BATCH, last)))
-                under_way.add(pool.submit(_run_some, seeds, options.broken))
+                under_way.add(pool.submit(run_and_collect, seeds, options.broken))
                 seed += _BATCH
                 continue
             if not under_way:
@@ -86,13 +86,6 @@ def _run_many(options: argparse.Namespace, first: int) -> Totals:
             done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
             for each in done:
                 totals.add(each.result())
-
-
-def _run_some(seeds: list[int], broken: str) -> Batch:
-    batch = run_batch(seeds, broken)
-    gc.collect()  # what some runs left is little
-    gc.freeze()  # what is left now stays: modules, caches
-    return batch
 
 
 def show(scenario: Scenario) -> int:

@@ -222,8 +222,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         for _ in range(len(ready)):
             item = ready.popleft()
             try:
-                if type(item) is tuple:
-                    item[0](*item[1])
+                if not isinstance(item, Handle):
+                    function, arguments = item
+                    function(*arguments)
                 elif not (item.is_cancelled or (self._frozen and _holds(item))):
                     item.context.run(item.callback, *item.arguments)
             except (SystemExit, KeyboardInterrupt):
