@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import random
 import sys
@@ -13,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import replace
 
 from .broken import BROKEN
-from .run import Batch, Result, run, run_batch
+from .run import Batch, Result, run, run_and_collect
 from .scenario import Scenario, draw
 from .shrink import shrink
 
@@ -69,12 +70,15 @@ def _run_many(options: argparse.Namespace, first: int) -> Totals:
     last = first + options.runs if options.runs else sys.maxsize
     under_way: set[Future[Batch]] = set()
     seed = first
-    with ProcessPoolExecutor(options.jobs, max_tasks_per_child=20) as pool:
+    pool = ProcessPoolExecutor(
+        options.jobs, max_tasks_per_child=20, initializer=gc.disable
+    )
+    with pool:
         while True:
             is_over = seed >= last or (not options.runs and time.monotonic() > ends_at)
             if not (is_over or totals.violated) and len(under_way) < options.jobs + 1:
                 seeds = list(range(seed, min(seed + _BATCH, last)))
-                under_way.add(pool.submit(run_batch, seeds, options.broken))
+                under_way.add(pool.submit(run_and_collect, seeds, options.broken))
                 seed += _BATCH
                 continue
             if not under_way:

@@ -83,7 +83,8 @@ class Actors:
     def sleep(self, seconds: float) -> None:
         """Block for virtual seconds."""
         actor = self.current()
-        self._loop.call_later(max(seconds, 0.0), self._wake, actor, actor.block + 1)
+        wakes_at = self._loop.time() + max(seconds, 0.0)
+        self._loop.plainly_at(wakes_at, self._wake, actor, actor.block + 1)
         self._block(actor)
 
     def wait(self, future: asyncio.Future[Any], timeout: float | None = None) -> bool:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     Record = Callable[..., None]
 
-_NO_BUS_SECONDS: Final = 60.0
 _REFUSED_TIMES_UNTIL_AN_OPERATOR_COMES: Final = 3
+_CALM_SECONDS: Final = 1.0
 _ERROR_SECONDS: Final = 0.001
 """Hermes tries again at once; this is its own work."""
 
@@ -94,6 +94,7 @@ class ClientHabits:
     pause_seconds: tuple[float, float] = (0.5, 600.0)
     find_chance: float = 0.05
     idle_seconds: float = 0.0  # beside Hermes: to make fewer loops
+    no_bus_seconds: float = 60.0  # Hermes' own; less makes a run shorter
 
 
 class HermesClient:
@@ -114,7 +115,7 @@ class HermesClient:
         self.name = name
         self.life = 0
         self.is_stopping = False
-        self.is_calm = False  # no more pauses: a run nears its end
+        self.is_calm = False  # no more pauses, shorter waits: a run nears its end
         self.target = Target()  # of the process
         self.disk = Target()  # what outlives it
         self.resets = 0
@@ -168,12 +169,13 @@ class HermesClient:
         Not with `with`: nothing may run after a kill.
         """
         if self._habits.idle_seconds:
-            self._sleep(self._habits.idle_seconds)
+            most = _CALM_SECONDS if self.is_calm else self._habits.idle_seconds
+            self._sleep(min(self._habits.idle_seconds, most))
         try:
             self._plugin.__enter__()
         except Exception as error:  # noqa: BLE001 - as Hermes does
             self._record(self.name, "no bus: %s", error)
-            self._sleep(_NO_BUS_SECONDS)
+            self._sleep(self._habits.no_bus_seconds)
             return
         try:
             self._work()

@@ -10,14 +10,13 @@ simulation (https://apple.github.io/foundationdb/testing.html).
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
-from contextvars import Context, ContextVar
+from collections import deque
+from contextvars import Context, ContextVar, copy_context
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
-    from asyncio import Handle, TimerHandle
-    from collections import deque
     from collections.abc import Callable, Coroutine
 
 EPOCH_SECONDS: Final = 1_800_000_000.0
@@ -41,8 +40,6 @@ class Process:
 
 
 PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)
-NO_PROCESS: Final = Context()
-"""The context of what belongs to no process, as the network: it is never frozen."""
 
 
 class Task(asyncio.Task[Any]):
@@ -81,19 +78,54 @@ class Future(asyncio.Future[Any]):
         return self is other
 
 
+class Handle:
+    """What asyncio's handles are to their users, without what only a debugger reads."""
+
+    __slots__ = ("arguments", "callback", "context", "is_cancelled", "time")
+
+    def __init__(
+        self,
+        time: float,
+        callback: Callable[..., object],
+        arguments: tuple[Any, ...],
+        context: Context | None,
+    ) -> None:
+        self.time = time
+        self.callback: Callable[..., object] = callback
+        self.arguments = arguments
+        self.context = copy_context() if context is None else context
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        """Let it not be called, and hold nothing any more."""
+        self.is_cancelled = True
+        self.callback, self.arguments = _nothing, ()
+
+    def cancelled(self) -> bool:
+        """Tell whether it was cancelled."""
+        return self.is_cancelled
+
+    def when(self) -> float:
+        """Give the time of its call."""
+        return self.time
+
+
+Plain = tuple["Callable[..., object]", tuple[Any, ...]]
+"""A call that belongs to no process and is never cancelled: most of a run's."""
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
     """asyncio's own loop without a selector; time passes only when nothing is ready."""
 
-    _ready: deque[Handle]
-
     def __init__(self) -> None:
         super().__init__()
+        self._ready = deque[Handle | Plain]()
         # A set is walked by its members' hashes: they must begin anew with each run.
         Task.numbers, Future.numbers = itertools.count(), itertools.count()
         self._seconds = 0.0
         self._frozen = 0
         self.set_task_factory(_make_task)  # type: ignore[arg-type]  # of 3.11 to 3.14
-        self._timers: list[tuple[float, int, TimerHandle]] = []
+        self._timers: list[tuple[float, int, Handle | Plain]] = []
         self._count = itertools.count()
 
     def time(self) -> float:
@@ -104,20 +136,51 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Give the virtual wall clock in seconds since 1970."""
         return EPOCH_SECONDS + self._seconds
 
-    def call_at(  # type: ignore[override]  # without TypeVarTuple
+    def call_soon(  # type: ignore[override]  # without TypeVarTuple
+        self,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
+    ) -> Handle:
+        """Call after all that is ready."""
+        handle = Handle(self._seconds, callback, args, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_later(  # type: ignore[override]
+        self,
+        delay: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
+    ) -> Handle:
+        """Call after some virtual seconds."""
+        when = self._seconds + delay
+        handle = Handle(when, callback, args, context)
+        heappush(self._timers, (when, next(self._count), handle))
+        return handle
+
+    def call_at(  # type: ignore[override]
         self,
         when: float,
         callback: Callable[..., object],
         *args: Any,
         context: Context | None = None,
-    ) -> TimerHandle:
+    ) -> Handle:
         """Call at a virtual time; of two at one time the first asked comes first."""
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
-        heapq.heappush(self._timers, (when, next(self._count), timer))
-        return timer
+        handle = Handle(when, callback, args, context)
+        heappush(self._timers, (when, next(self._count), handle))
+        return handle
 
-    def _timer_handle_cancelled(self, handle: TimerHandle) -> None:
-        """Leave it: it is passed over when its time comes."""
+    def plainly_soon(self, callback: Callable[..., object], *args: Any) -> None:
+        """Call after all that is ready, whoever is frozen meanwhile."""
+        self._ready.append((callback, args))
+
+    def plainly_at(
+        self, when: float, callback: Callable[..., object], *args: Any
+    ) -> None:
+        """Call at a virtual time, whoever is frozen meanwhile."""
+        heappush(self._timers, (when, next(self._count), (callback, args)))
 
     def create_future(self) -> Future:
         """Make a future that hashes by its number."""
@@ -147,25 +210,29 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _run_once(self) -> None:
         ready, timers = self._ready, self._timers
         if not ready:
-            while timers and timers[0][2]._cancelled:
-                heapq.heappop(timers)
+            while timers and _is_cancelled(timers[0][2]):
+                heappop(timers)
             if not timers:
                 if self._stopping:  # type: ignore[attr-defined]
                     return
                 raise Stuck
             self._seconds = max(self._seconds, timers[0][0])
         while timers and timers[0][0] <= self._seconds:
-            ready.append(heapq.heappop(timers)[2])
+            ready.append(heappop(timers)[2])
         for _ in range(len(ready)):
-            handle = ready.popleft()
-            if handle._cancelled:
-                continue
-            if self._frozen:
-                process = handle._context.get(PROCESS)  # type: ignore[attr-defined]
-                if process is not None and process.held is not None:
-                    process.held.append(handle)
-                    continue
-            handle._run()
+            item = ready.popleft()
+            try:
+                if not isinstance(item, Handle):
+                    function, arguments = item
+                    function(*arguments)
+                elif not (item.is_cancelled or (self._frozen and _holds(item))):
+                    item.context.run(item.callback, *item.arguments)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001 - as asyncio does
+                self.call_exception_handler(
+                    {"message": f"Exception in {item}", "exception": error}
+                )
 
     def _write_to_self(self) -> None:
         """Wake no selector: there is none."""
@@ -174,13 +241,26 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Take nothing from a selector: there is none."""
 
 
+def _is_cancelled(item: Handle | Plain) -> bool:
+    return isinstance(item, Handle) and item.is_cancelled
+
+
+def _holds(handle: Handle) -> bool:
+    """Hold what a frozen process would do now; tell whether it is one's."""
+    process = handle.context.get(PROCESS)
+    if process is None or process.held is None:
+        return False
+    process.held.append(handle)
+    return True
+
+
 def _make_task(
     loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
 ) -> Task:
     process = PROCESS.get()
     if process is not None and process.is_dead:
         coroutine.close()
-        coroutine = _nothing()
+        coroutine = _do_nothing()
     task = Task(coroutine, loop=loop, **options)
     if process is not None:
         if len(process.tasks) > 200:
@@ -189,5 +269,9 @@ def _make_task(
     return task
 
 
-async def _nothing() -> None:
+async def _do_nothing() -> None:
     """Do in place of a dead process's task what it does: nothing."""
+
+
+def _nothing() -> None:
+    """Stand for a call that was cancelled."""

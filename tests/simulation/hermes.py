@@ -31,6 +31,8 @@ UNKNOWN_TEXT: Final = "It is not known"
 _IDLE_SECONDS: Final = 10.0
 """Hermes looks every second for what it is asked; a run needs not wake up so often."""
 
+_CALM_SECONDS: Final = 0.3
+
 _EVENT_SECONDS: Final = 0.0003
 _FETCH_SECONDS: Final = (0.0, 0.1)
 _SCHEMA_RETRY_SECONDS: Final = 0.002
@@ -85,7 +87,7 @@ class HermesServer:
         self.life = 0
         self.wants_initsync = False  # as its command-line tool asks
         self.is_stopping = False  # as after SIGTERM: looked at only between passes
-        self.is_calm = False  # no more freezes: a run nears its end
+        self.is_calm = False  # no more freezes, shorter waits: a run nears its end
         self._make_producer = make_producer
         self._rng = rng
         self._record = record
@@ -149,9 +151,8 @@ class HermesServer:
 
     def _main_loop(self) -> None:
         next_update = self._clock()
-        interval = self._habits.update_interval_seconds
         if self.disk.last_update is not None:
-            next_update = max(next_update, self.disk.last_update + interval)
+            next_update = max(next_update, self.disk.last_update + self._interval)
         while not self.is_stopping:
             try:
                 # Before the first fetch it would be empty, and nothing would follow.
@@ -161,16 +162,23 @@ class HermesServer:
                 if self._clock() < next_update:
                     self._sleep(min(next_update - self._clock(), _IDLE_SECONDS))
                     continue
-                next_update += interval
+                next_update += self._interval
                 self._update()
             except Exception as error:  # noqa: BLE001 - as Hermes does
                 self._record(self.name, "pass ended: %s", error)
                 self._wait_after_failure()
 
     def _wait_after_failure(self) -> None:
-        ends_at = self._clock() + self._habits.retry_seconds
+        ends_at = self._clock() + self._calm(self._habits.retry_seconds)
         while not self.is_stopping and self._clock() < ends_at:
             self._sleep(min(_IDLE_SECONDS, ends_at - self._clock()))
+
+    @property
+    def _interval(self) -> float:
+        return self._calm(self._habits.update_interval_seconds)
+
+    def _calm(self, seconds: float) -> float:
+        return min(seconds, _CALM_SECONDS) if self.is_calm else seconds
 
     @property
     def is_in_pass(self) -> bool:

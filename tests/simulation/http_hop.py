@@ -13,8 +13,6 @@ import io
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from .clock import NO_PROCESS
-
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
@@ -174,9 +172,7 @@ class HttpConnection:
     def _down(self, data: bytes) -> None:
         now = self.hop.loop.time()
         self.last_down = max(self.last_down, now + self.hop.delay())
-        self.hop.loop.call_later(
-            self.last_down - now, self._arrive, data, context=NO_PROCESS
-        )
+        self.hop.loop.plainly_at(self.last_down, self._arrive, data)
 
     def _arrive(self, data: bytes) -> None:
         if not self.is_ended:
@@ -187,7 +183,7 @@ class HttpConnection:
         """End it from the sidecar's side, after what it wrote."""
         now = self.hop.loop.time()
         self.last_down = max(self.last_down, now + self.hop.delay())
-        self.hop.loop.call_later(self.last_down - now, self._ended, context=NO_PROCESS)
+        self.hop.loop.plainly_at(self.last_down, self._ended)
         self._forget()
 
     def _ended(self) -> None:

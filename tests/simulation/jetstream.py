@@ -8,7 +8,6 @@ source, and what a real server was compared with.
 
 from __future__ import annotations
 
-from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import faults
@@ -28,11 +27,11 @@ from .server import VERSIONS, Server
 from .trouble import Trouble
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
     from random import Random
 
     from .alone import Alone
+    from .clock import VirtualLoop
     from .raft import Entry
     from .store import Store
 
@@ -56,7 +55,7 @@ class Cluster:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        loop: VirtualLoop,
         rng: Random,
         record: Callable[..., None],
         *,
@@ -74,7 +73,6 @@ class Cluster:
         self.max_payload = max_payload
         self.now = loop.time
         self._wall = wall
-        self.context = Context()  # nobody's: a frozen client does not freeze servers
         self._links = 0
         self._epoch = 0
         self._everything: list[Committed] = []
@@ -102,7 +100,7 @@ class Cluster:
 
     def after(self, seconds: float, function: Callable[..., None], *args: Any) -> None:
         """Call later, whoever is frozen meanwhile."""
-        self.loop.call_later(seconds, function, *args, context=self.context)
+        self.loop.plainly_at(self.now() + seconds, function, *args)
 
     def wall_ns(self) -> int:
         """Give the true time since 1970."""

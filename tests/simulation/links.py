@@ -70,9 +70,10 @@ class Pipe:
             return
         cluster = self._cluster
         when = cluster.now() + self._low + self._wide * cluster.rng.random()
-        self._last = when = max(when, self._last)
+        when = max(when, self._last)
+        self._last = when
         self._queue.append((function, arguments))
-        cluster.loop.call_at(when, self._arrive, self._age, context=cluster.context)
+        cluster.loop.plainly_at(when, self._arrive, self._age)
 
     def _arrive(self, age: int) -> None:
         if age != self._age:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nats.errors import ConnectionClosedError, Error, NoServersError
 
-from .clock import NO_PROCESS, PROCESS
+from .clock import PROCESS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -123,7 +123,7 @@ class VirtualNatsClient:
         self._to_server(self._link.send, subject, reply, payload, block)
 
     def _to_server(self, function: Callable[..., None], *arguments: Any) -> None:
-        self._loop.call_soon(function, *arguments, context=NO_PROCESS)
+        self._loop.plainly_soon(function, *arguments)
 
     def abort(self) -> None:
         """Cut the socket."""

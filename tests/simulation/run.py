@@ -128,3 +128,11 @@ def run_batch(seeds: list[int], broken: str = "") -> Batch:
         Counter(fault.name for result in results for fault in result.scenario.faults),
         [result.scenario.seed for result in results if result.violations],
     )
+
+
+def run_and_collect(seeds: list[int], broken: str = "") -> Batch:
+    """Run some seeds in a process without a collector; collect once, at the end."""
+    batch = run_batch(seeds, broken)
+    gc.collect()
+    gc.freeze()  # what is left now stays: modules, caches
+    return batch

@@ -34,6 +34,9 @@ HEALTH_SECONDS: Final = 1.0
 SETTLE_SECONDS: Final = 600.0
 """How long everybody has to come to rest once the faults are over."""
 
+LOOK_SECONDS: Final = 0.2
+"""How often is looked whether all has come to rest."""
+
 _SETTINGS: Final[dict[int, Settings]] = {}
 
 
@@ -122,6 +125,7 @@ class World:
                 timeout_seconds=rng.choice((0.2, 0.5)),
                 pause_seconds=(0.5, 5.0),
                 idle_seconds=rng.choice((1.0, 4.0)),
+                no_bus_seconds=5.0,
             ),
             ask_initsync=self.ask_initsync,
         )
@@ -256,6 +260,8 @@ class World:
             sidecar.start_again()
         for server in self.servers:
             server.is_calm = True
+        for client in self.clients:
+            client.is_calm = True
         if self.cluster.restored:
             # What operations.md says: an initsync, and each client begins anew.
             for client in self.clients:
@@ -279,27 +285,27 @@ class World:
         ends_at = quiet_from + SETTLE_SECONDS
         rounds = 0
         while self.loop.time() < ends_at and not self._is_quiet(quiet_from):
-            await asyncio.sleep(1.0)
-            if rounds % 20 == 0 and not all(
+            await asyncio.sleep(LOOK_SECONDS)
+            if rounds % 100 == 0 and not all(
                 client.disk.is_initialized for client in self.clients
             ):
                 self.ask_initsync()  # a restart may have lost the one before
             rounds += 1
         self.is_over = True
         await self._stop(self.servers)
-        for _ in range(30):
+        for _ in range(150):
             if all(self._has_reached_the_end(client) for client in self.clients):
                 break
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(LOOK_SECONDS)
         await self._stop(self.clients)
 
     async def _stop(self, parts: Sequence[HermesServer | HermesClient]) -> None:
         for part in parts:
             part.is_stopping = True
-        for _ in range(60):
+        for _ in range(300):
             if all(self.running[part.name].is_done for part in parts):
                 break
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(LOOK_SECONDS)
 
     def _has_reached_the_end(self, client: HermesClient) -> bool:
         for asking in reversed(self.history.askings):
@@ -340,7 +346,7 @@ class World:
         latest = self.scenario.seconds + 60.0  # where faults kept too much out
         self.source.widen()
         while self._has_too_few_events() and self.loop.time() < latest:
-            self.actors.sleep(rng.random())
+            self.actors.sleep(0.2 * rng.random())
             for _ in range(15):
                 self.source.change()
 
