@@ -291,20 +291,6 @@ def _check_offsets(
         highest = message.offset
 
 
-def _computed_at(noted: Pass, history: History) -> float:
-    """Give when what a pass sends was true, as far as its plugin can know.
-
-    That is when Hermes fetched it; but a new process knows of the stream only what it
-    is told at its first `open()`, and an initsync is Hermes' cache, of any age.
-    """
-    knew = any(
-        each.opened < noted.began
-        for each in history.passes
-        if (each.server, each.life) == (noted.server, noted.life)
-    )
-    return noted.began if knew and noted.kind == "base" else noted.opened
-
-
 def _check_fence(
     history: History,
     stored: Sequence[Stored],
@@ -312,13 +298,12 @@ def _check_fence(
     restored: frozenset[int],
 ) -> Iterator[Violation]:
     passes: dict[int, Pass] = {each.number: each for each in history.passes}
-    since = {each.number: _computed_at(each, history) for each in history.passes}
     for place, owner in enumerate(claims.owners):
         noted = passes.get(owner.pass_number) if owner is not None else None
         if owner is None or noted is None:
             continue
         for earlier in range(place - 1, -1, -1):
-            if stored[earlier].time <= since[noted.number]:
+            if stored[earlier].time <= noted.opened:
                 break
             if stored[earlier].epoch in restored:
                 continue  # L may mean another event there, and fit

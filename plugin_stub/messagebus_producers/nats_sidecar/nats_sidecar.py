@@ -68,8 +68,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         self._last = 0  # L; open() asks for it
         self._unknown: dict[str, _Sent] = {}  # by key; each was sent with this L
         self._stored_unseen: dict[Any, _Sent] = {}  # by object; Hermes does not know
-        self._is_new = True
-        self._ended = ""  # why nothing more is sent until the next open()
+        self._ended = ""  # why this pass sends nothing more
         self._is_initsync = False
         self._went_through = False  # the last pass, if it was one of base events
         # To count on from one UUID takes less time than one for each event.
@@ -78,18 +77,19 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
 
     def open(self) -> None:
         """Learn the last offset; wait for a sidecar that can tell it."""
-        answer = self._ask("/v1/stream", self._name())
-        if answer.status != 200:
-            raise NatsSidecarError(f"No message bus: {answer.reason}")
+        last = self._ask_stream(self._name())["last_offset"]
         self._went_through = False
-        last = answer.document["last_offset"]
         if self._stored_unseen and last > self._last:
             self._forget_written(last)
-        # Else L stays: what came since the pass before came perhaps after Hermes had
-        # fetched what it sends now, and ends this pass at its first event.
-        if (self._is_new or self._ended) and not self._unknown:
+        if not self._unknown:  # else the next event must be sent with their L
             self._last = max(last, self._last)  # what was stored is not behind the end
-        self._is_new, self._ended = False, ""
+        self._ended = ""
+
+    def _ask_stream(self, headers: dict[str, str] | None = None) -> dict[str, Any]:
+        answer = self._ask("/v1/stream", headers)
+        if answer.status != 200 or type(answer.document.get("last_offset")) is not int:
+            raise NatsSidecarError(f"No message bus: {answer.reason}")
+        return answer.document
 
     def _ask(self, path: str, headers: dict[str, str] | None = None) -> Answer:
         ends_at = self._now() + self._settings["send_timeout"]
@@ -224,9 +224,9 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
 
     def _need_the_end(self) -> None:
         """End the pass if another producer wrote; no fence sees it here."""
-        stream = self._ask("/v1/stream").document
+        stream = self._ask_stream()
         is_ours = stream.get("last_key") in self._unknown
-        if stream.get("last_offset") != self._last + is_ours:
+        if stream["last_offset"] != self._last + is_ours:
             self._end_pass()
 
     def _forget_written(self, last: int) -> None:
