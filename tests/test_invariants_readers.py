@@ -17,6 +17,7 @@ from parts.story import (
     modified,
     removed,
 )
+from simulation.claims import STALE_SECONDS
 from simulation.clients import Target
 from simulation.events import parsed
 from simulation.history import FIRST, Outcome, Sample, Scan, Told
@@ -103,6 +104,9 @@ def test_a_reader_is_never_refused_at_the_beginning(three: Story) -> None:
 def test_a_seek_to_what_is_gone_must_be_refused(three: Story) -> None:
     three.purge(3)
     three.ask(2, Outcome.DONE, is_seek=True)
+    assert three.names() == set()  # a leader that was frozen does not know yet
+    three.now += STALE_SECONDS
+    three.ask(2, Outcome.DONE, is_seek=True)
     assert three.names() == {"reader_skipped"}
 
 
@@ -185,6 +189,7 @@ def test_a_client_may_take_an_initsync_whose_start_went_after_it_was_read(
 def test_a_client_does_not_take_an_initsync_whose_start_is_gone(story: Story) -> None:
     first = story.initsync((USER, ONE))
     story.purge(first[0] + 1)
+    story.now += STALE_SECONDS
     now = story.tick()
     for found, is_right in ((None, True), (first, False)):
         story.history.scans[:] = [Scan("c", now, now + 1, False, found)]

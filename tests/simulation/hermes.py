@@ -34,7 +34,6 @@ _IDLE_SECONDS: Final = 10.0
 _CALM_SECONDS: Final = 0.3
 
 _EVENT_SECONDS: Final = 0.0003
-_FETCH_SECONDS: Final = (0.0, 0.1)
 _SCHEMA_RETRY_SECONDS: Final = 0.002
 """Hermes tries a schema event again without any pause; this is its own work."""
 
@@ -62,6 +61,7 @@ class Habits:
     slow_seconds: tuple[float, float] = (0.05, 2.0)
     """For each event of a slow pass, as commit_one may take: what happens meanwhile
     happens inside the pass."""
+    fetch_seconds: tuple[float, float] = (0.0, 0.0)
     freeze_chance: float = 0.002
     freeze_seconds: tuple[float, float] = (1.0, 200.0)
 
@@ -195,7 +195,7 @@ class HermesServer:
     def _update(self) -> None:
         began = self._clock()
         fetched = self._source.fetch(self._cache)
-        self._sleep(self._rng.uniform(*_FETCH_SECONDS))
+        self._sleep(self._rng.uniform(*self._habits.fetch_seconds))
         self._maybe_freeze()
         is_first = self.disk.last_update is None  # the first one ever sends nothing
         body = self._fill if is_first else self._send_difference

@@ -107,6 +107,7 @@ class World:
             habits=Habits(
                 update_interval_seconds=rng.choice(pauses[:2]),
                 retry_seconds=rng.choice(pauses),
+                fetch_seconds=(0.0, 0.1),
                 freeze_seconds=(1.0, 15.0),
                 slow_chance=0.05,
             ),

@@ -77,9 +77,10 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
 
     def open(self) -> None:
         """Learn the last offset; wait for a sidecar that can tell it."""
-        last = self._ask_stream(self._name())["last_offset"]
+        stream = self._ask_stream(self._name())
         self._went_through = False
-        if self._stored_unseen and last > self._last:
+        last = stream["last_offset"]
+        if self._stored_unseen and last > self._last and not self._is_all_ours(stream):
             self._forget_written(last)
         if not self._unknown:  # else the next event must be sent with their L
             self._last = max(last, self._last)  # what was stored is not behind the end
@@ -224,17 +225,21 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
 
     def _need_the_end(self) -> None:
         """End the pass if another producer wrote; no fence sees it here."""
-        stream = self._ask_stream()
-        is_ours = stream.get("last_key") in self._unknown
-        if stream["last_offset"] != self._last + is_ours:
+        if not self._is_all_ours(self._ask_stream()):
             self._end_pass()
+
+    def _is_all_ours(self, stream: dict[str, Any]) -> bool:
+        """Tell whether nothing is behind L but an event of ours that was told unknown."""
+        is_behind = stream.get("last_key") in self._unknown
+        return bool(stream["last_offset"] == self._last + is_behind)
 
     def _forget_written(self, last: int) -> None:
         """Forget the objects of which another producer stored an event after L.
 
         All of them where that cannot be read: an event twice is better than one lost.
         """
-        path = f"/v1/events?offset={self._last + 1}&limit=5000"
+        # It waits for a replica that lags.
+        path = f"/v1/events?offset={self._last + 1}&limit=5000&wait=5"
         page = self._ask(path).document
         with suppress(Exception):  # anything may stand there
             if page["next_offset"] > last:
