@@ -3,18 +3,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from simulation.broken import BROKEN
+from simulation.clock import VirtualLoop
 from simulation.run import run, run_batch
 from simulation.scenario import Scenario, draw
 from simulation.shrink import shrink
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 # A process that is killed begins nothing any more: what it still made is never awaited.
 pytestmark = [
@@ -89,6 +95,28 @@ def test_a_known_bug_is_found(name: str) -> None:
 
 def test_every_bug_that_can_be_put_back_is_found() -> None:
     assert set(FOUND_AT) == set(BROKEN) - {""}
+
+
+def test_the_loop_closes_a_generator_that_is_left_half_way() -> None:
+    """Asyncio asks for that by call_soon_threadsafe, and by nothing else in a run."""
+    closed = []
+
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            closed.append(True)
+
+    async def leave() -> None:
+        generator = numbers()
+        await anext(generator)
+        del generator
+        await asyncio.sleep(1.0)
+        assert closed
+
+    loop = VirtualLoop()
+    loop.run_until_complete(leave())
+    loop.close()
 
 
 def test_a_violation_is_shrunk_to_what_it_needs() -> None:

@@ -147,6 +147,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._ready.append(handle)
         return handle
 
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]
+    """There is one thread; asyncio closes generators that were left with it."""
+
     def call_later(  # type: ignore[override]
         self,
         delay: float,
