@@ -229,7 +229,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             self._end_pass()
 
     def _is_all_ours(self, stream: dict[str, Any]) -> bool:
-        """Tell whether nothing is behind L but an event of ours that was told unknown."""
+        """Tell whether nothing is behind L but what was told unknown."""
         is_behind = stream.get("last_key") in self._unknown
         return bool(stream["last_offset"] == self._last + is_behind)
 
