@@ -169,8 +169,8 @@ def _runs(
     """Give the sends of one computed change: the same bytes of an object in a row.
 
     A row ends where Hermes was told that it stands, at another event of that object,
-    at a pass that went through without it, at an initsync that stands after it, and
-    with the process.
+    at a pass that went through without it, or came to its removals, which are the last
+    of a pass, at an initsync that stands after it, and with the process.
     """
     through = {
         (each.server, each.life, each.number)
@@ -179,15 +179,20 @@ def _runs(
     }
     init_starts = _init_starts(stored, claims)
     rows: dict[tuple[str, Object], list[Send]] = {}
+    removals: dict[str, int] = {}  # of each server the newest
     for send in history.sends:
         if send.category != "base" or send.kind == "dataschema" or not send.is_fenced:
             continue
+        removed = removals.get(send.server, 0)
+        if send.kind == "removed":
+            removals[send.server] = send.number
         name = (send.server, send.object)
         row = rows.get(name)
         if row is not None and (
             row[-1].body != send.body
             or row[-1].told in (Told.STORED, Told.STANDING)
             or (ALLOWS_REPEATS_OF_KILLED and row[-1].life != send.life)
+            or (row[-1].kind != "removed" and row[-1].number < removed)
             or any(
                 (send.server, send.life, number) in through
                 for number in range(row[-1].pass_number + 1, send.pass_number)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from .jetstream import Cluster
+    from .replica import Assignment
     from .trouble import Begun
 
 # -- Room ------------------------------------------------------------------------------
@@ -85,7 +86,7 @@ def delete_and_create(cluster: Cluster, rng: Random) -> Begun:
     cluster.unassign()
 
     def end() -> None:
-        if cluster.assignment is None:  # the sidecar may have been quicker
+        if _is_still_gone(cluster, assignment):
             first = cluster.recreate_first(last)
             cluster.assign(config | {"first_seq": first})
 
@@ -105,7 +106,12 @@ def restore(cluster: Cluster, rng: Random) -> Begun:
     cluster.unassign()
 
     def end() -> None:
-        if cluster.assignment is None:
+        if _is_still_gone(cluster, assignment):
             cluster.assign(config, content=content, last=last, created_ns=created_ns)
 
     return rng.uniform(0.05, 2.0), end
+
+
+def _is_still_gone(cluster: Cluster, deleted: Assignment) -> bool:
+    """Tell whether nobody was quicker: the sidecar, or another such fault."""
+    return cluster.assignment is None and cluster.epoch == deleted.epoch

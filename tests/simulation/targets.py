@@ -111,7 +111,7 @@ class _Excuses:
             message, owner = events[-1]
             if message.offset < target.init_stop:
                 return True  # another server's, inside an initsync: clients pass it by
-            return self._is_lost_to_hermes(owner) or self.is_contradicted(each, target)
+            return self.is_lost_to_hermes(owner) or self.is_contradicted(each, target)
         starter = self._owners.get(target.init_start)
         if starter is None or starter.server not in self._servers:
             return True
@@ -134,7 +134,7 @@ class _Excuses:
                     is_so = False  # it says all
                 elif without_secret(owner.before or {}) != without_secret(state or {}):
                     is_so = True
-                is_explained |= self._is_lost_to_hermes(owner)
+                is_explained |= self.is_lost_to_hermes(owner)
             fold.apply(parsed(message.body))
         return is_so and (is_explained or len(servers) > 1 or each in self._forgotten)
 
@@ -161,10 +161,13 @@ class _Excuses:
         if one is None or other is None:
             return True
         return (one.server, one.life) == (other.server, other.life) and not (
-            self._is_lost_to_hermes(one)
+            self.is_lost_to_hermes(one)
         )
 
-    def _is_lost_to_hermes(self, owner: Send) -> bool:
+    def is_lost_to_hermes(self, owner: Send | None) -> bool:
+        """Tell whether Hermes does not know that this event stands."""
+        if owner is None:
+            return False
         if owner.server not in self._servers:
             return True
         if owner.told is Told.STORED:
@@ -192,10 +195,10 @@ def _difference(
         return "target_differs", f"is {is_there}, the source has {right}"
     secret = source.last_secret.get(each)
     assert target.init_stop is not None
-    newest = _newest_secret(excused.after(each, target.init_stop))
+    newest, owner = _newest_secret(excused.after(each, target.init_stop))
     if secret is None or newest is None or excused.covers(each, target):
         return None
-    if excused.secrets_are_mixed(each, target):
+    if excused.is_lost_to_hermes(owner) or excused.secrets_are_mixed(each, target):
         return None
     stands = any(
         _secret_of(parsed(message.body)) == secret for message, _ in excused.base[each]
@@ -205,15 +208,15 @@ def _difference(
     return None
 
 
-def _newest_secret(events: Sequence[Owned]) -> str | None:
-    for message, _ in reversed(events):
+def _newest_secret(events: Sequence[Owned]) -> tuple[str | None, Send | None]:
+    for message, owner in reversed(events):
         event = parsed(message.body)
         if event.eventtype == "removed":
-            return None
+            return None, None
         secret = _secret_of(event)
         if secret is not None:
-            return secret
-    return None
+            return secret, owner
+    return None, None
 
 
 def _secret_of(event: Any) -> str | None:
