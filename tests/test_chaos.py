@@ -105,15 +105,18 @@ _FIRST = Pass()
 _NEXT = Pass(number=1)
 _LATER = Pass(number=1, age=1)
 _KILLED = Pass(number=1, process=1, ended="killed")
+_REMOVAL: dict[str, Any] = {"kind": "removed", "pkey": 2}
 _OTHER_PRODUCER = Pass(producer=1, began_at=100.0)
 
 
-def _body(value: int, kind: str = "modified", category: str = "base") -> bytes:
+def _body(
+    value: int, kind: str = "modified", category: str = "base", pkey: int = 1
+) -> bytes:
     event = {
         "evcategory": category,
         "eventtype": kind,
         "objtype": "Users",
-        "objpkey": 1,
+        "objpkey": pkey,
         "objattrs": {"modified": {"value": value}},
     }
     return json.dumps(event).encode()
@@ -132,12 +135,10 @@ class _Runs:
         told: Told,
         during: Pass = _FIRST,
         offset: int | None = None,
-        *,
-        kind: str = "modified",
-        category: str = "base",
+        **event: Any,
     ) -> _Runs:
         key = f"key {len(self.attempts)}"
-        body = _body(value, kind, category)
+        body = _body(value, **event)
         attempt = Attempt(body, told, (key,), offset, during=during)
         self.attempts.append(attempt)
         return self
@@ -206,6 +207,22 @@ class _Runs:
             .unknown(1, category="initsync")
             .told(1, Told.STANDING, _NEXT, category="initsync"),
             "never to be recognised",
+        ),
+        # Removals are the last of a pass: what has not come again by then is new.
+        (_Runs().unknown(1).stored(0, _NEXT, **_REMOVAL).stored(1, _NEXT), None),
+        (
+            _Runs()
+            .unknown(1)
+            .stored(0, _NEXT, **_REMOVAL)
+            .told(1, Told.STANDING, _NEXT),
+            "swallowed",
+        ),
+        (
+            _Runs()
+            .unknown(1, kind="removed")
+            .stored(0, _NEXT, **_REMOVAL)
+            .stored(1, _NEXT, kind="removed"),
+            "doubled",
         ),
         # The same bytes again: a double, or a source that went back.
         (_Runs().unknown(1).stored(1, _NEXT), "doubled"),

@@ -9,6 +9,7 @@ event, and the walk of each object: its events in the order of sending.
 from __future__ import annotations
 
 import json
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -167,6 +168,11 @@ def _object_of(body: bytes) -> str:
     return f"{event.get('objtype')} {event.get('objpkey')}"
 
 
+def _is_removal(attempt: Attempt) -> bool:
+    event = json.loads(attempt.body)
+    return (event.get("evcategory"), event.get("eventtype")) == ("base", "removed")
+
+
 # -- Each message and its attempt ------------------------------------------------------
 
 
@@ -238,21 +244,27 @@ def _check_walks(
 ) -> None:
     stands = set(verdict.claims.values())
     walks: dict[tuple[int, str], list[int]] = defaultdict(list)
+    removals: dict[int, list[int]] = defaultdict(list)  # of each producer
     for number, attempt in enumerate(attempts):
+        if _is_removal(attempt):
+            removals[attempt.during.producer].append(number)
         if name := _object_of(attempt.body):
             walks[attempt.during.producer, name].append(number)
         elif attempt.told is Told.STANDING:
             verdict.violations.append(
                 f"swallowed: {_name(attempt)} is never to be recognised"
             )
-    for numbers in walks.values():
-        for text in _walk(attempts, numbers, stands, forgotten, verdict.repeats):
-            verdict.violations.append(text)
+    for (producer, _), numbers in walks.items():
+        walk = _walk(
+            attempts, numbers, removals[producer], stands, forgotten, verdict.repeats
+        )
+        verdict.violations += walk
 
 
-def _walk(
+def _walk(  # noqa: PLR0917 - what a walk is judged by
     attempts: Sequence[Attempt],
     numbers: Sequence[int],
+    removals: Sequence[int],
     stands: set[int],
     forgotten: set[int],
     repeats: Counter[str],
@@ -261,10 +273,20 @@ def _walk(
 
     Recognised may be only the newest event of its object in the stream, byte for byte,
     of which Hermes does not know, while its pass is of the same age. And it has to be,
-    unless another event of that object was tried meanwhile.
+    unless another event of that object was tried meanwhile. Removals are the last of a
+    pass: after one of them whatever was no removal and has not come again is new.
     """
     newest: Attempt | None = None
+    place = 0  # of the newest
     is_known, is_next = False, False
+
+    def is_new(number: int) -> bool:
+        assert newest is not None
+        came_to_removals = bisect_left(removals, number) > bisect_right(removals, place)
+        return _is_later(newest, attempts[number]) or (
+            came_to_removals and not _is_removal(newest)
+        )
+
     for number in numbers:
         attempt = attempts[number]
         is_equal = newest is not None and newest.body == attempt.body
@@ -274,7 +296,7 @@ def _walk(
                 yield f"swallowed: {_name(attempt)} does not stand"
             elif is_known:
                 yield f"swallowed: {_name(attempt)} was known to stand"
-            elif _is_later(newest, attempt):
+            elif is_new(number):
                 yield f"swallowed: {_name(attempt)} is new"
             is_known = number not in forgotten
         if number not in stands:
@@ -283,9 +305,9 @@ def _walk(
             before, now = newest.during, attempt.during
             if before.process != now.process:
                 repeats[now.ended] += 1
-            elif not _is_later(newest, attempt):
+            elif not is_new(number):
                 yield f"doubled: {_name(attempt)} stood already, at {attempt.offset}"
-        newest, is_next = attempt, True
+        newest, place, is_next = attempt, number, True
         is_known = attempt.told is Told.STORED and number not in forgotten
 
 
