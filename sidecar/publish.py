@@ -60,7 +60,9 @@ class InDoubt(IntEnum):
     """Whether copies of an event may stand or still land, the worst of them."""
 
     NO = 0
-    REFUSED = 1  # each by somebody who applied the fence, perhaps an old leader
+    REFUSED = 1
+    """Each was refused, perhaps by an old leader, or was one of two with an equal id: a
+    leader that stays, and says that the stream ends before L, has refused them all."""
     YES = 2
 
 
@@ -133,7 +135,7 @@ def decide(expected: Expected, answer: Answer) -> Stored | Again | Look | Proble
             # The copy under way may be another request's: it can still land. Or it was
             # refused as it was applied: 2.11 on several replicas says this of such a
             # copy for as long as its leader leads, so only a look ends it.
-            return _look(expected, errors.JETSTREAM_UNAVAILABLE, None)
+            return _look(expected, InDoubt.REFUSED, errors.JETSTREAM_UNAVAILABLE, None)
         case Unavailable():
             return Again(in_doubt, 0.25, errors.JETSTREAM_UNAVAILABLE)
         case Refused(cause, code):
@@ -146,7 +148,7 @@ def decide(expected: Expected, answer: Answer) -> Stored | Again | Look | Proble
                 limit_bytes=limit_bytes,
             )
         case Undecided(cause, code):
-            return _look(expected, cause, code)
+            return _look(expected, InDoubt.YES, cause, code)
         case NotSent():
             return Again(in_doubt, 0.0, errors.NATS_DOWN)
         case NoAnswer() | Disconnected():
@@ -196,12 +198,14 @@ def judge(expected: Expected, sequence: int, sight: Sight) -> Stored | Again | P
 def _refuse(expected: Expected, cause: Cause, **members: int | None) -> Look | Problem:
     """Refuse for good, unless an earlier copy of this request may still land."""
     if expected.in_doubt:
-        return _look(expected, cause, members.get("jetstream_code"))
+        return _look(expected, InDoubt.NO, cause, members.get("jetstream_code"))
     known = {name: value for name, value in members.items() if value is not None}
     return Problem(cause, Outcome.NOT_STORED, **known)
 
 
-def _look(expected: Expected, cause: Cause, jetstream_code: int | None) -> Look:
+def _look(
+    expected: Expected, leaves: InDoubt, cause: Cause, jetstream_code: int | None
+) -> Look:
     """Look whether a copy was stored; if not, try again, and not too often.
 
     Who answers in the stream's place does so before it, and what is under way lands
@@ -209,8 +213,9 @@ def _look(expected: Expected, cause: Cause, jetstream_code: int | None) -> Look:
     """
     is_soon = cause in (errors.FOREIGN_ANSWER, errors.JETSTREAM_UNAVAILABLE)
     pause_seconds = 0.1 if is_soon else 0.5
-    again = Again(InDoubt.YES, pause_seconds, cause, jetstream_code)
-    return Look(expected.next, InDoubt.YES, otherwise=again)
+    in_doubt = max(expected.in_doubt, leaves)
+    again = Again(in_doubt, pause_seconds, cause, jetstream_code)
+    return Look(expected.next, in_doubt, otherwise=again)
 
 
 def _outcome(in_doubt: InDoubt) -> Outcome:
