@@ -44,9 +44,9 @@ def _no_stable_id() -> Iterator[None]:
     numbers = itertools.count()
     post = plugin._post
 
-    def post_anew(self: Any, sent: Any, *rest: Any) -> Any:
+    def post_anew(self: Any, left_seconds: float, sent: Any, last: int) -> Any:
         sent.key = f"{self._keys_start}{next(numbers):012x}"
-        return post(self, sent, *rest)
+        return post(self, left_seconds, sent, last)
 
     with patch.object(plugin, "_post", post_anew):
         yield
@@ -61,7 +61,7 @@ def _believes_any_leader() -> Iterator[None]:
     def post_finally(self: Any, *rest: Any) -> Any:
         response = post(self, *rest)
         if response.status == 409:
-            self._unknown.clear()
+            self._doubts.end()
             raise plugin.NatsSidecarError("It is not known whether it was stored")
         return response
 
@@ -87,16 +87,16 @@ def _sees_ahead_at_once() -> Iterator[None]:
 
 def _swallows_an_older_value() -> Context:
     """P2: what was stored unseen is remembered over a later event of its object."""
-    plugin = plugin_module(PRODUCERS).NatsSidecarProducerPlugin
+    doubts = plugin_module(PRODUCERS, "doubts").Doubts
 
-    def stands_already(self: Any, sent: Any) -> bool:
+    def recognise(self: Any, sent: Any) -> bool:
         unseen = self._stored_unseen.get(sent.object)
         if unseen is None or unseen.body != sent.body:
             return False
         del self._stored_unseen[sent.object]
         return True
 
-    return patch.object(plugin, "_stands_already", stands_already)
+    return patch.object(doubts, "recognise", recognise)
 
 
 def _believes_a_foreign_refusal() -> Context:
@@ -163,7 +163,7 @@ def _chains_publishes() -> Iterator[None]:
         if event.evcategory != "initsync" or event.eventtype != "added":
             return send(self, event)
         number = next(self._numbers)
-        sent = module._Sent(f"{self._keys_start}{number:012x}", event)
+        sent = module.Sent(f"{self._keys_start}{number:012x}", event)
         headers = {
             "Content-Type": "application/json",
             "Idempotency-Key": sent.key,
