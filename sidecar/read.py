@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar import errors
 from sidecar.errors import Problem
+from sidecar.event import MAX_OFFSET
 from sidecar.jetstream import NoReply
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def parse_query(parameters: Iterable[tuple[str, str]]) -> Query:
                 offset = None
             case "offset" if value == "next":
                 offset = NEXT
-            case "offset" if _DIGITS.fullmatch(value):
+            case "offset" if _is_between(value, 0, MAX_OFFSET):
                 offset = int(value)
             case "limit" if _is_between(value, 1, MAX_LIMIT):
                 limit = int(value)

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 
 from sidecar.answer import Position
+from sidecar.event import MAX_OFFSET
 
 OLDEST_SERVER: Final = (2, 11, 11)
 """The lowest that the fault runs drive; batched direct get came with 2.11.0."""
@@ -287,6 +288,10 @@ def _stream_faults(plan: StreamPlan, config: dict[str, Any]) -> list[tuple[bool,
         subject for subject in config.get("subjects") or [] if subject != plan.subject
     ]
     return [
+        (
+            config.get("first_seq", 0) > MAX_OFFSET,
+            f"first_seq is over {MAX_OFFSET}: some would read other offsets.",
+        ),
         (config.get("storage") != "file", "Storage is not file: a restart loses it."),
         (
             config.get("retention") != "limits",

@@ -223,6 +223,9 @@ def test_seek_to_an_offset_of_another_bus_is_an_index_error(
 def test_seek_beyond_the_end_is_an_index_error(consumer: Any, first: int) -> None:
     with pytest.raises(IndexError):
         consumer.seek(first + 22)
+    for offset in (2**53 - 1, 2**53, 2**63, 10**30):  # each is told as the first
+        with pytest.raises(IndexError):
+            consumer.seek(offset)
 
 
 def test_a_failed_seek_can_be_followed_by_a_good_one(consumer: Any, first: int) -> None:

@@ -97,6 +97,7 @@ def test_the_planned_stream_is_fit() -> None:
 @pytest.mark.parametrize(
     ("changes", "start"),
     [
+        ({"first_seq": 2**53}, "first_seq is over"),
         ({"storage": "memory"}, "Storage is not file"),
         ({"retention": "workqueue"}, "Retention is not limits"),
         ({"retention": "interest"}, "Retention is not limits"),
@@ -174,6 +175,7 @@ def test_another_subject_is_one_too_many_and_not_ours(subjects: list[str]) -> No
         {"max_msg_size": 1000},
         {"duplicate_window": SECOND},
         {"first_seq": 0},
+        {"first_seq": 2**53 - 1},
         {"compression": "s2"},
         {"placement": {"cluster": "c"}},
         {"max_msgs_per_subject": 0},

@@ -36,6 +36,8 @@ PATIENCE_SECONDS = 10.0
 MORE_SECONDS = 30.0
 """How long beyond Hermes' timeout an end is asked for that nobody can say."""
 
+MAX_OFFSET = 2**53 - 1
+
 ERROR_PAUSE_SECONDS = 5.0
 """Hermes tries a failed seek or read again at once, and tells of it each time."""
 
@@ -100,7 +102,8 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
 
     def seek(self, offset: int) -> None:
         """Go to an offset in [first, last + 1]; raise IndexError for any other."""
-        self._go_to(max(offset, 0))  # none is below 1, and 0 reads as "gone"
+        # None is outside: 0 reads as "gone", the other end as "ahead".
+        self._go_to(min(max(offset, 0), MAX_OFFSET))
         self._take(self._ask_patiently(self._query()))
 
     def setTimeout(self, timeout_ms: int | None) -> None:
