@@ -7,6 +7,9 @@ uvicorn leaves such limits to a proxy, which we do not have.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import struct
 import sys
 from contextlib import suppress
 from fcntl import ioctl
@@ -30,6 +33,9 @@ EVENTS: Final = "/v1/events"
 _URL = EVENTS.encode()
 _CLOSE = (b"connection", b"close")
 
+UNIX: Final = "unix"
+"""The host of a client that has a process id in place of a port."""
+
 MAX_HEAD_BYTES: Final = 16 * 1024
 """Request line and headers; as nginx' four buffers of 4 KB. Ours need 500 bytes."""
 
@@ -45,6 +51,19 @@ STOPPING_SECONDS: Final = 1.0
 
 MAX_CONNECTIONS: Final = 2_000
 """On one listener. A further one is closed at once; idle ones cost 20 KB each."""
+
+
+def _process_of(transport: asyncio.Transport) -> int:
+    """Give who is at the other end of a Unix socket; 0 where that cannot be seen."""
+    end = transport.get_extra_info("socket")
+    if end is None:
+        return 0
+    with suppress(OSError), socket.socket(fileno=os.dup(end.fileno())) as same:
+        size = struct.calcsize("3i")
+        found = same.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        process: int = struct.unpack("3i", found)[0]
+        return process
+    return 0
 
 
 class _Direct:
@@ -81,6 +100,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Refuse one connection too many."""
         super().connection_made(transport)
+        if self.client is None:
+            self.client = (UNIX, _process_of(transport))
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
 

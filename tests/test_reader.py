@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 import uuid
@@ -265,3 +266,24 @@ def test_a_sealed_stream_is_read_by_every_role_that_reads(
             reads.wait_ready()
             with reads.client() as reader:
                 assert reader.get("/v1/events?offset=first").json()["events"]
+
+
+def test_who_holds_the_room_is_named(nats: NatsProcess, tmp_path: Path) -> None:
+    with (
+        sidecar_on(nats, tmp_path / "room") as sidecar,
+        sidecar.client() as http,
+        ExitStack() as stack,
+    ):
+        fill(http)
+        for _ in range(30):
+            reader = stack.enter_context(socket.socket(socket.AF_UNIX))
+            reader.settimeout(30)
+            reader.connect(str(sidecar.socket))
+            reader.sendall(PAGE)
+            reader.recv(12, socket.MSG_WAITALL)
+        health = sidecar.health()
+        assert health is not None
+        assert health.status_code == 200
+        (room,) = [one for one in health.json()["checks"] if one["name"] == "room"]
+        assert room["status"] == "warn"
+        assert f"process {os.getpid()} at the Unix socket held " in room["reason"]
