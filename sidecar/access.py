@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
 from sidecar import errors
-from sidecar.errors import Problem
+from sidecar.errors import Outcome, Problem
 from sidecar.host import is_ours
 from sidecar.log import internal_error, log
 from sidecar.problem import answer
@@ -89,7 +89,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         try:
-            self.check(scope["path"], scope["headers"])
+            self.check(scope["path"], scope["headers"], scope["method"])
             await self._app(scope, receive, send)
         except Problem as problem:
             await answer(problem)(scope, receive, send)
@@ -102,14 +102,14 @@ class Guard:
             # It was answered by the application; uvicorn would log all of its text.
             internal_error(error)
 
-    def check(self, path: str, headers: RawHeaders) -> None:
-        """Raise Problem for what may not pass."""
+    def check(self, path: str, headers: RawHeaders, method: str) -> None:
+        """Raise Problem for what may not pass: an event of it is not stored."""
         cause = self._refusal(path, headers)
         if cause is None:
             return
         if self._tell is not None and path.startswith(_API):
             self._tell(cause)
-        raise Problem(cause)
+        raise Problem(cause, Outcome.NOT_STORED if method == "POST" else None)
 
     def _refusal(self, path: str, headers: RawHeaders) -> Cause | None:
         if self._own_names is not None and not path.startswith(_FOR_PROBES):

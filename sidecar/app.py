@@ -24,7 +24,7 @@ from sidecar.openapi import GET_EVENTS, GET_STREAM, HEALTH, METRICS, PAGE, POST_
 from sidecar.page import HEADERS as PAGE_HEADERS
 from sidecar.page import View, render
 from sidecar.problem import PRIVATE, answer, json_answer
-from sidecar.protocol import EVENTS
+from sidecar.protocol import EVENTS, UNIX
 from sidecar.read import parse_query
 from sidecar.store import post_event as store_event
 
@@ -166,9 +166,15 @@ class _PageResponse(Response):
                 message = {"type": "http.response.body"}
             await send(message)
 
-        with self._room.hold() as held:
+        with self._room.hold(_peer(scope)) as held:
             held.add(len(self.body))
             await super().__call__(scope, receive, send_and_wait)
+
+
+def _peer(scope: Scope) -> str:
+    """Name who asks: an address, or a process at the Unix socket."""
+    host, number = scope.get("client") or ("", 0)
+    return f"process {number} at the Unix socket" if host == UNIX else str(host)
 
 
 async def _while_wanted(

@@ -66,6 +66,7 @@ class Bus:
         self._server = server
         self._plan = plan
         self._create = create
+        self._writes = purpose != "reads"  # who only reads needs less of the stream
         self._last_offset = last_offset or LastOffset()
         self._fit: Connection | None = None
         self._became_fit = asyncio.Event()
@@ -196,7 +197,12 @@ class Bus:
         return Sight(info.position, message, self.settled_last())
 
     def settled_last(self) -> int | None:
-        """Give the last offset that nothing lies beyond; see LastOffset."""
+        """Give the last offset that nothing lies beyond; see LastOffset.
+
+        A mirror does not know it: what it lacks may be on its way.
+        """
+        if self.info is not None and self.info.is_mirror:
+            return None
         return self._last_offset.settled(time.monotonic())
 
     async def wait_for(self, offset: int, timeout_seconds: float) -> None:
@@ -285,7 +291,9 @@ class Bus:
                 self._report(errors.JETSTREAM_UNAVAILABLE, [])
             return
         await self._note(info)
-        faults = stream.unfitness(self._plan, info.config, connection.server_version)
+        faults = stream.unfitness(
+            self._plan, info.config, connection.server_version, writes=self._writes
+        )
         if faults:
             self._report(errors.STREAM_UNFIT, faults)
             return

@@ -16,6 +16,7 @@ from typing import Any
 from sidecar import __version__, errors
 from sidecar.complaint import NO_FIT_STREAM, NO_NATS, OK, Complaint
 from sidecar.errors import Problem
+from sidecar.event import MAX_OFFSET
 from sidecar.settings import load
 
 _EPILOG = """\
@@ -23,9 +24,6 @@ Settings are environment variables, SIDECAR_*; see docs/settings.md.
 Exit status: 0 done, 1 not ready, 2 wrong settings or arguments, 3 cannot listen,
 4 no NATS or login refused, 5 stream missing or unfit, 6 embedded NATS cannot start,
 7 plugins or demo failed, 130 interrupted."""
-
-_TOO_HIGH = 2**53
-"""From here on who reads a JSON number as a float reads another offset."""
 
 
 def main() -> None:
@@ -121,9 +119,9 @@ def _start(text: str) -> str:
 
 
 def _offset(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) < _TOO_HIGH:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_OFFSET:
         raise argparse.ArgumentTypeError(
-            f"an offset is a whole number from 1 to {_TOO_HIGH - 1}"
+            f"an offset is a whole number from 1 to {MAX_OFFSET}"
         )
     return int(text)
 

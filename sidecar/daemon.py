@@ -98,6 +98,8 @@ class Daemon:
         failure = self.failures.worst(now)
         info, initsync = self.bus.info, self.guard.initsync
         age_seconds = max_age_seconds(info.config) if info else 0
+        fulls = [room.full for room in (self.pages, self.bodies) if room.full]
+        full = max(fulls, default=None)  # the last one
         worst = next((bus for bus in self.buses if bus.cause is not None), self.bus)
         return Facts(
             stopping=self.stopping.is_set(),
@@ -112,6 +114,8 @@ class Daemon:
             failure_age=_age(failure.since if failure else None),
             other_failure=self.failures.other(now),
             refused_caller=self.failures.refused_caller(now),
+            full=full,
+            full_age=_age(full.at if full else None),
             second_writer_age=_age(self.failures.second_writer_at),
             in_flight=publisher.in_flight,
             readers_waiting=self.reader.waiting,

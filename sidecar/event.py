@@ -15,8 +15,10 @@ LAST: Final = "*"
 
 _CATEGORY = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _KEY = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
-_ENTITY_TAG = re.compile(r'"(0|[1-9][0-9]{0,18})"', re.ASCII)
-_MAX_SEQUENCE = 2**63 - 1  # what the server parses Nats-Expected-Last-Sequence into
+_ENTITY_TAG = re.compile(r'"(0|[1-9][0-9]{0,15})"', re.ASCII)
+
+MAX_OFFSET: Final = 2**53 - 1
+"""Beyond it who reads a JSON number or a metric as a float reads another offset."""
 
 START_BYTES: Final = 8192
 """How much of a body is looked at to know whose event it is."""
@@ -112,7 +114,7 @@ def parse_precondition(header: str | None) -> int | str:
     if header == LAST:
         return LAST
     match = _ENTITY_TAG.fullmatch(header)
-    if match is None or (offset := int(match[1])) > _MAX_SEQUENCE:
+    if match is None or (offset := int(match[1])) > MAX_OFFSET:
         raise Problem(errors.MALFORMED_PRECONDITION, Outcome.NOT_STORED)
     return offset
 

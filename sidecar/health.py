@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sidecar.errors import Cause
     from sidecar.failures import Failure
     from sidecar.initsync import Initsync
+    from sidecar.room import Full
     from sidecar.stream import StreamInfo
 
 ROUND_TRIP_LIMIT_SECONDS: Final = 5.0
@@ -20,6 +21,7 @@ DOUBT_LIMIT_SECONDS: Final = 2.0
 
 UNABLE_LIMIT_SECONDS: Final = 2.0
 SECOND_WRITER_SECONDS: Final = 600.0
+FULL_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Facts:
     """What the daemon knows at one moment; ages in seconds, None for never.
 
     `failure`: the worst of what keeps a hermes-server from storing, `other_failure`
-    somebody else; `refused_caller`: why somebody may not use the API.
+    somebody else; `refused_caller`: why somebody may not use the API; `full`: who held
+    most when there was no room.
     `searched`: whether the stream was searched for an initsync. `initsync_stays`: for
     how many seconds it stays in the stream, None for ever.
     """
@@ -45,6 +48,8 @@ class Facts:
     failure_age: float | None = None
     other_failure: Cause | None = None
     refused_caller: Cause | None = None
+    full: Full | None = None
+    full_age: float | None = None
     in_flight: int = 0
     readers_waiting: int = 0
     connections: int = 0
@@ -78,7 +83,7 @@ def is_ready(checks: list[Check]) -> bool:
 def assess(facts: Facts) -> list[Check]:
     """Check everything that readiness and warnings rest on."""
     checks = [_sidecar(facts), _stream(facts), _leader(facts), _initsync(facts)]
-    checks.append(_callers(facts))
+    checks += [_callers(facts), _room(facts)]
     if facts.writes:
         checks += [_outcomes(facts), _refusals(facts), _second_writer(facts)]
     return checks
@@ -204,6 +209,17 @@ def _callers(facts: Facts) -> Check:
         return Check("callers", None)
     reason = f"A caller was refused in the last ten minutes: {cause.title}"
     return Check("callers", reason, cause.remedy, blocks=False)
+
+
+def _room(facts: Facts) -> Check:
+    if facts.full is None or facts.full_age is None or facts.full_age > FULL_SECONDS:
+        return Check("room", None)
+    reason = (
+        f"There was no room for a caller in the last minute: {facts.full.name} held "
+        f"{facts.full.bytes} bytes."
+    )
+    remedy = "Look whether that one takes what it asks for; the others ask again."
+    return Check("room", reason, remedy, blocks=False)
 
 
 def _second_writer(facts: Facts) -> Check:

@@ -75,7 +75,7 @@ POST_EVENT: dict[str, Any] = {
             "in": "header",
             "required": True,
             "description": 'The last offset the caller knows, "L", or *.',
-            "schema": {"type": "string", "pattern": '^("(0|[1-9][0-9]{0,18})"|\\*)$'},
+            "schema": {"type": "string", "pattern": '^("(0|[1-9][0-9]{0,15})"|\\*)$'},
         },
         {
             "name": "Prefer",
@@ -128,7 +128,7 @@ POST_EVENT: dict[str, Any] = {
 }
 
 _QUERY: dict[str, tuple[dict[str, Any], Any]] = {
-    "offset": ({"type": "string", "pattern": "^(first|next|[0-9]{1,18})$"}, "first"),
+    "offset": ({"type": "string", "pattern": "^(first|next|[0-9]{1,16})$"}, "first"),
     "limit": ({"type": "integer", "minimum": 1, "maximum": 5000}, 500),
     "max_bytes": ({"type": "integer", "minimum": 1, "maximum": 10**9}, 4 * 1024 * 1024),
     "wait": ({"type": "number", "minimum": 0, "maximum": 60}, 0),

@@ -7,7 +7,14 @@ uvicorn leaves such limits to a proxy, which we do not have.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import struct
+import sys
+from contextlib import suppress
+from fcntl import ioctl
 from functools import partial
+from termios import TIOCOUTQ
 from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -26,14 +33,37 @@ EVENTS: Final = "/v1/events"
 _URL = EVENTS.encode()
 _CLOSE = (b"connection", b"close")
 
+UNIX: Final = "unix"
+"""The host of a client that has a process id in place of a port."""
+
 MAX_HEAD_BYTES: Final = 16 * 1024
 """Request line and headers; as nginx' four buffers of 4 KB. Ours need 500 bytes."""
 
 HEAD_SECONDS: Final = 20.0
 """How long a request may take from its first byte to the end of its headers."""
 
+READER_SECONDS: Final = 10.0
+"""How long somebody may take nothing of an answer, which counts as held meanwhile: a
+client that is paused asks again when it goes on."""
+
+STOPPING_SECONDS: Final = 1.0
+"""How long a sidecar that stops waits for whoever does not take what it answered."""
+
 MAX_CONNECTIONS: Final = 2_000
 """On one listener. A further one is closed at once; idle ones cost 20 KB each."""
+
+
+def _process_of(transport: asyncio.Transport) -> int:
+    """Give who is at the other end of a Unix socket; 0 where that cannot be seen."""
+    end = transport.get_extra_info("socket")
+    if end is None:
+        return 0
+    with suppress(OSError), socket.socket(fileno=os.dup(end.fileno())) as same:
+        size = struct.calcsize("3i")
+        found = same.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        process: int = struct.unpack("3i", found)[0]
+        return process
+    return 0
 
 
 class _Direct:
@@ -60,6 +90,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _is_in_head = False
     _head_timer: TimerHandle | None = None
+    _reader_timer: TimerHandle | None = None
     _body: list[bytes] | None = None  # of a request that may be served directly
 
     def __init__(self, serve_directly: Serve, **uvicorns: Any) -> None:
@@ -69,13 +100,59 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Refuse one connection too many."""
         super().connection_made(transport)
+        if self.client is None:
+            self.client = (UNIX, _process_of(transport))
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop the clocks."""
         self._end_head()
+        self._end_reader()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Stop; whoever reads on does so now."""
+        super().shutdown()
+        if self.transport.get_write_buffer_size():
+            self.loop.call_later(STOPPING_SECONDS, self._abort_unread)
+
+    def _abort_unread(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def pause_writing(self) -> None:
+        """Look whether the reader goes on; a slow one may take its time."""
+        super().pause_writing()
+        self._watch_reader(self._unread_bytes())
+
+    def resume_writing(self) -> None:
+        """Stop looking."""
+        self._end_reader()
+        super().resume_writing()
+
+    def _watch_reader(self, unread_bytes: int) -> None:
+        self._reader_timer = self.loop.call_later(
+            READER_SECONDS, self._check_reader, unread_bytes
+        )
+
+    def _check_reader(self, unread_before: int) -> None:
+        unread_bytes = self._unread_bytes()
+        if unread_bytes >= unread_before:
+            self.transport.abort()
+        else:
+            self._watch_reader(unread_bytes)
+
+    def _unread_bytes(self) -> int:
+        """Count what the other side has not taken, in our buffer and in the kernel's.
+
+        A slow link empties the kernel's long before ours gets smaller.
+        """
+        queued = bytearray(4)
+        with suppress(OSError):
+            ioctl(self.transport.get_extra_info("socket").fileno(), TIOCOUTQ, queued)
+        kernels = int.from_bytes(queued, sys.byteorder)
+        return self.transport.get_write_buffer_size() + kernels
 
     def data_received(self, data: bytes) -> None:
         """Bound the head; most come whole, and need no clock."""
@@ -151,6 +228,11 @@ class BoundedProtocol(HttpToolsProtocol):
         if _CLOSE in headers:
             self.transport.close()
         self.on_response_complete()
+
+    def _end_reader(self) -> None:
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
+            self._reader_timer = None
 
     def _end_head(self) -> None:
         if self._head_timer is not None:

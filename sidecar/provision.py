@@ -60,7 +60,12 @@ async def find_faults(settings: Settings) -> list[str]:
         info = await connection.stream_info()
     if info is None:
         raise Problem(errors.STREAM_MISSING)
-    return stream.unfitness(settings.plan, info.config, connection.server_version)
+    return stream.unfitness(
+        settings.plan,
+        info.config,
+        connection.server_version,
+        writes=settings.role != "consumer",
+    )
 
 
 @asynccontextmanager

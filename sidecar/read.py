@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from sidecar import errors
 from sidecar.errors import Problem
+from sidecar.event import MAX_OFFSET
 from sidecar.jetstream import NoReply
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator, Iterable
 
     from sidecar.answer import Position, StoredMessage
     from sidecar.bus import Bus
@@ -28,6 +30,10 @@ MAX_LIMIT: Final = 5_000
 MAX_WAIT_SECONDS: Final = 60.0
 MAX_BYTES: Final = 4 * 1024 * 1024
 """Most bytes of one page, passed by one event at most: what a page costs in memory."""
+
+FETCHED_BYTES: Final = 24 * 1024 * 1024
+"""Most that is on its way from NATS at once: nats-server ends a connection that has
+64 MB to take. One event may be larger: it is then fetched alone."""
 
 _FETCHES_AT_ONCE = 4
 _TRIES_OF_FIRST = 10  # that it ages out while it is read
@@ -75,7 +81,7 @@ def parse_query(parameters: Iterable[tuple[str, str]]) -> Query:
                 offset = None
             case "offset" if value == "next":
                 offset = NEXT
-            case "offset" if _DIGITS.fullmatch(value):
+            case "offset" if _is_between(value, 0, MAX_OFFSET):
                 offset = int(value)
             case "limit" if _is_between(value, 1, MAX_LIMIT):
                 limit = int(value)
@@ -150,13 +156,39 @@ def contiguous(
     return kept
 
 
+class Budget:
+    """Bounds the bytes that are on their way at once, first come first served."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._left_bytes = most_bytes
+        self._most_bytes = most_bytes
+        self._turn = asyncio.Lock()
+        self._given_back = asyncio.Event()
+
+    @asynccontextmanager
+    async def spend(self, size_bytes: int) -> AsyncIterator[None]:
+        """Wait until so many may come; who wants more than all waits for all."""
+        least_bytes = self._most_bytes // _FETCHES_AT_ONCE
+        size_bytes = max(least_bytes, min(size_bytes, self._most_bytes))
+        async with self._turn:
+            while self._left_bytes < size_bytes:
+                self._given_back.clear()
+                await self._given_back.wait()
+            self._left_bytes -= size_bytes
+        try:
+            yield
+        finally:
+            self._left_bytes += size_bytes
+            self._given_back.set()
+
+
 class Reader:
     """Reads pages over a bus of its own, so that no reader delays a publish."""
 
     def __init__(self, bus: Bus, metrics: Metrics) -> None:
         self._bus = bus
         self._metrics = metrics
-        self._fetches = asyncio.Semaphore(_FETCHES_AT_ONCE)
+        self._fetches = Budget(FETCHED_BYTES)
         self.waiting = 0
 
     async def read(self, query: Query) -> Page:
@@ -205,7 +237,9 @@ class Reader:
         if start > position.last:
             return Page([], start, position)
         try:
-            async with self._fetches:
+            # max_bytes is passed by one event at most.
+            size_bytes = query.max_bytes + self._bus.connection().limit_bytes
+            async with self._fetches.spend(size_bytes):
                 batch, least_last = await self._bus.connection().batch(
                     start, query.limit, query.max_bytes, query.category
                 )

@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from sidecar.complaint import BAD_SETTINGS, Complaint
 from sidecar.login import NatsServer, Tls
+from sidecar.room import MAX_BYTES
 from sidecar.stream import StreamPlan
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _SERVICE_LINK = re.compile(
     r"|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 _LINKED_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+")
+_MAX_DAYS = 2**63 // (86_400 * 10**9)  # JetStream counts nanoseconds
 _NATS_SCHEMES = ("nats", "tls")
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
 
@@ -99,7 +101,10 @@ class Settings(BaseSettings):
         1, ge=1, le=5, description="Copies of a stream that we create"
     )
     stream_max_age_days: int = Field(
-        90, ge=0, description="Retention of a stream that we create; 0 keeps for ever"
+        90,
+        ge=0,
+        le=_MAX_DAYS,
+        description="Retention of a stream that we create; 0 keeps for ever",
     )
     embedded: bool = Field(
         False, description="Start and supervise a nats-server of our own"
@@ -132,7 +137,10 @@ class Settings(BaseSettings):
         "both", description="Which half of the API is served"
     )
     max_event_bytes: int = Field(
-        0, ge=0, description="Largest event taken; 0: what server and stream allow"
+        0,
+        ge=0,
+        le=MAX_BYTES,
+        description="Largest event taken; 0: what server and stream allow",
     )
     publish_timeout_seconds: float = Field(
         10.0, ge=1, le=300, description="How long one POST is held while it resolves"

@@ -61,7 +61,7 @@ class Direct:
             respond(response)
 
         try:
-            self._guard.check(EVENTS, headers)
+            self._guard.check(EVENTS, headers, "POST")
             try:
                 head = _read_head(self._daemon, headers)
                 _take_piece(held, len(body), head.limit_bytes)

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 
 from sidecar.answer import Position
+from sidecar.event import MAX_OFFSET
 
 OLDEST_SERVER: Final = (2, 11, 11)
 """The lowest that the fault runs drive; batched direct get came with 2.11.0."""
@@ -43,6 +44,11 @@ class StreamInfo:
     def has_leader(self) -> bool:
         """Tell whether the answer is the leader's; see parse_stream_info."""
         return self.replicas == 1 or self.leader is not None
+
+    @property
+    def is_mirror(self) -> bool:
+        """Tell whether it may end before the stream that it mirrors."""
+        return bool(self.config.get("mirror"))
 
     @property
     def has_majority(self) -> bool:
@@ -197,9 +203,12 @@ DEFECTS: Final = (
 )
 
 
-def unfitness(plan: StreamPlan, config: dict[str, Any], server: str) -> list[str]:
+def unfitness(
+    plan: StreamPlan, config: dict[str, Any], server: str, *, writes: bool = True
+) -> list[str]:
     """Say why events could be lost or changed in this stream, a sentence each.
 
+    Who only reads needs less: a sealed stream will do, or a mirror (docs/nats.md).
     The stream's leader may be of another version than the server that we are
     connected to: its own stands in the answer of STREAM.INFO.
     """
@@ -211,6 +220,11 @@ def unfitness(plan: StreamPlan, config: dict[str, Any], server: str) -> list[str
             for sentence in server_unfitness(version, config)
         ),
         *(sentence for wrong, sentence in _stream_faults(plan, config) if wrong),
+        *(
+            sentence
+            for wrong, sentence in _faults_for_writers(plan, config)
+            if wrong and writes
+        ),
     ]
 
 
@@ -269,18 +283,19 @@ def _is_meant(config: dict[str, Any], defect: Defect) -> bool:
 
 
 def _stream_faults(plan: StreamPlan, config: dict[str, Any]) -> list[tuple[bool, str]]:
+    mirror = config.get("mirror") or {}
     others = [
         subject for subject in config.get("subjects") or [] if subject != plan.subject
     ]
     return [
+        (
+            config.get("first_seq", 0) > MAX_OFFSET,
+            f"first_seq is over {MAX_OFFSET}: some would read other offsets.",
+        ),
         (config.get("storage") != "file", "Storage is not file: a restart loses it."),
         (
             config.get("retention") != "limits",
             "Retention is not limits: reading would remove events.",
-        ),
-        (
-            plan.subject not in (config.get("subjects") or []),
-            f"Subject {plan.subject} is missing: events would not be stored.",
         ),
         (
             bool(others),
@@ -290,16 +305,6 @@ def _stream_faults(plan: StreamPlan, config: dict[str, Any]) -> list[tuple[bool,
             config.get("max_msgs_per_subject", -1) > 0,
             "max_msgs_per_subject is set: it removes events of a full category.",
         ),
-        (
-            config.get("discard") != "new" and _is_bounded(config),
-            "Discard is old and a size limit is set: a full stream would lose events.",
-        ),
-        (
-            config.get("persist_mode") == "async",
-            "persist_mode is async: acknowledged events could be lost.",
-        ),
-        (bool(config.get("sealed")), "The stream is sealed: it takes no events."),
-        (bool(config.get("no_ack")), "no_ack is set: nothing is acknowledged."),
         (
             bool(config.get("subject_transform")),
             "A subject transform is set: categories would change.",
@@ -312,7 +317,10 @@ def _stream_faults(plan: StreamPlan, config: dict[str, Any]) -> list[tuple[bool,
             bool(config.get("sources")),
             "Sources are set: messages of other streams would stand between events.",
         ),
-        (bool(config.get("mirror")), "It is a mirror: it takes no events."),
+        (
+            bool(mirror.get("filter_subject") or mirror.get("subject_transforms")),
+            "It mirrors only some subjects: events would be missing.",
+        ),
         (
             bool(config.get("allow_rollup_hdrs")),
             "allow_rollup_hdrs is set: one message could remove all others.",
@@ -322,12 +330,36 @@ def _stream_faults(plan: StreamPlan, config: dict[str, Any]) -> list[tuple[bool,
             "allow_msg_ttl is set: single messages could vanish.",
         ),
         (
-            bool(config.get("allow_msg_counter")),
-            "allow_msg_counter is set: events are no counters and would be refused.",
-        ),
-        (
             not config.get("allow_direct"),
             "allow_direct is not set: clients could not read.",
+        ),
+    ]
+
+
+def _faults_for_writers(
+    plan: StreamPlan, config: dict[str, Any]
+) -> list[tuple[bool, str]]:
+    is_mirror = bool(config.get("mirror"))
+    subjects = config.get("subjects") or []
+    return [
+        (
+            plan.subject not in subjects and not is_mirror,
+            f"Subject {plan.subject} is missing: events would not be stored.",
+        ),
+        (
+            config.get("discard") != "new" and _is_bounded(config),
+            "Discard is old and a size limit is set: a full stream would lose events.",
+        ),
+        (
+            config.get("persist_mode") == "async",
+            "persist_mode is async: acknowledged events could be lost.",
+        ),
+        (bool(config.get("sealed")), "The stream is sealed: it takes no events."),
+        (is_mirror, "It is a mirror: it takes no events."),
+        (bool(config.get("no_ack")), "no_ack is set: nothing is acknowledged."),
+        (
+            bool(config.get("allow_msg_counter")),
+            "allow_msg_counter is set: events are no counters and would be refused.",
         ),
     ]
 

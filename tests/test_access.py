@@ -164,7 +164,7 @@ async def test_a_request_has_one_host(hosts: list[str]) -> None:
         statuses.append(message.get("status"))
 
     headers = [(b"host", host.encode()) for host in hosts]
-    scope = {"type": "http", "path": "/", "headers": headers}
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": headers}
     await Guard(served, "open", own_names=OURS)(scope, no_body, send)
     assert statuses[0] == 421
 
@@ -206,7 +206,7 @@ async def test_a_problem_of_the_application_is_answered() -> None:
 
 async def logged(guard: Guard) -> MutableMapping[str, Any]:
     """Give the line that a request leaves which is not answered."""
-    scope = {"type": "http", "path": "/v1/events", "headers": []}
+    scope = {"type": "http", "method": "GET", "path": "/v1/events", "headers": []}
     with capture_logs() as lines:
         await guard(scope, no_body, unsent)
     (line,) = lines

@@ -11,6 +11,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from queue import Queue
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 
 import pytest
 from parts.answers import NO_ANSWER, Clock, Mute, Player, Reply, problem, timed
@@ -222,6 +223,9 @@ def test_seek_to_an_offset_of_another_bus_is_an_index_error(
 def test_seek_beyond_the_end_is_an_index_error(consumer: Any, first: int) -> None:
     with pytest.raises(IndexError):
         consumer.seek(first + 22)
+    for offset in (2**53 - 1, 2**53, 2**63, 10**30):  # each is told as the first
+        with pytest.raises(IndexError):
+            consumer.seek(offset)
 
 
 def test_a_failed_seek_can_be_followed_by_a_good_one(consumer: Any, first: int) -> None:
@@ -352,13 +356,23 @@ def test_what_is_no_event_fails_as_hermes_fails(hermes_home: Path, text: str) ->
     assert failures[0] == failures[1]
 
 
-@pytest.mark.parametrize("text", [SECRET, f'["{SECRET}"]'])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"data": SECRET},
+        {"data": f'["{SECRET}"]'},
+        {"data": None},
+        {"offset": SECRET},
+        {"offset": None},
+        {"timestamp": SECRET},
+    ],
+)
 def test_what_is_no_event_is_one_constant_text_after_a_pause(
-    hermes_home: Path, player: Player, clock: Clock, text: str
+    hermes_home: Path, player: Player, clock: Clock, odd: dict[str, Any]
 ) -> None:
     with consumer_of(hermes_home, player.url, clock) as plugin:
         answer = page(1, 2)
-        answer.document["events"][1]["data"] = text
+        answer.document["events"][1] |= odd
         player.then(answer)
         events = iter(plugin)
         assert next(events).offset == 1
@@ -424,7 +438,7 @@ def test_a_find_asks_the_server_to_filter(
 # -- Timeout ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("timeout_ms", [0, 1, 500])
+@pytest.mark.parametrize("timeout_ms", [1, 500])
 def test_iteration_ends_within_the_timeout(consumer: Any, timeout_ms: int) -> None:
     consumer.setTimeout(timeout_ms)
     consumer.seekToBeginning()
@@ -433,6 +447,31 @@ def test_iteration_ends_within_the_timeout(consumer: Any, timeout_ms: int) -> No
     took_seconds = quickest(lambda: more.extend(consumer))
     assert timeout_ms / 1000 - 0.05 <= took_seconds < timeout_ms / 1000 + 0.5
     assert more == []
+
+
+def test_without_an_update_interval_a_client_asks_once_a_second(
+    hermes_home: Path, player: Player, clock: Clock
+) -> None:
+    """Hermes comes again at once: it would do nothing else (case 28)."""
+    plugin = consumer_of(hermes_home, player.url, clock)
+    plugin.setTimeout(0)
+    player.then(page())
+    iterator = iter(plugin)
+    plugin._http.ask_page = asked_with_time(plugin._http.ask_page, clock)
+    assert list(iterator) == []
+    assert clock.slept == [1]
+    assert "wait=1.000" in player.requests[-1].path
+    plugin.close()
+
+
+def asked_with_time(ask_page: Any, clock: Clock) -> Any:
+    """Let the sidecar take the time that it was asked to wait."""
+
+    def ask(path: str, timeout_seconds: float) -> Any:
+        clock.sleep(float(parse_qs(path.partition("?")[2])["wait"][0]))
+        return ask_page(path, timeout_seconds)
+
+    return ask
 
 
 def test_an_event_that_comes_in_time_starts_the_timeout_again(
@@ -473,7 +512,7 @@ def test_without_a_timeout_iteration_waits_for_ever(
         assert next(iter(plugin)).offset == 7
 
 
-@pytest.mark.parametrize("timeout_ms", [0, 2000])
+@pytest.mark.parametrize("timeout_ms", [500, 2000])
 def test_an_iteration_whose_end_nobody_says_is_raised_after_30_more_seconds(
     hermes_home: Path, player: Player, clock: Clock, timeout_ms: int
 ) -> None:
@@ -555,16 +594,20 @@ ANSWERS: dict[str, list[Reply | str]] = {
         *("stream_missing", "stream_unfit", NO_ANSWER, CUT, CUT_UNSEEN),
         *(Reply(status, text=HTML) for status in (200, 401, 404, 500, 502, 503, 504)),
         *(Reply(200, text=text) for text in ("", "{}", "[]", '{"code": 0}')),
+        *(Reply(200, {"last_offset": each}) for each in (None, "7", True, 7)),
+        Reply(401, {"code": 401}),
         Reply(200, {"events": None, "next_offset": 1, "last_offset": 0}),
         Reply(200, {"events": [], "next_offset": None, "last_offset": 0}),
         Reply(200, {"events": [], "next_offset": 1}),
     ],
     # The client's offset is gone: Hermes knows IndexError.
     "not in the stream": ["offset_ahead", "offset_gone"],
+    # As a token that is changed on one side first.
+    "passing for some seconds": ["unauthorized"],
     # What a person must mend.
     "final": [
         *("api_off", "displaced", "hole", "malformed_json", "malformed_key"),
-        *("malformed_precondition", "malformed_query", "no_key", "unauthorized"),
+        *("malformed_precondition", "malformed_query", "no_key"),
         *("wrong_host", "wrong_role", problem(404, "not_found")),
         *(problem(500, "internal"), problem(405, "method_not_allowed")),
     ],
@@ -596,12 +639,14 @@ def test_each_answer_to_a_reader_stands_in_the_table() -> None:
     assert possible == {row for row in rows if isinstance(row, str)} - {NO_ANSWER}
 
 
-@pytest.mark.parametrize("answer", answers("passing"), ids=name_of)
+@pytest.mark.parametrize(
+    "answer", answers("passing") + answers("passing for some seconds"), ids=name_of
+)
 def test_what_passes_is_asked_again_and_nothing_is_missed(
     hermes_home: Path, player: Player, clock: Clock, answer: Any
 ) -> None:
     plugin = consumer_of(hermes_home, player.url, clock)
-    plugin.setTimeout(0)  # even so
+    plugin._timeout_seconds = 0.0  # even so
     player.then(answer, page())
     with plugin:
         player.then(answer, page(1))
@@ -640,6 +685,29 @@ def test_what_does_not_pass_is_raised_in_time_and_never_spins(
     plugin.close()
 
 
+@pytest.mark.parametrize("answer", answers("passing for some seconds"), ids=name_of)
+def test_what_passes_for_some_seconds_is_then_told(
+    hermes_home: Path, player: Player, clock: Clock, answer: Any
+) -> None:
+    plugin = consumer_of(hermes_home, player.url, clock)
+    player.then(answer)
+    texts = set()
+    for ask in (
+        plugin.open,
+        lambda: plugin.seek(7),
+        lambda: list(plugin),
+        lambda: plugin.findNextEventOfCategory("base"),
+    ):
+        started_at = clock.now()
+        with pytest.raises(Exception, match=r"^No message bus: ") as caught:
+            ask()
+        texts.add(str(caught.value))
+        assert 14 < clock.now() - started_at <= 15
+    (text,) = texts
+    assert "unauthorized" in text
+    plugin.close()
+
+
 @pytest.mark.parametrize("answer", answers("not in the stream"), ids=name_of)
 def test_what_is_not_in_the_stream_is_an_index_error_after_a_pause(
     hermes_home: Path, player: Player, clock: Clock, answer: Any
@@ -675,7 +743,7 @@ def test_a_page_without_events_that_is_not_the_end_is_none(
 ) -> None:
     """The copy that was asked lags, or is none of the stream."""
     with consumer_of(hermes_home, player.url, clock) as plugin:
-        plugin.setTimeout(0)
+        plugin._timeout_seconds = 0.0
         player.then(*[NOT_YET] * 20, page(1), page(next_offset=2))
         if category is None:
             assert [one.offset for one in plugin] == [1]
@@ -707,7 +775,7 @@ def test_a_page_asked_ahead_that_was_cut_ends_nothing(
     hermes_home: Path, player: Player, clock: Clock
 ) -> None:
     with consumer_of(hermes_home, player.url, clock) as plugin:
-        plugin.setTimeout(0)
+        plugin._timeout_seconds = 0.0
         cut = dataclasses.replace(page(2, 3), missing_bytes=100)
         player.then(more(1, last=3), cut, page(2, 3), page(next_offset=4))
         assert [one.offset for one in plugin] == [1, 2, 3]

@@ -11,11 +11,12 @@ from sidecar.answer import Position
 from sidecar.failures import Failure
 from sidecar.health import Check, Facts, assess, document, is_ready
 from sidecar.initsync import Initsync, Mark
+from sidecar.room import Full
 from sidecar.stream import StreamInfo
 
 DAY = 86_400.0
 CHECKS = [
-    *("sidecar", "stream", "replicas", "initsync", "callers"),
+    *("sidecar", "stream", "replicas", "initsync", "callers", "room"),
     *("outcomes", "refusals", "writers"),
 ]
 INITSYNC = Initsync(
@@ -176,6 +177,7 @@ def test_each_reason_not_to_be_ready_is_a_sentence_with_a_remedy(
         {"doubt_age": 2.0},
         {"failure": UNKNOWN, "failure_age": 2.0},
         {"second_writer_age": 600.01},
+        {"full": Full(0.0, "192.0.2.7", 64), "full_age": 60.01},
         {"searched": True, "initsync": INITSYNC, "initsync_stays": None},
         {"searched": True, "initsync": INITSYNC, "initsync_stays": 7.1 * DAY},
         {"searched": True, "cause": None, "info": None},
@@ -241,6 +243,16 @@ def test_what_has_passed_or_is_bearable_leaves_it_ready_without_a_word(
             ),
         ),
         (
+            {"full": Full(0.0, "192.0.2.7", 64), "full_age": 60.0},
+            Check(
+                "room",
+                "There was no room for a caller in the last minute: 192.0.2.7 held "
+                "64 bytes.",
+                "Look whether that one takes what it asks for; the others ask again.",
+                blocks=False,
+            ),
+        ),
+        (
             {"second_writer_age": 600.0},
             Check(
                 "writers",
@@ -273,7 +285,7 @@ def test_a_role_that_does_not_write_skips_the_writers_part(
     changes: dict[str, Any],
 ) -> None:
     checks = assess(replace(WELL, writes=False, **changes))
-    assert checks == [Check(name, None) for name in CHECKS[:5]]
+    assert checks == [Check(name, None) for name in CHECKS[:6]]
 
 
 def test_an_initsync_is_missed_also_where_nothing_is_written() -> None:

@@ -151,7 +151,15 @@ def test_labels_are_bounded_and_there_from_the_first_scrape_on(
         for result in ("stored", "duplicate", "not_stored", "unknown")
     }
     assert labels("resolutions") == {("stored",), ("not_stored",), ("unknown",)}
-    checks = ("sidecar", "stream", "replicas", "initsync", "callers", "outcomes")
+    checks = (
+        "sidecar",
+        "stream",
+        "replicas",
+        "initsync",
+        "callers",
+        "room",
+        "outcomes",
+    )
     names = (*checks, "refusals", "writers")
     assert labels("check_status") == {(name,) for name in names}
 

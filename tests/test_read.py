@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from sidecar import errors
@@ -9,6 +11,7 @@ from sidecar.errors import Cause, Problem
 from sidecar.read import (
     MAX_BYTES,
     NEXT,
+    Budget,
     Query,
     contiguous,
     inside,
@@ -26,7 +29,7 @@ from sidecar.stream import StreamInfo
         ([("offset", "next")], Query(NEXT)),
         ([("offset", "7")], Query(7)),
         ([("offset", "0")], Query(0)),
-        ([("offset", "999999999999999999")], Query(999_999_999_999_999_999)),
+        ([("offset", "9007199254740991")], Query(2**53 - 1)),
         ([("limit", "1")], Query(None, limit=1)),
         ([("limit", "5000")], Query(None, limit=5000)),
         ([("max_bytes", "1")], Query(None, max_bytes=1)),
@@ -58,6 +61,7 @@ def test_a_query_in_range_is_read(
         ("offset", "1e3"),
         ("offset", " 1"),
         ("offset", "\u0661"),
+        ("offset", "9007199254740992"),
         ("offset", "9" * 19),
         ("offset", "FIRST"),
         ("limit", "0"),
@@ -236,3 +240,40 @@ def test_with_a_filter_each_message_must_name_the_one_before(
 ) -> None:
     found = contiguous(start, batch(*pairs), filtered=True)
     assert [message.sequence for message in found] == kept
+
+
+async def test_what_is_on_its_way_is_bounded_by_bytes_and_nobody_is_passed_by() -> None:
+    budget, log = Budget(24), list[str]()
+
+    async def fetch(name: str, size: int, done: asyncio.Event) -> None:
+        async with budget.spend(size):
+            log.append(name)
+            await done.wait()
+
+    ends = {name: asyncio.Event() for name in "abcd"}
+    sizes = {"a": 10, "b": 10, "c": 99, "d": 1}  # c wants more than all
+    tasks = {
+        name: asyncio.create_task(fetch(name, size, ends[name]))
+        for name, size in sizes.items()
+    }
+    waits = {"a": "ab", "b": "ab", "c": "abc", "d": "abcd"}
+    for name in "abcd":
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert "".join(log) == waits[name]
+        ends[name].set()
+        await tasks[name]
+    async with budget.spend(24):  # all is given back
+        pass
+
+
+async def test_who_leaves_while_waiting_leaves_nothing_behind() -> None:
+    budget = Budget(24)
+    async with budget.spend(24):
+        waiting = asyncio.create_task(budget.spend(1).__aenter__())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    async with asyncio.timeout(1), budget.spend(24):
+        pass

@@ -3,20 +3,23 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from parts.jetstream import Operator
+from parts.jetstream import Operator, wait_jetstream
+from parts.nats import NatsProcess
 from parts.process import memory_kib, wait_until
-from parts.sidecar import event, post, sidecar_on
+from parts.sidecar import SidecarProcess, event, post, sidecar_on
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from parts.nats import NatsProcess
+    import httpx
 
 
 def test_a_displaced_event_is_an_error_that_names_its_offset(
@@ -128,3 +131,159 @@ def test_readers_that_stall_cost_bounded_memory_and_no_publish(
         assert memory_kib(sidecar.running.pid) < 400_000
         stack.close()  # what they held is free again
         wait_until(lambda: http.get("/v1/events").status_code == 200, what="room")
+
+
+PAGE = b"GET /v1/events?offset=first&max_bytes=4000000 HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def stalled(sidecar: SidecarProcess) -> socket.socket:
+    """Ask for a page, and take nothing but its beginning."""
+    reader = socket.socket(socket.AF_UNIX)
+    reader.settimeout(30)
+    reader.connect(str(sidecar.socket))
+    reader.sendall(PAGE)
+    assert reader.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 200"
+    return reader
+
+
+def fill(http: httpx.Client) -> None:
+    for _ in range(3):
+        assert post(http, event(objattrs={"photo": "x" * 900_000})).status_code == 201
+
+
+def test_a_reader_that_does_not_read_does_not_hold_up_a_stop(
+    nats: NatsProcess, tmp_path: Path
+) -> None:
+    with sidecar_on(nats, tmp_path / "stop") as sidecar:
+        with sidecar.client() as http:
+            fill(http)
+        with stalled(sidecar):
+            started_at = time.monotonic()
+            assert sidecar.terminate() == 0
+            assert time.monotonic() - started_at < 5
+        assert not [row for row in sidecar.rows() if row["level"] == "error"]
+
+
+def test_what_a_paused_reader_does_not_take_is_given_back_and_a_slow_one_goes_on(
+    nats: NatsProcess, tmp_path: Path
+) -> None:
+    with sidecar_on(nats, tmp_path / "paused") as sidecar, sidecar.client() as http:
+        fill(http)
+        with stalled(sidecar) as paused, stalled(sidecar) as slow:
+            for _ in range(24):  # of 2,700,000 bytes
+                time.sleep(0.5)
+                assert slow.recv(10_000)
+            left = [read_all(paused), read_all(slow)]
+    assert left[0] < 1_000_000
+    assert left[1] > 2_700_000 - 24 * 10_000 - 12
+
+
+def read_all(reader: socket.socket) -> int:
+    """Count what comes before its end, or until a second passes without a byte."""
+    reader.settimeout(1)
+    count = 0
+    with suppress(TimeoutError, ConnectionError):
+        while piece := reader.recv(65_536):
+            count += len(piece)
+    return count
+
+
+def test_large_events_do_not_cut_the_reading_connection(tmp_path: Path) -> None:
+    """nats-server ends a connection that has 64 MB to take (case 26)."""
+    with NatsProcess(tmp_path / "nats", extra="max_payload: 32MB") as own:
+        wait_jetstream(own.port)
+        with sidecar_on(own, tmp_path / "s") as sidecar, sidecar.client() as http:
+            large = event(objattrs={"photo": "x" * 20_000_000})
+            offset = post(http, large).json()["offset"]
+            path = f"/v1/events?offset={offset}&max_bytes=262144"
+
+            def read(_: int) -> int:
+                with sidecar.client() as reader:
+                    while (answer := reader.get(path)).status_code == 429:
+                        time.sleep(0.2)  # what others have not taken yet
+                    return answer.status_code
+
+            with ThreadPoolExecutor(6) as pool:
+                assert set(pool.map(read, range(6))) == {200}
+            events = [row["event"] for row in sidecar.rows()]
+            assert "nats_down" not in events
+            assert "jetstream_unavailable" not in events
+
+
+def test_a_mirror_is_read_and_never_says_where_the_stream_ends(
+    nats: NatsProcess, tmp_path: Path
+) -> None:
+    name = f"m{uuid.uuid4().hex[:12]}"
+    with (
+        sidecar_on(nats, tmp_path / "origin", name) as origin,
+        origin.client() as http,
+        Operator(nats.port) as operator,
+    ):
+        offsets = [post(http).json()["offset"] for _ in range(3)]
+        made = {"storage": "file", "allow_direct": True, "mirror": {"name": name}}
+        operator.api(f"STREAM.CREATE.{name}b", {"name": f"{name}b"} | made)
+        wait_until(lambda: operator.state(f"{name}b")["messages"] == 3, what="mirrored")
+        settings = {"role": "consumer", "subject_prefix": name}
+        with (
+            SidecarProcess(
+                tmp_path / "site", nats_url=nats.url, stream=f"{name}b", **settings
+            ) as site,
+            site.client() as reader,
+        ):
+            page = reader.get(f"/v1/events?offset={offsets[0]}").json()
+            assert [row["offset"] for row in page["events"]] == offsets
+            page = reader.get(f"/v1/events?category=initsync&offset={offsets[0]}")
+            assert page.json()["next_offset"] == offsets[-1] + 1
+            ends_at = time.monotonic() + 7  # after 5 s a stream's own leader says it
+            while time.monotonic() < ends_at:
+                answer = reader.get(f"/v1/events?offset={offsets[-1] + 5}")
+                assert (answer.status_code, answer.json()["code"]) == (
+                    503,
+                    "jetstream_unavailable",
+                )
+                time.sleep(0.5)
+
+
+def test_a_sealed_stream_is_read_by_every_role_that_reads(
+    nats: NatsProcess, tmp_path: Path
+) -> None:
+    name = f"s{uuid.uuid4().hex[:12]}"
+    with (
+        sidecar_on(nats, tmp_path / "both", name) as both,
+        both.client() as http,
+        Operator(nats.port) as operator,
+    ):
+        offset = post(http).json()["offset"]
+        operator.update(name, sealed=True)
+        wait_until(lambda: post(http).status_code == 503, what="sealed")
+        assert http.get("/v1/events?offset=first").json()["events"]
+        assert http.get(f"/v1/events?offset={offset}").status_code == 200
+        health = both.health()
+        assert health is not None
+        assert "The stream is sealed" in health.text
+        settings = {"role": "consumer", "stream": name, "subject_prefix": name}
+        with SidecarProcess(tmp_path / "one", nats_url=nats.url, **settings) as reads:
+            reads.wait_ready()
+            with reads.client() as reader:
+                assert reader.get("/v1/events?offset=first").json()["events"]
+
+
+def test_who_holds_the_room_is_named(nats: NatsProcess, tmp_path: Path) -> None:
+    with (
+        sidecar_on(nats, tmp_path / "room") as sidecar,
+        sidecar.client() as http,
+        ExitStack() as stack,
+    ):
+        fill(http)
+        for _ in range(30):
+            reader = stack.enter_context(socket.socket(socket.AF_UNIX))
+            reader.settimeout(30)
+            reader.connect(str(sidecar.socket))
+            reader.sendall(PAGE)
+            reader.recv(12, socket.MSG_WAITALL)
+        health = sidecar.health()
+        assert health is not None
+        assert health.status_code == 200
+        (room,) = [one for one in health.json()["checks"] if one["name"] == "room"]
+        assert room["status"] == "warn"
+        assert f"process {os.getpid()} at the Unix socket held " in room["reason"]

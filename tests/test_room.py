@@ -73,3 +73,18 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
         await store._read_body(request, held, 9, bytearray())
     assert raised.value.cause is errors.SLOW_BODY
     assert raised.value.outcome is Outcome.NOT_STORED
+
+
+def test_who_holds_most_is_named_when_somebody_is_refused() -> None:
+    room = Room()
+    with room.hold("a") as one, room.hold("b") as two, room.hold("a") as three:
+        one.add(MAX_BYTES // 4)
+        two.add(MAX_BYTES // 3)
+        three.add(MAX_BYTES // 4)
+        assert room.full is None
+        with pytest.raises(Problem), room.hold("c") as fourth:
+            fourth.add(MAX_BYTES)
+        assert room.full is not None
+        assert room.full[1:] == ("a", MAX_BYTES // 4 * 2)
+    assert room.bytes == 0
+    assert not room._by_name

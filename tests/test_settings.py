@@ -109,6 +109,8 @@ def test_each_setting_says_what_it_is() -> None:
         ({"STREAM_REPLICAS": "0"}, ("SIDECAR_STREAM_REPLICAS",)),
         ({"STREAM_REPLICAS": "6"}, ("SIDECAR_STREAM_REPLICAS",)),
         ({"STREAM_MAX_AGE_DAYS": "-1"}, ("SIDECAR_STREAM_MAX_AGE_DAYS",)),
+        ({"STREAM_MAX_AGE_DAYS": "106752"}, ("SIDECAR_STREAM_MAX_AGE_DAYS",)),
+        ({"MAX_EVENT_BYTES": "67108865"}, ("SIDECAR_MAX_EVENT_BYTES",)),
         ({"HTTP_PORT": "65536"}, ("SIDECAR_HTTP_PORT",)),
         ({"HTTP_PORT": SECRET}, ("SIDECAR_HTTP_PORT",)),
         ({"ROLE": SECRET}, ("SIDECAR_ROLE", "'producer'")),

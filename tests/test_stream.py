@@ -97,6 +97,7 @@ def test_the_planned_stream_is_fit() -> None:
 @pytest.mark.parametrize(
     ("changes", "start"),
     [
+        ({"first_seq": 2**53}, "first_seq is over"),
         ({"storage": "memory"}, "Storage is not file"),
         ({"retention": "workqueue"}, "Retention is not limits"),
         ({"retention": "interest"}, "Retention is not limits"),
@@ -125,12 +126,40 @@ def test_each_unfitness_is_a_sentence(changes: dict[str, Any], start: str) -> No
     assert sentence.endswith(".")
 
 
+MIRROR = {"subjects": None, "mirror": {"name": "hermes"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_fit"),
+    [
+        ({"sealed": True, "discard": "new"}, True),
+        (MIRROR, True),
+        (MIRROR | {"discard": "old", "max_bytes": 10_000}, True),
+        (MIRROR | {"mirror": {"name": "hermes", "filter_subject": "a"}}, False),
+        (MIRROR | {"mirror": {"name": "hermes", "subject_transforms": [1]}}, False),
+        (MIRROR | {"allow_direct": False}, False),
+        (MIRROR | {"max_msgs_per_subject": 1}, False),
+        ({"no_ack": True}, True),
+        ({"persist_mode": "async"}, True),
+        ({"allow_msg_counter": True}, True),
+        ({"subjects": ["hermes.*", "other"]}, False),
+        ({"sources": [{"name": "other"}]}, False),
+        ({"subject_transform": {"src": "a", "dest": "b"}}, False),
+        ({"republish": {"dest": "b"}}, False),
+    ],
+)
+def test_who_only_reads_needs_less(changes: dict[str, Any], *, is_fit: bool) -> None:
+    changed = config(**changes)
+    assert unfitness(PLAN, changed, "2.15.1")  # a writer needs more
+    assert (unfitness(PLAN, changed, "2.15.1", writes=False) == []) is is_fit
+
+
 @pytest.mark.parametrize("subjects", [["other.*"], ["hermes.base"]])
 def test_another_subject_is_one_too_many_and_not_ours(subjects: list[str]) -> None:
     sentences = unfitness(PLAN, config(subjects=subjects), "2.15.1")
     assert [sentence.partition(" ")[0] for sentence in sentences] == [
-        "Subject",
         "There",
+        "Subject",
     ]
 
 
@@ -146,6 +175,7 @@ def test_another_subject_is_one_too_many_and_not_ours(subjects: list[str]) -> No
         {"max_msg_size": 1000},
         {"duplicate_window": SECOND},
         {"first_seq": 0},
+        {"first_seq": 2**53 - 1},
         {"compression": "s2"},
         {"placement": {"cluster": "c"}},
         {"max_msgs_per_subject": 0},

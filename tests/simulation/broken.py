@@ -44,9 +44,9 @@ def _no_stable_id() -> Iterator[None]:
     numbers = itertools.count()
     post = plugin._post
 
-    def post_anew(self: Any, sent: Any, *rest: Any) -> Any:
+    def post_anew(self: Any, left_seconds: float, sent: Any, last: int) -> Any:
         sent.key = f"{self._keys_start}{next(numbers):012x}"
-        return post(self, sent, *rest)
+        return post(self, left_seconds, sent, last)
 
     with patch.object(plugin, "_post", post_anew):
         yield
@@ -61,7 +61,7 @@ def _believes_any_leader() -> Iterator[None]:
     def post_finally(self: Any, *rest: Any) -> Any:
         response = post(self, *rest)
         if response.status == 409:
-            self._unknown.clear()
+            self._doubts.end()
             raise plugin.NatsSidecarError("It is not known whether it was stored")
         return response
 
@@ -93,15 +93,16 @@ def _swallows_an_older_value() -> Iterator[None]:
     stands after L, and so finds the later event, too.
     """
     plugin = plugin_module(PRODUCERS).NatsSidecarProducerPlugin
+    doubts = plugin_module(PRODUCERS, "doubts").Doubts
     post = plugin._post
 
-    def post_and_forget(self: Any, sent: Any, *rest: Any) -> Any:
-        response = post(self, sent, *rest)
+    def post_and_forget(self: Any, left_seconds: float, sent: Any, last: int) -> Any:
+        response = post(self, left_seconds, sent, last)
         if response.status in (200, 201):
-            self._stored_unseen.pop(sent.object, None)
+            self._doubts.forget(sent)
         return response
 
-    def stands_already(self: Any, sent: Any) -> bool:
+    def recognise(self: Any, sent: Any) -> bool:
         unseen = self._stored_unseen.get(sent.object)
         if unseen is None or unseen.body != sent.body:
             return False
@@ -110,7 +111,7 @@ def _swallows_an_older_value() -> Iterator[None]:
 
     with (
         patch.object(plugin, "_post", post_and_forget),
-        patch.object(plugin, "_stands_already", stands_already),
+        patch.object(doubts, "recognise", recognise),
         patch.object(plugin, "_forget_written", lambda *_: None),
     ):
         yield
@@ -180,7 +181,7 @@ def _chains_publishes() -> Iterator[None]:
         if event.evcategory != "initsync" or event.eventtype != "added":
             return send(self, event)
         number = next(self._numbers)
-        sent = module._Sent(f"{self._keys_start}{number:012x}", event)
+        sent = module.Sent(f"{self._keys_start}{number:012x}", event)
         headers = {
             "Content-Type": "application/json",
             "Idempotency-Key": sent.key,

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
+from operator import index
 from typing import Any
 from urllib.parse import urlencode
 
@@ -34,6 +35,8 @@ PATIENCE_SECONDS = 10.0
 
 MORE_SECONDS = 30.0
 """How long beyond Hermes' timeout an end is asked for that nobody can say."""
+
+MAX_OFFSET = 2**53 - 1
 
 ERROR_PAUSE_SECONDS = 5.0
 """Hermes tries a failed seek or read again at once, and tells of it each time."""
@@ -56,7 +59,10 @@ PAGE_BYTES = 256 * 1024
 in the sidecar's memory, while Hermes takes its time."""
 
 NOT_IN_STREAM = (409, 410)
-PASSING = (0, 429, 502, 503, 504)
+UNAUTHORIZED = 401
+"""Passing, but told after PATIENCE_SECONDS: a token is changed on one side first."""
+
+PASSING = (0, UNAUTHORIZED, 429, 502, 503, 504)
 """No answer, or none of the stream. 502 is also what no sidecar has written: the page
 of a gateway while the sidecar restarts, or a page that was cut in the middle."""
 
@@ -96,12 +102,18 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
 
     def seek(self, offset: int) -> None:
         """Go to an offset in [first, last + 1]; raise IndexError for any other."""
-        self._go_to(max(offset, 0))  # none is below 1, and 0 reads as "gone"
+        # None is outside: 0 reads as "gone", the other end as "ahead".
+        self._go_to(min(max(offset, 0), MAX_OFFSET))
         self._take(self._ask_patiently(self._query()))
 
     def setTimeout(self, timeout_ms: int | None) -> None:
-        """Set how long iteration waits for the next event; None: for ever."""
-        self._timeout_seconds = None if timeout_ms is None else timeout_ms / 1000
+        """Set how long iteration waits for the next event; None: for ever.
+
+        Hermes comes again at once, so that with 0 it would do nothing else.
+        """
+        self._timeout_seconds = (
+            None if timeout_ms is None else (timeout_ms or 1000) / 1000
+        )
 
     def findNextEventOfCategory(self, category: str) -> Event | None:
         """Find the first event of a category from here on; None if none comes."""
@@ -141,6 +153,8 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
                 answer = self._http.ask_page(
                     path, min(wait_seconds + ANSWER_SECONDS, more_seconds)
                 )
+            if answer.status == UNAUTHORIZED:
+                answer = self._ask_patiently(self._query(category=category))
             if _is_page(answer):
                 self._take(answer)
                 if self._rows:
@@ -230,7 +244,7 @@ def _pause_seconds(answer: Answer) -> float:
 
 def _event(row: dict[str, Any]) -> Event:
     event = Event.from_json(_document(row["data"]))
-    event.offset = row["offset"]
+    event.offset = index(row["offset"])
     event.timestamp = _local_time(row["timestamp"])
     return event
 

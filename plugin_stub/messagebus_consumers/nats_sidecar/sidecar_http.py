@@ -15,8 +15,13 @@ import ssl
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-_MARKS = {"offset", "last_offset", "events", "code"}
-"""Each answer of a sidecar has one of these members."""
+_MEMBERS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("offset", "first_offset", "last_offset", "next_offset"), (int,)),
+    **dict.fromkeys(("code", "title", "remedy", "outcome"), (str,)),
+    "key": (str, type(None)),
+    "events": (list,),
+}
+"""What a sidecar's documents hold; who has something else there is another."""
 
 AHEAD_SECONDS = 5.0
 """How long the answer to what was asked ahead is waited for."""
@@ -162,7 +167,7 @@ class SidecarHttp:
             self.close()
         elif ahead:
             self._ask_ahead(response)
-        return _answer(response, text)
+        return _answer(response, text, "last_offset" if offset is None else "offset")
 
     def _is_stored(self, offset: int) -> bool:
         """Take the answer if it is, byte for byte, that the event stands there.
@@ -221,10 +226,11 @@ def _nothing(outcome: str, reason: str) -> Answer:
     return Answer(0, outcome, reason, {})
 
 
-def _answer(response: http.client.HTTPResponse, text: bytes) -> Answer:
+def _answer(response: http.client.HTTPResponse, text: bytes, wanted: str) -> Answer:
+    """Give the answer; `wanted` is the member that a good one has."""
     status = response.status
     document = _document(response, text)
-    if not isinstance(document, dict) or _MARKS.isdisjoint(document):
+    if not _is_ours(document, wanted if status < 300 else "code"):
         reason = f"what answers at the plugin's url is no sidecar ({status})"
         return Answer(502, UNKNOWN, reason, {})
     if status < 300:
@@ -236,6 +242,19 @@ def _answer(response: http.client.HTTPResponse, text: bytes) -> Answer:
         "{} {} ({})".format(*map(document.get, ("title", "remedy", "code"))),
         document,
         float(retry_after) if retry_after.isdecimal() else 0.0,
+    )
+
+
+def _is_ours(document: Any, wanted: str) -> bool:
+    """Tell a sidecar's document from that of a gateway, or of a stranger."""
+    return (
+        isinstance(document, dict)
+        and wanted in document
+        and all(
+            type(document[name]) in kinds
+            for name, kinds in _MEMBERS.items()
+            if name in document
+        )
     )
 
 

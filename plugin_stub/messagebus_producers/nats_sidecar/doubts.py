@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Events of which nobody could say whether they are stored, and what became of them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from lib.datamodel.event import Event
+
+
+class Sent:
+    """One event on its way, and what makes it known when it comes again."""
+
+    def __init__(self, key: str, event: Event) -> None:
+        self.key = key
+        self.is_removal = event.eventtype == "removed"
+        self.body = event.to_json().encode()
+        self.object = (event.objtype, event.objpkey)
+        self.is_of_initsync = (event.evcategory, event.eventtype) == (
+            "initsync",
+            "added",
+        )
+        # A new initsync needs all its events; a schema is never taken for sent.
+        self.may_come_again = (
+            event.evcategory == "base" and event.eventtype != "dataschema"
+        )
+
+
+class Doubts:
+    """All of them were sent with the same last offset, so one at most is stored."""
+
+    def __init__(self) -> None:
+        self._unknown: dict[str, Sent] = {}  # by key
+        self._stored_unseen: dict[Any, Sent] = {}  # by object; Hermes does not know
+
+    @property
+    def are_open(self) -> bool:
+        """Tell whether one of them may still be stored."""
+        return bool(self._unknown)
+
+    @property
+    def has_stored(self) -> bool:
+        """Tell whether Hermes may send again what is stored."""
+        return bool(self._stored_unseen)
+
+    def add(self, sent: Sent) -> None:
+        """Remember an event; the next one is to be sent with its last offset."""
+        self._unknown[sent.key] = sent
+
+    def end(self, key: object = None) -> bool:
+        """Know whose event was stored, and no other will be; tell if it is of these."""
+        stored = self._unknown.get(key) if isinstance(key, str) else None
+        self._unknown.clear()
+        if stored is not None and stored.may_come_again:
+            self.remember(stored)
+        return stored is not None
+
+    def may_hold(self, key: object) -> bool:
+        """Tell whether this is the key of one of them."""
+        return isinstance(key, str) and key in self._unknown
+
+    def remember(self, sent: Sent) -> None:
+        """Recognise this event when it comes again."""
+        self._stored_unseen[sent.object] = sent
+
+    def recognise(self, sent: Sent) -> bool:
+        """Tell whether Hermes sends again what was stored although it was told unknown.
+
+        Any event of the same object ends this, whatever becomes of it: what then looks
+        the same is new. So does a removal, for it may take others with it: a user's
+        memberships.
+        """
+        unseen = self._stored_unseen.pop(sent.object, None)
+        if sent.is_removal:
+            self._stored_unseen = {
+                each: stored
+                for each, stored in self._stored_unseen.items()
+                if stored.is_removal
+            }
+        return unseen is not None and unseen.body == sent.body
+
+    def forget(self, sent: Sent) -> None:
+        """Recognise this event no more."""
+        self._stored_unseen.pop(sent.object, None)
+
+    def forget_stored(self) -> None:
+        """Recognise nothing any more."""
+        self._stored_unseen.clear()
+
+    def forget_written(self, page: dict[str, Any], last: int) -> None:
+        """Forget the objects of which another producer wrote an event, up to `last`.
+
+        All of them where that cannot be read: an event twice is better than one lost.
+        """
+        with suppress(Exception):  # anything may stand there
+            if page["next_offset"] > last:
+                events = [Event.from_json(each["data"]) for each in page["events"]]
+                for event in events:
+                    self._stored_unseen.pop((event.objtype, event.objpkey), None)
+                return
+        self._stored_unseen.clear()
