@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 MAX_CONNECTIONS: Final = 2_000
 """On one listener; with only known ones there, a further one is closed at once."""
 
-MAX_STRANGERS: Final = 200
+MAX_STRANGERS: Final = 500
 """On one listener. Monitors, browsers and clients in their first moment need few."""
 
 HANDSHAKE_SECONDS: Final = 10.0
 """How long a TLS handshake may take, and how long the goodbye of TLS."""
 
-_AT_ONCE = 64
+_AT_ONCE = 64  # so few that a newcomer is served before 500 more have come
 _PAUSE_SECONDS = 0.1
 
 

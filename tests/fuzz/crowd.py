@@ -21,7 +21,7 @@ import time
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import trustme
 from parts.nats import NatsProcess
@@ -230,7 +230,7 @@ def run(directory: Path, seconds: float) -> int:
     files = tls_files(directory)
     with NatsProcess(directory / "nats") as nats:
         for tls in (False, True):
-            settings: dict[str, object] = {"token_file": token, "log_level": "info"}
+            settings: dict[str, Any] = {"token_file": token, "log_level": "info"}
             if tls:
                 settings |= {"tls_cert_file": files[0], "tls_key_file": files[1]}
             with sidecar_on(nats, directory / f"sidecar-{tls}", **settings) as sidecar:
