@@ -107,6 +107,7 @@ def test_a_role_whose_user_lacks_a_right_says_so(
     tmp_path: Path, guarded_nats: NatsProcess
 ) -> None:
     settings = login(tmp_path, guarded_nats, "consumer")
+    settings["nats_inbox_prefix"] = "_INBOX_hermes_consumer"
     sidecar = SidecarProcess(tmp_path / "wrong", role="producer", **settings)
     with sidecar.client() as http:
         sidecar.start()
