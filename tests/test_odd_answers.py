@@ -183,8 +183,9 @@ BLOCK = b"NATS/1.0\r\nNats-Stream: hermes\r\nNats-Sequence: 8\r\n\r\n"
 )
 async def test_a_reply_with_headers_is_none(block: bytes, is_believed: bool) -> None:
     """Else the server's own answer to a direct get is taken for an acknowledgement."""
-    connection, told = Connection(PLAN, "test"), []
-    connection._client.send = lambda *_: None  # type: ignore[assignment, method-assign]
+    connection = Connection(PLAN, "test")
+    told: list[object] = []
+    connection._client.send = lambda *_: None  # type: ignore[method-assign]
     connection._ask("hermes.base", b"", b"", 10, told.append)
     (token,) = connection._waiting
     connection._take(f"_INBOX.{token}", block, b'{"stream":"hermes","seq":8}')
@@ -249,7 +250,8 @@ def test_a_message_is_the_one_that_was_asked(
 
 
 async def test_an_endless_line_ends_the_connection() -> None:
-    client, lost = NatsClient(lambda *_: None), []
+    client = NatsClient(lambda *_: None)
+    lost: list[object] = []
     client._transport = type("T", (), {"_io_reader": asyncio.StreamReader(limit=1)})()
     client._max_payload = 1
     client.read_directly(lost.append)
