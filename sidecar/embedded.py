@@ -161,9 +161,9 @@ def _lock(directory: Path) -> int:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if directory.stat().st_uid != os.geteuid():
             raise EmbeddedError(
-                f"The directory {directory} belongs to another user, who could read the "
-                "token and the events. Set SIDECAR_EMBEDDED_DIR to one of the sidecar's "
-                "user."
+                f"The directory {directory} belongs to another user, who could read "
+                "the token and the events. Set SIDECAR_EMBEDDED_DIR to one that the "
+                "sidecar's user owns."
             )
         directory.chmod(0o700)
         lock = os.open(

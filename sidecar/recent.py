@@ -29,10 +29,13 @@ MINUTES: Final = 60
 PAUSE_SECONDS: Final = 1.0
 """From one reading to the next: who asks meanwhile waits for that and shares it."""
 
+_PART = 20
+"""Of the time one part in so many is spent on reading, however large the events are."""
+
 WAIT_SECONDS: Final = 3.0
 """How long a caller waits for it before it does without."""
 
-MOST_BYTES: Final = 1024 * 1024
+MOST_BYTES: Final = 512 * 1024
 """What one reading takes from the stream, passed by one event at most."""
 
 _MINUTE_SECONDS = 60
@@ -65,7 +68,7 @@ class Recent:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._reading: asyncio.Task[None] | None = None
-        self._read_at = 0.0
+        self._next_at = 0.0
         self._glance: Glance | None = None
         self._left_bytes = 0
         self._created = ""
@@ -80,16 +83,19 @@ class Recent:
         return self._glance
 
     async def _read(self) -> None:
-        await asyncio.sleep(self._read_at + PAUSE_SECONDS - time.monotonic())
-        self._read_at = time.monotonic()
+        await asyncio.sleep(self._next_at - time.monotonic())
+        started_at = time.monotonic()
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 info = await self._bus.stream_info()
+                self._left_bytes = MOST_BYTES
                 rows = await self.rows(info)
                 minutes = await self.per_minute(info, time.time())
                 self._glance = Glance(info, minutes, rows)
         except (Problem, TimeoutError):
             self._glance = None
+        took_seconds = time.monotonic() - started_at
+        self._next_at = started_at + max(PAUSE_SECONDS, _PART * took_seconds)
 
     def _count(self, message: StoredMessage | None) -> StoredMessage | None:
         if message is not None:
@@ -98,7 +104,6 @@ class Recent:
 
     async def rows(self, info: StreamInfo) -> list[Row]:
         """Give the newest events, the newest first; raise Problem."""
-        self._left_bytes = MOST_BYTES
         self._forget_another(info)
         first = max(info.position.first, info.position.last - EVENTS + 1)
         offsets = range(first, info.position.last + 1)
@@ -116,7 +121,6 @@ class Recent:
 
     async def per_minute(self, info: StreamInfo, now: float) -> list[int]:
         """Count the events of each minute of the last hour; raise Problem."""
-        self._left_bytes = MOST_BYTES
         self._forget_another(info)
         this = int(now) // _MINUTE_SECONDS
         minutes = range(this - MINUTES + 1, this + 1)

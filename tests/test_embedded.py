@@ -13,8 +13,7 @@ import pytest
 from parts.process import wait_until
 from parts.sidecar import COMMAND, SidecarProcess, environment, last_offset, post
 
-from sidecar import embedded
-from sidecar.embedded import EmbeddedError, find_nats_server
+from sidecar.embedded import EmbeddedError, _lock, _write_private, find_nats_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,14 +170,14 @@ def test_a_directory_of_another_user_is_refused(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(EmbeddedError, match="belongs to another user"):
-        embedded._lock(tmp_path)
+        _lock(tmp_path)
 
 
 def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     victim, token = tmp_path / "victim", tmp_path / "token"
     victim.write_text("precious")
     token.symlink_to(victim)
-    embedded._write_private(token, "secret")
+    _write_private(token, "secret")
     assert victim.read_text() == "precious"
     assert token.read_text() == "secret"
     assert token.stat().st_mode & 0o777 == 0o600
