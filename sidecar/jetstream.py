@@ -37,6 +37,7 @@ from sidecar.answer import (
     parse_answer,
 )
 from sidecar.errors import Cause, Problem
+from sidecar.evidence import Came
 from sidecar.login import read_login
 from sidecar.nats_client import (
     NatsClient,
@@ -59,7 +60,13 @@ INBOX_PREFIX: Final = "_INBOX_hermes_sidecar"
 
 CONNECT_SECONDS: Final = 3.0
 REQUEST_SECONDS: Final = 2.0
-BATCH_SECONDS: Final = 10.0
+COPY_SECONDS: Final = 1.0
+"""How long a copy may be silent: a frozen follower is asked on and on, and is.
+
+Silent means that nothing came of this answer, nor of one that was asked for before it:
+on a slow link they stand in line.
+"""
+
 _PING_SECONDS = 5
 _CLOSE_SECONDS = 1.0
 
@@ -73,11 +80,12 @@ _OF_BATCH = only(
     b"Nats-Subject",
     b"Nats-Time-Stamp",
     b"Nats-Last-Sequence",
+    b"Nats-Stream",
     PRECONDITION_HEADER,
 )
-_BATCH_ENDS = ("204", "404")  # the end mark; nothing at or after start
 _NO_MESSAGE = 10037
 _NO_STREAM = 10059
+_KEPT_MOMENTS = 16
 _PERMISSION = re.compile(
     r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE
 )
@@ -112,6 +120,7 @@ class _Waiting(NamedTuple):
     subject: str
     told: Callable[[_Outcome], None]
     timer: asyncio.TimerHandle
+    patience_seconds: float = 0.0  # in which something must have come; 0: no matter
 
     def end(self, outcome: _Outcome) -> None:
         self.timer.cancel()
@@ -121,7 +130,7 @@ class _Waiting(NamedTuple):
 @dataclass
 class _Batch:
     messages: list[StoredMessage]
-    end: asyncio.Future[int]
+    end: asyncio.Future[Came]
 
 
 class Connection:
@@ -133,6 +142,8 @@ class Connection:
         self._plan = plan
         self._waiting: dict[str, _Waiting] = {}
         self._batches: dict[str, _Batch] = {}
+        self._came_at: dict[int, float] = {}  # by token, the last that were asked
+        self._client.on_part = self._note
         self._tokens = itertools.count()
         self._inbox = ""
         self.lost = asyncio.Event()
@@ -211,13 +222,24 @@ class Connection:
         if (waiting := self._waiting.pop(token, None)) is not None:
             waiting.end(_Reply(status(block) if block else None, data))
         elif (batch := self._batches.get(token)) is not None and not batch.end.done():
-            try:
-                last = _take_of_batch(batch.messages, block, data)
-            except (KeyError, ValueError):  # no server wrote this
-                batch.end.set_exception(NoReply())
-            else:
-                if last is not None:
-                    batch.end.set_result(last)
+            self._note(subject)
+            came = _take_of_batch(self._plan.name, batch.messages, block, data)
+            if came is not None:
+                batch.end.set_result(came)
+
+    def _note(self, subject: str) -> None:
+        """Note that something came, a message or a part of one."""
+        token = subject.rpartition(".")[2]
+        if token.isdigit():
+            if len(self._came_at) >= _KEPT_MOMENTS and int(token) not in self._came_at:
+                del self._came_at[next(iter(self._came_at))]
+            self._came_at[int(token)] = asyncio.get_running_loop().time()
+
+    def _left_seconds(self, token: str, patience_seconds: float) -> float:
+        """Tell how long to go on waiting, by what came of this or an earlier answer."""
+        moments = [at for other, at in self._came_at.items() if other <= int(token)]
+        since = asyncio.get_running_loop().time() - max(moments, default=0.0)
+        return patience_seconds - since
 
     async def _on_lost(self) -> None:
         self._lose(self.cause)
@@ -242,6 +264,11 @@ class Connection:
             return
         # The server names the subject in lower case and not the message. With two
         # copies under way on one subject nobody can say which of them was refused.
+        if match[2].lower() == self._direct_subject.lower():
+            for batch in self._batches.values():
+                if not batch.end.done():
+                    batch.end.set_exception(NoReply(errors.NATS_PERMISSION))
+            return
         refused = [
             token
             for token, waiting in self._waiting.items()
@@ -384,34 +411,54 @@ class Connection:
 
     async def batch(
         self, start: int, limit: int, max_bytes: int, category: str | None
-    ) -> tuple[list[StoredMessage], int]:
-        """Read messages from `start` on, from any replica (NATS ADR-31).
+    ) -> Came:
+        """Read messages from `start` on, of whoever answers (NATS ADR-31).
 
-        With them comes the least that the stream's last sequence can be. Complete only
-        with its end mark. max_bytes is passed by at most one message. Raises NoReply.
+        max_bytes is passed by at most one message. Raises NoReply where the connection
+        is lost or the subject refused.
         """
         request: dict[str, Any] = {"seq": start, "batch": limit, "max_bytes": max_bytes}
         if category is not None:
             request["next_by_subj"] = self._subject(category)
         token = str(next(self._tokens))
-        batch = _Batch([], asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        batch = _Batch([], loop.create_future())
         self._batches[token] = batch
+        timer = loop.call_later(COPY_SECONDS, self._give_up, token)
         try:
-            async with asyncio.timeout(BATCH_SECONDS):
-                self._client.send(
-                    f"$JS.API.DIRECT.GET.{self._plan.name}",
-                    f"{self._inbox}.{token}",
-                    json.dumps(request).encode(),
-                )
-                last = await batch.end
-        except (TimeoutError, nats.errors.Error):
+            self._client.send(
+                self._direct_subject,
+                f"{self._inbox}.{token}",
+                json.dumps(request).encode(),
+            )
+            return await batch.end
+        except nats.errors.Error:
             raise NoReply from None
         finally:
+            timer.cancel()
             self._batches.pop(token, None)
-        return batch.messages, last
+
+    def _give_up(self, token: str) -> None:
+        """End a batch that is silent; what came of it stands there all the same."""
+        batch = self._batches.get(token)
+        if batch is None or batch.end.done():
+            return
+        left_seconds = self._left_seconds(token, COPY_SECONDS)
+        if left_seconds > 0:
+            loop = asyncio.get_running_loop()
+            loop.call_later(left_seconds, self._give_up, token)
+        else:
+            batch.end.set_result(Came(batch.messages, "late"))
+
+    @property
+    def _direct_subject(self) -> str:
+        return f"$JS.API.DIRECT.GET.{self._plan.name}"
 
     async def _api(self, name: str, request: dict[str, Any] | None = None) -> Any:
-        """Ask the JetStream API; raise NoReply, or ApiError for an error answer."""
+        """Ask the JetStream API; raise NoReply, or ApiError for an error answer.
+
+        As long as bytes of an answer come that was asked for before, it is waited for.
+        """
         payload = b"" if request is None else json.dumps(request).encode()
         reply = await told(
             partial(self._ask, f"$JS.API.{name}", payload, b"", REQUEST_SECONDS)
@@ -436,40 +483,58 @@ class Connection:
         timeout_seconds: float,
         tell: Callable[[_Outcome], None],
     ) -> None:
-        """Publish, and tell what came of it."""
+        """Publish, and tell what came of it.
+
+        What has headers is an event, whose time is its own; an answer of the API is
+        waited for as long as bytes come that stand before it.
+        """
         token = str(next(self._tokens))
         loop = asyncio.get_running_loop()
         timer = loop.call_later(timeout_seconds, self._expire, token)
-        self._waiting[token] = _Waiting(subject, tell, timer)
+        self._waiting[token] = _Waiting(
+            subject, tell, timer, 0.0 if block else timeout_seconds
+        )
         try:
             self._client.send(subject, f"{self._inbox}.{token}", payload, block)
         except nats.errors.Error:
             self._waiting.pop(token).end(NoReply())
 
     def _expire(self, token: str) -> None:
-        if (waiting := self._waiting.pop(token, None)) is not None:
-            waiting.end(TimeoutError())
+        waiting = self._waiting.get(token)
+        if waiting is None:
+            return
+        left_seconds = 0.0
+        if waiting.patience_seconds:
+            left_seconds = self._left_seconds(token, waiting.patience_seconds)
+        if left_seconds > 0:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(left_seconds, self._expire, token)
+            self._waiting[token] = waiting._replace(timer=timer)
+        else:
+            self._waiting.pop(token).end(TimeoutError())
 
 
 def _take_of_batch(
-    messages: list[StoredMessage], block: bytes, data: bytes
-) -> int | None:
+    stream: str, messages: list[StoredMessage], block: bytes, data: bytes
+) -> Came | None:
     """Add a message of a batched direct get (NATS ADR-31); None if more is to come.
 
-    At the end gives the least that the stream's last sequence can be: as many messages
-    as are pending stand after the batch's last. Raises KeyError or ValueError for an
-    error status and for what is no such message.
+    Each names its stream, in the last field of that name: one before it was stored. As
+    many messages as are pending stand after the batch's last.
     """
     code = status(block)
-    if code in _BATCH_ENDS:
-        end = header_fields(block)
-        pending = end.get(b"Nats-Num-Pending", b"0")
-        return int(end.get(b"Nats-Last-Sequence", b"0")) + int(pending)
     if code is not None:
-        raise ValueError(code)
+        last = 0
+        if code == "204" and messages:
+            end = header_fields(block)
+            pending = end.get(b"Nats-Num-Pending", b"0")
+            last = messages[-1].sequence + int(pending) * pending.isdigit()
+        return Came(messages, "marked", last)
     fields = header_fields(block, _OF_BATCH)
-    messages.append(
-        StoredMessage(
+    if (whose := _text(fields, b"Nats-Stream")) != stream:
+        return Came(messages, "stranger", stranger=whose or "")
+    try:
+        message = StoredMessage(
             sequence=int(fields[b"Nats-Sequence"]),
             subject=fields[b"Nats-Subject"].decode(),
             key=None,
@@ -478,7 +543,9 @@ def _take_of_batch(
             previous=int(fields[b"Nats-Last-Sequence"]),
             after=_number(fields, PRECONDITION_HEADER),
         )
-    )
+    except (KeyError, ValueError):
+        return Came(messages, "unreadable")
+    messages.append(message)
     return None
 
 

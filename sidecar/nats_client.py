@@ -45,6 +45,8 @@ class NatsClient(Client):
         self._take = take
         self._cut: list[bytes] = []  # the beginning of a message
         self._lacks_bytes = 0
+        self._cut_subject = ""
+        self.on_part: Callable[[str], None] = lambda _: None
         self.needs_tls = False
 
     def read_directly(self) -> None:
@@ -54,6 +56,8 @@ class NatsClient(Client):
         self._unread: bytearray = reader._buffer  # noqa: SLF001
 
     def _feed(self, data: bytes) -> None:
+        # Whoever sends is alive: on a slow link a PONG waits behind what it sends.
+        self._pings_outstanding = 0
         if self._unread or self._ps.buf or self._ps.state != AWAITING_CONTROL_LINE:
             # nats-py has a part of what goes on here.
             self._feed_nats_py(data)
@@ -62,6 +66,7 @@ class NatsClient(Client):
             self._cut.append(data)
             self._lacks_bytes -= len(data)
             if self._lacks_bytes > 0:
+                self.on_part(self._cut_subject)
                 return
             data = b"".join(self._cut)
             self._cut.clear()
@@ -71,6 +76,7 @@ class NatsClient(Client):
         if split.lacks_bytes:
             self._cut.append(data[split.end :])
             self._lacks_bytes = split.lacks_bytes
+            self._cut_subject = _subject_of(self._cut[0])
         elif split.end < len(data):
             self._feed_nats_py(data[split.end :])
 
@@ -128,6 +134,12 @@ class NatsClient(Client):
     def server(self, name: str) -> str:
         """Give a text of the server's INFO; empty if it did not say it."""
         return str(self._server_info.get(name, ""))
+
+
+def _subject_of(begun: bytes) -> str:
+    """Name the subject of a message that has begun; empty while its line is cut."""
+    line = _MESSAGE.match(begun)
+    return (line[1] or line[2]).decode() if line else ""
 
 
 class Split(NamedTuple):

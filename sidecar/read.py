@@ -1,19 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stored events, read by offset. Stateless: whoever reads holds its own offset.
 
-Batches come from any replica, which may lag; a lagging replica is "not yet" and never
-a hole, so a missing sequence is a hole only where the stream's leader misses it too.
+Pages come from whatever copy answers; what one does not give is the leader's to say
+(`evidence`), and read from the leader meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from sidecar import errors
 from sidecar.errors import Problem
+from sidecar.evidence import (
+    UNASKED,
+    Again,
+    AskCopy,
+    Asked,
+    AskFirst,
+    AskLeader,
+    Came,
+    Copies,
+    Ended,
+    Refuse,
+    Said,
+    Serve,
+    agreed,
+    decide,
+    jumps,
+)
 from sidecar.jetstream import NoReply
 
 if TYPE_CHECKING:
@@ -31,7 +49,10 @@ MAX_BYTES: Final = 4 * 1024 * 1024
 
 _FETCHES_AT_ONCE = 4
 _TRIES_OF_FIRST = 10  # that it ages out while it is read
-_REPLICA_SECONDS = 0.5
+_AGAIN_SECONDS = 0.5
+_LEADERS_EVENTS = 64  # of a page that the leader alone gives
+_LEADERS_AT_ONCE = 8
+_MOST_JUMPS = 64  # of a page of one category, each of which the leader is asked for
 _DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
 _DECIMAL = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?", re.ASCII)
 _CATEGORY = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -128,28 +149,6 @@ def inside(query: Query, info: StreamInfo | None) -> Position | None:
     return position if position.first <= query.offset <= position.last else None
 
 
-def contiguous(
-    start: int, batch: list[StoredMessage], *, filtered: bool
-) -> list[StoredMessage]:
-    """Keep what is known to have no hole before it and to stand in its place.
-
-    Without a filter each sequence follows the one before. With one, each message
-    names the message before it in the batch.
-    """
-    kept: list[StoredMessage] = []
-    for message in batch:
-        before = kept[-1].sequence if kept else 0
-        follows = (
-            message.previous == before and message.sequence >= start
-            if filtered
-            else message.sequence == (before + 1 if kept else start)
-        )
-        if not follows or message.is_displaced:
-            break
-        kept.append(message)
-    return kept
-
-
 class Reader:
     """Reads pages over a bus of its own, so that no reader delays a publish."""
 
@@ -157,6 +156,7 @@ class Reader:
         self._bus = bus
         self._metrics = metrics
         self._fetches = asyncio.Semaphore(_FETCHES_AT_ONCE)
+        self.copies = Copies()
         self.waiting = 0
 
     async def read(self, query: Query) -> Page:
@@ -187,8 +187,8 @@ class Reader:
         ends_at = loop.time() + query.wait_seconds
         while not page.events and (left_seconds := ends_at - loop.time()) > 0:
             if page.next_offset <= page.position.last:
-                # In the stream and not found: still on its way to a replica, perhaps.
-                left_seconds = min(left_seconds, _REPLICA_SECONDS)
+                # In the stream, and nobody could be asked for it.
+                left_seconds = min(left_seconds, _AGAIN_SECONDS)
             await self._wait(page.position.last + 1, left_seconds)
             position = await self._bus.position()
             page = await self._page(page.next_offset, query, position)
@@ -204,51 +204,107 @@ class Reader:
     async def _page(self, start: int, query: Query, position: Position) -> Page:
         if start > position.last:
             return Page([], start, position)
-        try:
-            async with self._fetches:
-                batch, least_last = await self._bus.connection().batch(
+        asked = Asked(start, query.category)
+        came, said = None, None
+        while True:
+            match decide(asked, came, said):
+                case AskCopy(at):
+                    came = await self._ask_copy(at, query)
+                case AskLeader():
+                    said = await self._bus.said(asked)
+                case AskFirst():
+                    assert isinstance(said, Said)  # noqa: S101 - its first was asked
+                    said = await self._bus.said_again(said)
+                case Serve(events, is_leaders=False):
+                    assert came is not None  # noqa: S101 - it was served
+                    return await self._serve(events, came.last, query, position)
+                case Serve(events):
+                    self.copies.lacked(came or UNASKED, time.monotonic())
+                    events = await self._go_on(events, query, position.last)
+                    return await self._serve(events, 0, query, position)
+                case Ended():  # the position is older than that word
+                    return Page([], position.last + 1, position)
+                case Again():
+                    return Page([], start, position)
+                case Refuse(errors.OFFSET_GONE):
+                    position = await self._bus.position()
+                    raise Problem(
+                        errors.OFFSET_GONE,
+                        first_offset=position.first,
+                        last_offset=position.last,
+                    )
+                case Refuse(cause, offset):
+                    raise Problem(cause, offset=offset)
+
+    async def _ask_copy(self, start: int, query: Query) -> Came:
+        async with self._fetches:
+            if not self.copies.may_be_asked(time.monotonic()):
+                return UNASKED
+            try:
+                came = await self._bus.connection().batch(
                     start, query.limit, query.max_bytes, query.category
                 )
-        except NoReply as absence:
-            raise Problem(absence.cause) from None
-        events = contiguous(start, batch, filtered=query.category is not None)
-        if not events and query.category is None:
-            await self._explain_absence(start)
-        elif not events and batch:  # a filter's first event need not stand at start
-            await self._explain_absence(batch[0].sequence)
-        if not events:
-            is_end = not batch and await self._is_end(start, query.category)
-            return Page([], position.last + 1 if is_end else start, position)
-        last = max(least_last, events[-1].sequence)
+            except NoReply as absence:
+                raise Problem(absence.cause) from None
+        self.copies.gave(came, time.monotonic())
+        return came
+
+    async def _go_on(
+        self, events: list[StoredMessage], query: Query, last: int
+    ) -> list[StoredMessage]:
+        """Read what follows an event from the leader, too: copies are left alone."""
+        most = min(query.limit, _LEADERS_EVENTS)
+        while query.category is None and len(events) < most:
+            size_bytes = sum(len(event.body) for event in events)
+            mean_bytes = size_bytes // len(events) + 1
+            count = min(
+                (query.max_bytes - size_bytes) // mean_bytes,
+                _LEADERS_AT_ONCE,
+                most - len(events),
+                last - events[-1].sequence,
+            )
+            if count < 1:
+                break
+            after = events[-1].sequence + 1
+            more = await asyncio.gather(
+                *(self._bus.message(at) for at in range(after, after + count)),
+                return_exceptions=True,
+            )
+            for event in more:
+                if (
+                    not isinstance(event, tuple)
+                    or event.is_displaced
+                    or not event.is_readable
+                ):
+                    return events
+                events.append(event)
+        return events
+
+    async def _serve(
+        self, events: list[StoredMessage], last: int, query: Query, position: Position
+    ) -> Page:
+        if query.category is not None:
+            events = await self._agreed(events, query.category)
+        last = max(last, events[-1].sequence)
         self._bus.proven(last)
         last = max(last, position.last)
         return Page(events, events[-1].sequence + 1, position._replace(last=last))
 
-    async def _is_end(self, start: int, category: str | None) -> bool:
-        """Tell whether the leader, too, has no more of a category.
-
-        The position must be older than its answer. Without a filter what is inside the
-        position stands somewhere.
-        """
-        return category is not None and await self._bus.next_of(category, start) is None
-
-    async def _explain_absence(self, sequence: int) -> None:
-        """Tell a lagging or false replica from a hole, by what the leader says."""
-        sight = await self._bus.look(sequence)
-        if sight is None:
-            return
-        position = sight.position
-        if sight.message is not None:
-            if sight.message.sequence == sequence:
-                if sight.message.is_displaced:
-                    raise Problem(errors.DISPLACED, offset=sequence)
-                return
-            position = await self._bus.position()  # it may have aged out since then
-            if sequence >= position.first:
-                raise Problem(errors.HOLE, offset=sequence)
-        if sequence < position.first:
-            raise Problem(
-                errors.OFFSET_GONE,
-                first_offset=position.first,
-                last_offset=position.last,
+    async def _agreed(
+        self, events: list[StoredMessage], category: str
+    ) -> list[StoredMessage]:
+        """Keep the events up to a jump that the leader does not know."""
+        asked = jumps(events)[:_MOST_JUMPS]
+        nexts: dict[int, int | None] = {}
+        for begin in range(0, len(asked), _LEADERS_AT_ONCE):
+            offsets = asked[begin : begin + _LEADERS_AT_ONCE]
+            found = await asyncio.gather(
+                *(self._bus.next_of(category, offset) for offset in offsets),
+                return_exceptions=True,
             )
+            nexts |= {
+                offset: message.sequence
+                for offset, message in zip(offsets, found, strict=True)
+                if isinstance(message, tuple)
+            }
+        return agreed(events, nexts)

@@ -564,6 +564,7 @@ ANSWERS: dict[str, list[Reply | str]] = {
     # What a person must mend.
     "final": [
         *("api_off", "displaced", "hole", "malformed_json", "malformed_key"),
+        "unreadable",
         *("malformed_precondition", "malformed_query", "no_key", "unauthorized"),
         *("wrong_host", "wrong_role", problem(404, "not_found")),
         *(problem(500, "internal"), problem(405, "method_not_allowed")),

@@ -42,6 +42,29 @@ def test_a_displaced_event_is_an_error_that_names_its_offset(
             assert answer.json()["offset"] == wrong
 
 
+def test_one_bad_message_hides_no_event_before_it_and_is_named(
+    nats: NatsProcess, tmp_path: Path
+) -> None:
+    name = f"u{uuid.uuid4().hex[:12]}"
+    with (
+        sidecar_on(nats, tmp_path / "unreadable", name) as sidecar,
+        sidecar.client() as http,
+        Operator(nats.port) as operator,
+    ):
+        good = [post(http).json()["offset"] for _ in range(3)]
+        operator.publish_bytes(name.encode() + b".\xe9t\xe9", b"{}")
+        wait_until(lambda: operator.state(name)["messages"] == 4, what="stored")
+        for query in ("offset=first", f"offset={good[0]}&category=base"):
+            page = http.get(f"/v1/events?{query}").json()
+            assert [row["offset"] for row in page["events"]] == good
+        answer = http.get(f"/v1/events?offset={page['next_offset']}")
+        assert (answer.status_code, answer.json()["code"]) == (503, "unreadable")
+        assert answer.json()["offset"] == good[-1] + 1
+        after = post(http).json()["offset"]
+        page = http.get(f"/v1/events?offset={good[-1] + 1}&category=base").json()
+        assert [row["offset"] for row in page["events"]] == [after]
+
+
 def test_a_category_ends_where_the_leader_says_so(
     nats: NatsProcess, tmp_path: Path
 ) -> None:

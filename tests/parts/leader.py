@@ -42,6 +42,10 @@ class Leader:
         self.lag = 0
         self.ages = 0  # so many answers: its first message has aged out after each
         self.created = _TIME
+        self.direct_stream: str | None = name  # whose name direct gets bear
+        self.is_silent = False  # to direct gets: they are answered when it no longer is
+        self.direct_asked = 0
+        self._unanswered: list[tuple[str, int]] = []
         self.cluster: dict[str, Any] = {
             "leader": "n1",
             "replicas": [{"name": "n2", "active": 1}, {"name": "n3", "active": 1}],
@@ -68,7 +72,10 @@ class Leader:
             while True:
                 subject, reply, block, body = self._operator.receive_whole()
                 if ".DIRECT.GET." in subject:
-                    self._send_batch(reply, json.loads(body)["seq"])
+                    self.direct_asked += 1
+                    self._unanswered.append((reply, json.loads(body)["seq"]))
+                    while self._unanswered and not self.is_silent:
+                        self._send_batch(*self._unanswered.pop(0))
                 else:
                     answer = self._answer(subject, block, body)
                     self._operator.send(reply, json.dumps(answer).encode())
@@ -98,6 +105,8 @@ class Leader:
                 "Nats-Time-Stamp": _TIME,
                 "Nats-Last-Sequence": "0",
             }
+            if self.direct_stream is not None:
+                headers["Nats-Stream"] = self.direct_stream
             self._operator.send(reply, self._messages[sequence].body, headers)
         self._operator.send_status(reply, "204 EOB")
 

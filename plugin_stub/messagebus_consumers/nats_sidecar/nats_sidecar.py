@@ -60,7 +60,7 @@ PASSING = (0, 429, 502, 503, 504)
 """No answer, or none of the stream. 502 is also what no sidecar has written: the page
 of a gateway while the sidecar restarts, or a page that was cut in the middle."""
 
-DAMAGED = ("hole", "displaced")
+DAMAGED = ("hole", "displaced", "unreadable")
 """Codes of a 503 that waiting does not mend."""
 
 
