@@ -685,6 +685,18 @@ def test_a_page_without_events_that_is_not_the_end_is_none(
         assert sum(clock.slept) > 2  # and it does not spin
 
 
+@pytest.mark.parametrize("wrong", [page(8), page(7, 9), page(6, 7), page(7, 7)])
+def test_a_page_that_is_not_at_the_offset_or_has_a_hole_is_none(
+    hermes_home: Path, player: Player, clock: Clock, wrong: Reply
+) -> None:
+    with consumer_of(hermes_home, player.url, clock) as plugin:
+        player.then(page(next_offset=7))
+        plugin.setTimeout(0)
+        plugin.seek(7)
+        player.then(wrong, page(7, 8), page(next_offset=9))
+        assert [one.offset for one in plugin] == [7, 8]
+
+
 def test_whatever_an_answer_asks_for_the_pause_is_some_seconds(
     hermes_home: Path, player: Player, clock: Clock
 ) -> None:

@@ -141,7 +141,7 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
                 answer = self._http.ask_page(
                     path, min(wait_seconds + ANSWER_SECONDS, more_seconds)
                 )
-            if _is_page(answer):
+            if _is_page(answer, self._offset, category):
                 self._take(answer)
                 if self._rows:
                     continue
@@ -181,7 +181,7 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
         ends_at = self._now() + PATIENCE_SECONDS
         while True:
             answer = self._http.ask(_path(query), ANSWER_SECONDS)
-            if _is_page(answer):
+            if _is_page(answer, query["offset"]):
                 return answer
             pause_seconds = _pause_seconds(answer)
             if not _is_passing(answer) or self._now() + pause_seconds > ends_at:
@@ -207,14 +207,22 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
         return self._now() + self._timeout_seconds
 
 
-def _is_page(answer: Answer) -> bool:
+def _is_page(answer: Answer, offset: int | str, category: str | None = None) -> bool:
+    """Tell whether it is a page that begins at the offset and has no hole."""
     document = answer.document
-    return (
+    events = document.get("events")
+    if not (
         answer.status == 200
-        and isinstance(document.get("events"), list)
+        and isinstance(events, list)
         and isinstance(document.get("next_offset"), int)
         and isinstance(document.get("last_offset"), int)
-    )
+    ):
+        return False
+    if not events or category is not None:
+        return True
+    first = offset if isinstance(offset, int) else events[0]["offset"]
+    offsets = [row["offset"] for row in events]
+    return offsets == list(range(first, first + len(events)))
 
 
 def _is_passing(answer: Answer) -> bool:
