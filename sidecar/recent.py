@@ -44,23 +44,25 @@ class Recent:
         self._bus = bus
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._created = ""
+        self._newest: Row | None = None  # by which the others are vouched for
         self._rows: dict[int, Row] = {}
         self._firsts: dict[int, int] = {}
 
     async def rows(self, info: StreamInfo) -> list[Row]:
         """Give the newest events, the newest first; raise Problem."""
-        self._forget_another(info)
+        await self._forget_another(info)
         first = max(info.position.first, info.position.last - EVENTS + 1)
         offsets = range(first, info.position.last + 1)
         missing = [offset for offset in offsets if offset not in self._rows]
         read = await asyncio.gather(*map(self._row, missing))
         known = self._rows | {row.offset: row for row in read if row is not None}
         self._rows = {at: known[at] for at in offsets if at in known}
+        self._newest = next(reversed(self._rows.values()), None)
         return list(reversed(self._rows.values()))
 
     async def per_minute(self, info: StreamInfo, now: float) -> list[int]:
         """Count the events of each minute of the last hour; raise Problem."""
-        self._forget_another(info)
+        await self._forget_another(info)
         this = int(now) // _MINUTE_SECONDS
         minutes = range(this - MINUTES + 1, this + 1)
         missing = [minute for minute in minutes if minute not in self._firsts]
@@ -72,10 +74,21 @@ class Recent:
         borders = [*(self._firsts.get(minute, end) for minute in minutes), end]
         return [max(0, later - earlier) for earlier, later in pairwise(borders)]
 
-    def _forget_another(self, info: StreamInfo) -> None:
-        """Keep nothing of a stream that was made anew."""
-        if info.created != self._created:
+    async def _forget_another(self, info: StreamInfo) -> None:
+        """Keep nothing of a stream that was made anew, or restored.
+
+        A restored one differs from some offset on: so where the newest event that is
+        known still stands, all before it do.
+        """
+        newest = self._newest
+        if (
+            info.created != self._created
+            or newest is None
+            or newest.offset > info.position.last
+            or await self._row(newest.offset) != newest
+        ):
             self._created = info.created
+            self._newest = None
             self._rows, self._firsts = {}, {}
 
     async def _row(self, offset: int) -> Row | None:

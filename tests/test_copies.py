@@ -134,3 +134,31 @@ async def test_what_ages_out_between_two_questions_is_gone_and_no_hole(
         with pytest.raises(Problem) as caught:
             await daemon.reader.read(Query(8))
         assert caught.value.cause is errors.OFFSET_GONE
+
+
+async def test_nothing_is_remembered_of_a_stream_that_was_restored(
+    plain: NatsProcess, leader: Leader
+) -> None:
+    """Its `created` is the same, and it reaches as far again before anybody looks."""
+
+    def initsync(*kinds: str) -> None:
+        for kind in kinds:
+            block = f"NATS/1.0\r\nHermes-Event-Type: {kind}\r\n\r\n".encode()
+            leader.store("hermes.initsync", block, b"{}")
+
+    async with serving(plain) as daemon:
+        initsync("init-start", "init-stop")
+        info = await daemon.bus.stream_info()
+        assert [row.type for row in await daemon.recent.rows(info)][:2] == [
+            "init-stop",
+            "init-start",
+        ]
+        found = await daemon.guard.look(info.position)
+        assert found is not None
+        assert (found.start.offset, found.stop.offset) == (14, 15)
+        leader.restore(13)
+        for _ in range(2):
+            leader.store("hermes.base", BLOCK, b"{}")
+        info = await daemon.bus.stream_info()
+        assert {row.type for row in await daemon.recent.rows(info)} == {None}
+        assert await daemon.guard.look(info.position) is None

@@ -84,7 +84,7 @@ class Leader:
         if ".STREAM.INFO." in subject:
             return self._info()
         if ".MSG.GET." in subject:
-            return self._message(json.loads(body).get("seq", self.last + 1))
+            return self._message(json.loads(body))
         expected = block.partition(b"Nats-Expected-Last-Sequence:")[2]
         if int(expected.partition(b"\r\n")[0]) != self.last:
             return {"error": {"err_code": 10071}, "stream": self._name, "seq": 0}
@@ -94,6 +94,11 @@ class Leader:
     def store(self, subject: str, block: bytes, body: bytes) -> None:
         self.last += 1
         self._messages[self.last] = _Stored(subject, block, body)
+
+    def restore(self, last: int) -> None:
+        """Put a copy back that ends there; `created` stays, as with a copy of files."""
+        self._messages = {at: each for at, each in self._messages.items() if at <= last}
+        self.last = last
 
     def _send_batch(self, reply: str, start: int) -> None:
         """Answer a direct get, as a follower that lags behind nobody."""
@@ -129,10 +134,18 @@ class Leader:
             self.first += 1
         return info
 
-    def _message(self, start: int) -> Any:
-        """Give the first message from there on."""
-        held = range(max(start, self.first), self.last - self.lag + 1)
-        sequence = next((each for each in held if each in self._messages), None)
+    def _message(self, request: dict[str, Any]) -> Any:
+        """Give the first message from there on, or the last, of one subject or all."""
+        wanted = request.get("next_by_subj") or request.get("last_by_subj") or ">"
+        held = [
+            each
+            for each in range(
+                max(request.get("seq", 0), self.first), self.last - self.lag + 1
+            )
+            if each in self._messages and wanted in (">", self._messages[each].subject)
+        ]
+        is_last = "last_by_subj" in request
+        sequence = held[-is_last] if held else None
         if sequence is None:
             return {"error": {"err_code": 10037, "description": "no message found"}}
         stored = self._messages[sequence]
