@@ -223,6 +223,7 @@ class Copies:
         self.stranger = ""
         self.stranger_at: float | None = None
         self.late_at: float | None = None
+        self.asked_at: float | None = None
 
     def may_be_asked(self, now: float) -> bool:
         """Tell whether no copy was found wanting lately."""
@@ -230,6 +231,7 @@ class Copies:
 
     def gave(self, came: Came, now: float) -> None:
         """Take what a copy gave, whatever of it was of use."""
+        self.asked_at = now
         if came.end == "late":
             self.late += 1
             self.late_at = now

@@ -8,8 +8,10 @@ Pages come from whatever copy answers; what one does not give is the leader's to
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -33,12 +35,15 @@ from sidecar.evidence import (
     jumps,
 )
 from sidecar.jetstream import NoReply
+from sidecar.log import log
+from sidecar.stream import told_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sidecar.answer import Position, StoredMessage
     from sidecar.bus import Bus
+    from sidecar.errors import Cause
     from sidecar.metrics import Metrics
     from sidecar.stream import StreamInfo
 
@@ -46,6 +51,12 @@ MAX_LIMIT: Final = 5_000
 MAX_WAIT_SECONDS: Final = 60.0
 MAX_BYTES: Final = 4 * 1024 * 1024
 """Most bytes of one page, passed by one event at most: what a page costs in memory."""
+
+TRY_SECONDS: Final = 5.0
+"""How often the subject that serves is tried where no reader does."""
+
+TOLD_SECONDS: Final = 600.0
+"""How long after a stranger has answered another one is not told of again."""
 
 _FETCHES_AT_ONCE = 4
 _TRIES_OF_FIRST = 10  # that it ages out while it is read
@@ -158,6 +169,27 @@ class Reader:
         self._fetches = asyncio.Semaphore(_FETCHES_AT_ONCE)
         self.copies = Copies()
         self.waiting = 0
+        self.refused: Cause | None = None
+        self._coming: dict[int, float] = {}  # pages under way, since when
+        self._numbers = itertools.count()
+
+    def coming_seconds(self) -> float | None:
+        """Say how long the page that has been under way for longest has been coming."""
+        oldest = min(self._coming.values(), default=None)
+        return None if oldest is None else time.monotonic() - oldest
+
+    async def run(self) -> None:
+        """Now and then try the subject that serves, until cancelled."""
+        while True:
+            await asyncio.sleep(TRY_SECONDS)
+            info, now = self._bus.recent_info(), time.monotonic()
+            asked_at = self.copies.asked_at
+            is_tried = asked_at is not None and now - asked_at < TRY_SECONDS
+            if info is not None and info.messages and not is_tried:
+                with suppress(Problem):
+                    await self._ask_copy(
+                        info.position.last, Query(None, limit=1, max_bytes=1)
+                    )
 
     async def read(self, query: Query) -> Page:
         """Read one page; raise Problem."""
@@ -240,14 +272,35 @@ class Reader:
         async with self._fetches:
             if not self.copies.may_be_asked(time.monotonic()):
                 return UNASKED
+            number = next(self._numbers)
+            self._coming[number] = time.monotonic()
             try:
                 came = await self._bus.connection().batch(
                     start, query.limit, query.max_bytes, query.category
                 )
             except NoReply as absence:
+                if absence.cause is errors.NATS_PERMISSION:
+                    self._refuse(absence.cause)
                 raise Problem(absence.cause) from None
-        self.copies.gave(came, time.monotonic())
+            finally:
+                del self._coming[number]
+        self.refused = None
+        now, met_at = time.monotonic(), self.copies.stranger_at
+        self.copies.gave(came, now)
+        if came.end == "stranger" and (met_at is None or now - met_at > TOLD_SECONDS):
+            log.warning("foreign_copy", stream=told_name(came.stranger))
         return came
+
+    def _refuse(self, cause: Cause) -> None:
+        if self.refused is None:
+            log.warning(
+                cause.code,
+                purpose="reads",
+                reason=cause.title,
+                remedy=cause.remedy,
+                faults=[],
+            )
+        self.refused = cause
 
     async def _go_on(
         self, events: list[StoredMessage], query: Query, last: int

@@ -16,6 +16,7 @@ from parts.process import wait_until
 from sidecar import errors
 from sidecar.daemon import Daemon
 from sidecar.errors import Problem
+from sidecar.health import assess
 from sidecar.login import NatsServer
 from sidecar.read import Query
 from sidecar.settings import Settings
@@ -162,3 +163,23 @@ async def test_nothing_is_remembered_of_a_stream_that_was_restored(
         info = await daemon.bus.stream_info()
         assert {row.type for row in await daemon.recent.rows(info)} == {None}
         assert await daemon.guard.look(info.position) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("backup", "backup"), ("\u00e9 secret", "(of another name)")]
+)
+async def test_a_stranger_is_named_though_nobody_reads(
+    plain: NatsProcess,
+    leader: Leader,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    told: str,
+) -> None:
+    monkeypatch.setattr("sidecar.read.TRY_SECONDS", 0.1)
+    leader.direct_stream = name
+    async with serving(plain) as daemon:
+        await asyncio.to_thread(wait_until, lambda: daemon.reader.copies.strangers)
+        checks = {check.name: check for check in assess(daemon.facts())}
+        assert checks["reads"].status == "warn"
+        assert told in (checks["reads"].reason or "")
+        assert b'copies_wanting_total{kind="stranger"} 1.0' in daemon.metrics.text()

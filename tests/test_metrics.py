@@ -72,6 +72,7 @@ NAMES = {
     "hermes_sidecar_requests_refused": "counter",
     "hermes_sidecar_events_read": "counter",
     "hermes_sidecar_nats_connections": "counter",
+    "hermes_sidecar_copies_wanting": "counter",
     "hermes_sidecar_nats_connected": "gauge",
     "hermes_sidecar_ready": "gauge",
     "hermes_sidecar_check_status": "gauge",
@@ -151,8 +152,8 @@ def test_labels_are_bounded_and_there_from_the_first_scrape_on(
         for result in ("stored", "duplicate", "not_stored", "unknown")
     }
     assert labels("resolutions") == {("stored",), ("not_stored",), ("unknown",)}
-    checks = ("sidecar", "stream", "replicas", "initsync", "callers", "outcomes")
-    names = (*checks, "refusals", "writers")
+    checks = ("sidecar", "stream", "replicas", "initsync", "callers", "reads")
+    names = (*checks, "outcomes", "refusals", "writers")
     assert labels("check_status") == {(name,) for name in names}
 
 

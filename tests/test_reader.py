@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from parts.jetstream import Operator
 from parts.process import memory_kib, wait_until
-from parts.sidecar import event, post, sidecar_on
+from parts.sidecar import COMMAND, environment, event, post, sidecar_on
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,6 +97,58 @@ def test_a_waiting_reader_of_a_category_is_given_what_comes(
             wanted = post(http, event("initsync")).json()["offset"]
             rows = waiting.result().json()["events"]
         assert [row["offset"] for row in rows] == [wanted]
+
+
+def test_a_mirror_that_answers_reads_is_named_by_health_and_commands(
+    nats: NatsProcess, tmp_path: Path
+) -> None:
+    name = f"n{uuid.uuid4().hex[:12]}"
+    with (
+        sidecar_on(nats, tmp_path / "named", name) as sidecar,
+        sidecar.client() as http,
+        Operator(nats.port) as operator,
+    ):
+        first = post(http).json()["offset"]
+        mirror = {"name": f"{name}b", "mirror": {"name": name}, "storage": "file"}
+        made = operator.api(f"STREAM.CREATE.{name}b", mirror)
+        assert made["config"]["mirror_direct"]
+        wait_until(lambda: operator.state(f"{name}b")["messages"] == 1, what="mirrored")
+        sentence = f"Stream {name}b answers the reads of ours"
+        settings = {"nats_url": nats.url, "stream": name, "subject_prefix": name}
+        for command in ("check", "provision"):
+            ran = subprocess.run(
+                [*COMMAND, command],
+                env=environment(**settings),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert sentence in ran.stdout + ran.stderr
+            assert ran.returncode != 0
+
+        def is_told() -> bool:
+            page = http.get(f"/v1/events?offset={first}").json()
+            assert [row["offset"] for row in page["events"]] == [first]
+            return sentence in http.get("/health").text
+
+        wait_until(is_told)
+        assert http.get("/health").status_code == 200
+        # As docs/nats.md says: nobody can take that from a plain mirror; a source
+        # with the same first sequence has the same offsets and answers no reads.
+        changed = operator.update(f"{name}b", mirror_direct=False)
+        assert changed["config"]["mirror_direct"]
+        operator.delete(f"{name}b")
+        copy = {"name": f"{name}c", "sources": [{"name": name}], "storage": "file"}
+        operator.api(f"STREAM.CREATE.{name}c", copy | {"first_seq": first})
+        wait_until(lambda: operator.state(f"{name}c")["messages"] == 1, what="copied")
+        assert operator.state(f"{name}c")["last_seq"] == first
+        wait_until(
+            lambda: (
+                not subprocess.run(
+                    [*COMMAND, "check"], env=environment(**settings), check=False
+                ).returncode
+            )
+        )
 
 
 def test_a_copy_that_lacks_a_category_does_not_end_it(
