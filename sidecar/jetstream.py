@@ -235,6 +235,12 @@ class Connection:
                 del self._came_at[next(iter(self._came_at))]
             self._came_at[int(token)] = asyncio.get_running_loop().time()
 
+    @property
+    def is_coming(self) -> bool:
+        """Tell whether something of a page came within the last second."""
+        since = max(self._came_at.values(), default=-COPY_SECONDS)
+        return asyncio.get_running_loop().time() - since < COPY_SECONDS
+
     def _left_seconds(self, token: str, patience_seconds: float) -> float:
         """Tell how long to go on waiting, by what came of this or an earlier answer."""
         moments = [at for other, at in self._came_at.items() if other <= int(token)]

@@ -59,6 +59,8 @@ TOLD_SECONDS: Final = 600.0
 """How long after a stranger has answered another one is not told of again."""
 
 _FETCHES_AT_ONCE = 4
+_BYTES_UNDER_WAY = 4 * 1024 * 1024
+_LEAST_BYTES = 64 * 1024
 _TRIES_OF_FIRST = 10  # that it ages out while it is read
 _AGAIN_SECONDS = 0.5
 _LEADERS_EVENTS = 64  # of a page that the leader alone gives
@@ -170,13 +172,19 @@ class Reader:
         self.copies = Copies()
         self.waiting = 0
         self.refused: Cause | None = None
-        self._coming: dict[int, float] = {}  # pages under way, since when
+        self._coming: dict[int, tuple[float, int]] = {}  # since when, how large
         self._numbers = itertools.count()
 
     def coming_seconds(self) -> float | None:
         """Say how long the page that has been under way for longest has been coming."""
         oldest = min(self._coming.values(), default=None)
-        return None if oldest is None else time.monotonic() - oldest
+        return None if oldest is None else time.monotonic() - oldest[0]
+
+    def is_coming(self) -> bool:
+        """Tell whether something of a page came within the last second."""
+        with suppress(Problem):
+            return self._bus.connection().is_coming
+        return False
 
     async def run(self) -> None:
         """Now and then try the subject that serves, until cancelled."""
@@ -273,10 +281,14 @@ class Reader:
             if not self.copies.may_be_asked(time.monotonic()):
                 return UNASKED
             number = next(self._numbers)
-            self._coming[number] = time.monotonic()
+            room_bytes = _BYTES_UNDER_WAY - sum(
+                size for _, size in self._coming.values()
+            )
+            max_bytes = min(query.max_bytes, max(room_bytes, _LEAST_BYTES))
+            self._coming[number] = time.monotonic(), max_bytes
             try:
                 came = await self._bus.connection().batch(
-                    start, query.limit, query.max_bytes, query.category
+                    start, query.limit, max_bytes, query.category
                 )
             except NoReply as absence:
                 if absence.cause is errors.NATS_PERMISSION:

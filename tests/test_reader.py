@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -12,7 +14,15 @@ from typing import TYPE_CHECKING
 
 from parts.jetstream import Operator
 from parts.process import memory_kib, wait_until
-from parts.sidecar import COMMAND, environment, event, post, sidecar_on
+from parts.sidecar import (
+    COMMAND,
+    SidecarProcess,
+    environment,
+    event,
+    post,
+    sidecar_on,
+)
+from parts.slow_link import SlowLink
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -179,6 +189,43 @@ def test_a_copy_that_lacks_a_category_does_not_end_it(
             else:
                 assert page["next_offset"] == first
         assert found
+
+
+def test_over_a_slow_link_a_large_event_arrives_at_the_first_try(
+    nats: NatsProcess, tmp_path: Path
+) -> None:
+    """No silence on the way is longer than the plugin's patience, nor ours."""
+    name, size = f"l{uuid.uuid4().hex[:12]}", 500_000
+    with sidecar_on(nats, tmp_path / "w", name) as writer, writer.client() as http:
+        first = post(http, event(objattrs={"photo": "x" * size})).json()["offset"]
+        post(http)
+    with (
+        SlowLink(nats.port, 100_000) as link,
+        SidecarProcess(
+            tmp_path / "r",
+            nats_url=link.url,
+            stream=name,
+            subject_prefix=name,
+            role="consumer",
+        ) as sidecar,
+        sidecar.client() as http,
+        sidecar.client() as other,
+    ):
+        silences, slow, text = [], [], b""
+        with http.stream("GET", f"/v1/events?offset={first}") as answer:
+            began = time.monotonic()
+            for piece in answer.iter_raw():
+                silences.append(time.monotonic() - began)
+                began = time.monotonic()
+                text += piece
+                slow.append("is slow" in other.get("/health").text)
+        page = json.loads(text)
+        assert [row["offset"] for row in page["events"]] == [first, first + 1]
+        assert text.startswith(b" ")
+        assert any(slow)
+        assert max(silences) < 4
+        assert link.sent_bytes < 1.3 * size
+        assert "nats_reconnected" not in [row["event"] for row in sidecar.rows()]
 
 
 def test_readers_that_stall_cost_bounded_memory_and_no_publish(
