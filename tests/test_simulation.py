@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -38,6 +39,9 @@ FOUND_AT = {
     "chains-publishes": 18,
 }
 """Known bugs, and the first seed that shows each; docs/simulation.md has the table."""
+
+FOUND_BESIDE_A_MIRROR = {"believes-a-mirror": 3, "takes-nothing-for-the-end": 1}
+"""Those of the reading side; each fault of the seed is one of a copy."""
 
 NOT_FOUND = {"swallows-an-older-value", "takes-two-answers-for-gone"}
 """Known bugs that no seed up to 160 shows."""
@@ -88,8 +92,25 @@ def test_a_known_bug_is_found(name: str) -> None:
     assert not run(draw(seed)).violations
 
 
+def beside_a_mirror(scenario: Scenario) -> Scenario:
+    """Let copies alone trouble it, and new clients scan meanwhile."""
+    names = itertools.cycle(("mirror", "late_pages", "kill_client", "mirror"))
+    faults = (
+        fault._replace(name=name)
+        for fault, name in zip(scenario.faults, names, strict=False)
+    )
+    return replace(scenario, faults=tuple(faults))
+
+
+@pytest.mark.parametrize("name", FOUND_BESIDE_A_MIRROR)
+def test_a_known_bug_of_the_readers_is_found(name: str) -> None:
+    seed = FOUND_BESIDE_A_MIRROR[name]
+    assert run(beside_a_mirror(draw(seed, name))).violations
+    assert not run(beside_a_mirror(draw(seed))).violations
+
+
 def test_of_every_bug_that_can_be_put_back_it_is_known_whether_it_is_found() -> None:
-    assert {*FOUND_AT, *NOT_FOUND} == set(BROKEN) - {""}
+    assert {*FOUND_AT, *FOUND_BESIDE_A_MIRROR, *NOT_FOUND} == set(BROKEN) - {""}
 
 
 def test_a_violation_is_shrunk_to_what_it_needs() -> None:

@@ -150,6 +150,16 @@ DECKS: Final[tuple[tuple[str, ...], ...]] = (
         "commit_late",
         "kill_sidecar",
     ),
+    (
+        "mirror",
+        "late_pages",
+        "kill_client",
+        "freeze",
+        "lagging_replica",
+        "ask_initsync",
+        "expire",
+        "restore",
+    ),
 )
 """Faults that go together: every second seed draws from one of these alone."""
 
