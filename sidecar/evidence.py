@@ -170,18 +170,15 @@ def contiguous(
     names the message before it in the batch; see `jumps`.
     """
     kept: list[StoredMessage] = []
+    expected, before = start, 0
     for message in batch:
-        before = kept[-1].sequence if kept else 0
-        follows = (
-            message.sequence == start
-            if not kept
-            else message.previous == before < message.sequence
-            if filtered
-            else message.sequence == before + 1
-        )
-        if not follows or message.is_displaced:
+        if filtered and kept and message.previous == before < message.sequence:
+            expected = message.sequence
+        if message.sequence != expected or message.is_displaced:
             break
         kept.append(message)
+        before = expected
+        expected += 1
     return kept
 
 

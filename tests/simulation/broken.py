@@ -196,9 +196,10 @@ def _believes_a_mirror() -> Context:
     """Serve a page without looking at who sent it."""
     real = jetstream._take_of_batch
 
-    def take(_: str, messages: Any, block: bytes, data: bytes) -> Any:
+    def take(_: bytes, messages: Any, block: bytes, data: bytes) -> Any:
         name = header_fields(block).get(b"Nats-Stream", b"")
-        return real(name.decode(), messages, block, data)
+        named = b"\r\nNats-Stream: %s\r\n" % name
+        return real(named, messages, block, data)
 
     return patch.object(jetstream, "_take_of_batch", take)
 
