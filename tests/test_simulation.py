@@ -32,7 +32,7 @@ FOUND_AT = {
     "no-fence": 3,
     "no-stable-id": 3,
     "fences-itself": 3,
-    "believes-any-leader": 10,
+    "believes-any-leader": 7,
     "believes-a-foreign-refusal": 40,
     "numbers-by-seconds": 8,
     "sees-ahead-at-once": 10,
