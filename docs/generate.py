@@ -107,6 +107,8 @@ The answer of `GET /v1/events` holds `events`, each with `offset`, `timestamp` (
 server's clock, RFC 3339), `category` and `data` (the stored text, byte for byte), and
 `next_offset`, where to go on. An offset outside [first, last + 1] is an error. `wait`
 holds the request until there is an event. `max_bytes` is passed by one event at most.
+A page that comes slowly begins with white space, which JSON allows; if it fails after
+that, the problem document stands in its place, with the status 200 of the answer.
 Nothing more stands there only where `events` is empty and `next_offset` is beyond
 `last_offset`: the stream's leader says so, with `category` of that category. Any other
 answer without events says nothing: ask again.

@@ -211,6 +211,14 @@ class StoredMessage(NamedTuple):
         return self.after is not None and self.after + 1 != self.sequence
 
     @property
+    def is_readable(self) -> bool:
+        """Tell whether its subject is text: STREAM.MSG.GET gives U+FFFD for the rest.
+
+        The server stores any bytes; a batch of messages cannot be read on from there.
+        """
+        return "\ufffd" not in self.subject
+
+    @property
     def category(self) -> str:
         """The last token of its subject."""
         return self.subject.rpartition(".")[2]

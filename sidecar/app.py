@@ -8,13 +8,13 @@ import json
 import time
 from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlencode
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from sidecar import __version__, errors, health, metrics
 from sidecar.errors import Problem
@@ -28,14 +28,20 @@ from sidecar.read import parse_query
 from sidecar.store import post_event as store_event
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncIterator, Coroutine
 
     from starlette.types import Message, Receive, Scope, Send
 
     from sidecar.daemon import Daemon
+    from sidecar.read import Page
     from sidecar.room import Room
 
 _T = TypeVar("_T")
+
+SLOW_SECONDS: Final = 2.0
+"""How long after its time a page may come before its reader is shown that it comes."""
+
+BYTE_SECONDS: Final = 1.0
 
 _REACHED = (None, errors.STREAM_MISSING, errors.STREAM_UNFIT, errors.SERVER_TOO_OLD)
 """What is said of a stream by a NATS server that answers."""
@@ -111,28 +117,72 @@ async def _get_events(daemon: Daemon, request: Request) -> Response:
     if not daemon.reads:
         raise Problem(errors.WRONG_ROLE)
     query = parse_query(request.query_params.multi_items())
-    page = await _while_wanted(daemon, request, daemon.reader.read(query))
+    reading = asyncio.create_task(daemon.reader.read(query))
+    try:
+        slow = _until_slow(daemon, reading, query.wait_seconds + SLOW_SECONDS)
+        await _while_wanted(daemon, request, slow)
+    except BaseException:
+        reading.cancel()
+        raise
+    if not reading.done():
+        body = _slow_page(daemon, reading, _peer(request.scope))
+        return StreamingResponse(body, headers=PRIVATE, media_type="application/json")
+    page = reading.result()
     headers = PRIVATE
     if page.events and page.next_offset <= page.position.last:
         headers = headers | {"Link": _next_link(request, page.next_offset)}
-    return _PageResponse(
-        daemon.pages,
-        headers,
-        {
-            "events": [
-                {
-                    "offset": message.sequence,
-                    "timestamp": message.time,
-                    "category": message.category,
-                    "data": message.body.decode("utf-8", "surrogateescape"),
-                }
-                for message in page.events
-            ],
-            "next_offset": page.next_offset,
-            "first_offset": page.position.first,
-            "last_offset": page.position.last,
-        },
-    )
+    return _PageResponse(daemon.pages, headers, _page_document(page))
+
+
+async def _until_slow(
+    daemon: Daemon, reading: asyncio.Task[Page], timeout_seconds: float
+) -> None:
+    """Wait for a page, or until it is late and still coming."""
+    await asyncio.wait({reading}, timeout=timeout_seconds)
+    while not (reading.done() or daemon.reader.is_coming()):
+        await asyncio.wait({reading}, timeout=BYTE_SECONDS)
+
+
+async def _slow_page(
+    daemon: Daemon, reading: asyncio.Task[Page], peer: str
+) -> AsyncIterator[bytes]:
+    """Give white space, which JSON allows, while a page comes, and then the page.
+
+    So nobody on the way takes the sidecar for dead. What fails by then is said in the
+    place of the page, and the reader asks again.
+    """
+    try:
+        while not (reading.done() or daemon.stopping.is_set()):
+            yield b" "
+            await asyncio.wait({reading}, timeout=BYTE_SECONDS)
+        if not reading.done():
+            yield json.dumps(Problem(errors.STOPPING).document()).encode()
+            return
+        with daemon.pages.hold(peer) as held:
+            body = json.dumps(_page_document(reading.result())).encode()
+            held.add(len(body))
+            yield body
+    except Problem as problem:
+        yield json.dumps(problem.document()).encode()
+    finally:
+        reading.cancel()
+
+
+def _page_document(page: Page) -> dict[str, Any]:
+    return {
+        "events": [
+            {
+                "offset": message.sequence,
+                "timestamp": message.time,
+                "category": message.category,
+                "data": message.body.decode("utf-8", "surrogateescape"),
+            }
+            for message in page.events
+        ],
+        "next_offset": page.next_offset,
+        "first_offset": page.position.first,
+        "last_offset": page.position.last,
+    }
 
 
 def _next_link(request: Request, offset: int) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from sidecar import errors, stream
 from sidecar.answer import Position, Sight
 from sidecar.errors import Cause, Outcome, Problem
+from sidecar.evidence import SILENT, Said, Silent
 from sidecar.jetstream import ApiError, Connection, NoReply
 from sidecar.last_offset import LONGEST_GAP_SECONDS, LastOffset
 from sidecar.log import internal_error, log
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sidecar.answer import StoredMessage
+    from sidecar.evidence import Asked
     from sidecar.login import NatsServer
     from sidecar.stream import StreamInfo, StreamPlan
 
@@ -162,6 +164,11 @@ class Bus:
         with _as_problem():
             return self._seen(await self.connection().next_of(category, sequence))
 
+    async def at_or_after(self, sequence: int) -> StoredMessage | None:
+        """Read the first message at or after a sequence; raise Problem."""
+        with _as_problem():
+            return self._seen(await self.connection().at_or_after(sequence))
+
     async def first_since(self, time: str) -> StoredMessage | None:
         """Read the first message stored at or after a time; raise Problem."""
         with _as_problem():
@@ -201,6 +208,25 @@ class Bus:
         except (NoReply, ApiError):
             return None
         return Sight(info.position, message, self.settled_last())
+
+    async def said(self, asked: Asked) -> Said | Silent:
+        """Ask the leader where the stream ends, then for the first of what is read."""
+        with suppress(Problem):
+            position = await self.position()
+            if asked.category is not None:
+                message = await self.next_of(asked.category, asked.start)
+            elif position.first <= asked.start <= position.last:
+                message = await self.at_or_after(asked.start)
+            else:
+                message = None
+            return Said(position, message)
+        return SILENT
+
+    async def said_again(self, said: Said) -> Said | Silent:
+        """Ask the leader again where the stream begins."""
+        with suppress(Problem):
+            return replace(said, first_again=(await self.position()).first)
+        return SILENT
 
     def settled_last(self) -> int | None:
         """Give the last offset that nothing lies beyond; see LastOffset.

@@ -12,7 +12,7 @@ from sidecar import certificate
 from sidecar.bus import Bus
 from sidecar.errors import Outcome
 from sidecar.failures import Failures
-from sidecar.health import Facts
+from sidecar.health import Facts, Reading
 from sidecar.initsync import max_age_seconds
 from sidecar.last_offset import LastOffset
 from sidecar.log import tell_repeats
@@ -23,6 +23,7 @@ from sidecar.recent import Recent
 from sidecar.repeats import Repeats
 from sidecar.retention import RetentionGuard
 from sidecar.room import Room
+from sidecar.stream import told_name
 
 if TYPE_CHECKING:
     from sidecar.errors import Cause
@@ -73,6 +74,8 @@ class Daemon:
         """Keep the connections alive until cancelled."""
         parts = [bus.run() for bus in self.buses]
         parts += [self.guard.run(), self._tell_repeats()]
+        if self.reads:
+            parts.append(self.reader.run())
         tasks = {asyncio.create_task(part) for part in parts}
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -119,12 +122,26 @@ class Daemon:
             second_writer_age=_age(self.failures.second_writer_at),
             in_flight=publisher.in_flight,
             readers_waiting=self.reader.waiting,
+            reads=self._reading() if self.reads else None,
             connections=sum(bus.connections_made for bus in self.buses),
             searched=self.guard.has_looked,
             initsync=initsync,
             initsync_stays=(
                 initsync.stays_seconds(age_seconds, time.time()) if initsync else None
             ),
+        )
+
+    def _reading(self) -> Reading:
+        copies = self.reader.copies
+        return Reading(
+            refused=self.reader.refused,
+            stranger=told_name(copies.stranger),
+            stranger_age=_age(copies.stranger_at),
+            late_age=_age(copies.late_at),
+            coming_seconds=self.reader.coming_seconds(),
+            late=copies.late,
+            behind=copies.behind,
+            strangers=copies.strangers,
         )
 
 

@@ -218,6 +218,14 @@ DISPLACED = Cause(
     "and make the others anew, see docs/operations.md.",
     retry_after_seconds=5,
 )
+UNREADABLE = Cause(
+    "unreadable",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "A message that is no event stands at this offset: its subject is no text.",
+    "Another program wrote to the stream: find it by its right to publish, and start "
+    "this client anew, see docs/operations.md.",
+    retry_after_seconds=5,
+)
 UNKNOWN_OUTCOME = Cause(
     "unknown",
     HTTPStatus.GATEWAY_TIMEOUT,

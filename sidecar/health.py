@@ -22,6 +22,28 @@ DOUBT_LIMIT_SECONDS: Final = 2.0
 UNABLE_LIMIT_SECONDS: Final = 2.0
 SECOND_WRITER_SECONDS: Final = 600.0
 FULL_SECONDS: Final = 60.0
+STRANGER_SECONDS: Final = 600.0
+LATE_SECONDS: Final = 60.0
+SLOW_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is known of the reads: why they are refused, and who answers them.
+
+    `stranger`: the name of the stream that last answered in the place of ours.
+    `coming_seconds`: how long the oldest page under way has been coming.
+    `late`, `behind`, `strangers`: how often that was met.
+    """
+
+    refused: Cause | None = None
+    stranger: str = ""
+    stranger_age: float | None = None
+    late_age: float | None = None
+    coming_seconds: float | None = None
+    late: int = 0
+    behind: int = 0
+    strangers: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,6 +74,7 @@ class Facts:
     full_age: float | None = None
     in_flight: int = 0
     readers_waiting: int = 0
+    reads: Reading | None = None
     connections: int = 0
     searched: bool = False
     initsync: Initsync | None = None
@@ -84,6 +107,8 @@ def assess(facts: Facts) -> list[Check]:
     """Check everything that readiness and warnings rest on."""
     checks = [_sidecar(facts), _stream(facts), _leader(facts), _initsync(facts)]
     checks += [_callers(facts), _room(facts)]
+    if facts.reads is not None:
+        checks.append(_reads(facts.reads))
     if facts.writes:
         checks += [_outcomes(facts), _refusals(facts), _second_writer(facts)]
     return checks
@@ -220,6 +245,33 @@ def _room(facts: Facts) -> Check:
     )
     remedy = "Look whether that one takes what it asks for; the others ask again."
     return Check("room", reason, remedy, blocks=False)
+
+
+def _reads(reads: Reading) -> Check:
+    if reads.refused is not None:
+        return _failed("reads", reads.refused)
+    if reads.stranger_age is not None and reads.stranger_age < STRANGER_SECONDS:
+        return Check(
+            "reads",
+            f"Stream {reads.stranger} answers the reads of ours, in its place.",
+            "Keep that copy in another way than as a mirror, see docs/nats.md.",
+            blocks=False,
+        )
+    if reads.late_age is not None and reads.late_age < LATE_SECONDS:
+        return Check(
+            "reads",
+            "A replica of the stream does not answer reads: its leader does.",
+            "Look at the NATS servers: one may be frozen.",
+            blocks=False,
+        )
+    if reads.coming_seconds is not None and reads.coming_seconds > SLOW_SECONDS:
+        return Check(
+            "reads",
+            "The link to NATS is slow: a page of events takes more than 2 seconds.",
+            "Look at the network between sidecar and NATS; the page still comes.",
+            blocks=False,
+        )
+    return Check("reads", None)
 
 
 def _second_writer(facts: Facts) -> Check:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 import re
 import secrets
@@ -37,6 +38,7 @@ from sidecar.answer import (
     parse_answer,
 )
 from sidecar.errors import Cause, Problem
+from sidecar.evidence import Came
 from sidecar.log import internal_error
 from sidecar.login import read_login
 from sidecar.nats_client import (
@@ -57,7 +59,13 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS: Final = 3.0
 REQUEST_SECONDS: Final = 2.0
-BATCH_SECONDS: Final = 10.0
+COPY_SECONDS: Final = 1.0
+"""How long a copy may be silent: a frozen follower is asked on and on, and is.
+
+Silent means that nothing came of this answer, nor of one that was asked for before it:
+on a slow link they stand in line.
+"""
+
 _PING_SECONDS = 5
 _CLOSE_SECONDS = 1.0
 
@@ -75,9 +83,8 @@ _OF_BATCH = only(
     b"Nats-Last-Sequence",
     PRECONDITION_HEADER,
 )
-_TOKENS_AT_ONCE = 256
-_TOKEN_DIGITS = 32  # of four bits: nobody guesses it, nor knows it from another
-_BATCH_ENDS = ("204", "404")  # the end mark; nothing at or after start
+_SECRETS_AT_ONCE = 256
+_SECRET_DIGITS = 32  # of four bits: nobody guesses it, nor knows it from another
 _NO_RESPONDERS = "503"
 _TYPES: Final = {
     "STREAM.INFO": "stream_info",
@@ -86,6 +93,8 @@ _TYPES: Final = {
 }
 _NO_MESSAGE = 10037
 _NO_STREAM = 10059
+_STREAM_FIELD = b"\r\nNats-Stream: "
+_KEPT_MOMENTS = 16
 _PERMISSION = re.compile(
     r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE
 )
@@ -120,6 +129,7 @@ class _Waiting(NamedTuple):
     subject: str
     told: Callable[[_Outcome], None]
     timer: asyncio.TimerHandle
+    patience_seconds: float = 0.0  # in which something must have come; 0: no matter
 
     def end(self, outcome: _Outcome) -> None:
         self.timer.cancel()
@@ -130,21 +140,19 @@ class _Waiting(NamedTuple):
 class _Batch:
     """What was asked, and what has come of it."""
 
-    start: int
     limit: int
-    most_bytes: int
+    left_bytes: int
     subject: str
     messages: list[StoredMessage]
-    end: asyncio.Future[int]
+    end: asyncio.Future[Came]
+    noted: int = 0  # of its messages, see Connection._note_messages
 
     def admits(self, message: StoredMessage) -> bool:
-        """Tell whether it may be the next message of what was asked."""
-        least = self.messages[-1].sequence + 1 if self.messages else self.start
-        self.most_bytes -= len(message.body)
+        """Tell whether it was asked for. Its place is for `evidence` to judge."""
+        self.left_bytes -= len(message.body)
         return (
-            message.sequence >= least
-            and len(self.messages) < self.limit
-            and self.most_bytes >= 0
+            len(self.messages) < self.limit
+            and self.left_bytes >= 0
             and (message.subject == self.subject or not self.subject)
         )
 
@@ -156,9 +164,13 @@ class Connection:
         self._client = NatsClient(self._take)
         self._purpose = purpose
         self._plan = plan
+        self._named = b"%s%s\r\n" % (_STREAM_FIELD, plan.name.encode())
         self._waiting: dict[str, _Waiting] = {}
         self._batches: dict[str, _Batch] = {}
-        self._tokens: list[str] = []
+        self._numbers = itertools.count()
+        self._secrets: list[str] = []
+        self._came_at: dict[int, float] = {}  # by number, of the last that were asked
+        self._client.on_part = self._note
         self._inbox = ""
         self.lost = asyncio.Event()
         self.cause: Cause = errors.NATS_DOWN
@@ -246,13 +258,43 @@ class Connection:
             del self._waiting[token]
             waiting.end(_Reply(code, data))
         elif (batch := self._batches.get(token)) is not None and not batch.end.done():
-            try:
-                last = _take_of_batch(batch, block, data)
-            except (KeyError, ValueError):  # our server did not write this
-                batch.end.set_exception(NoReply())
-            else:
-                if last is not None:
-                    batch.end.set_result(last)
+            came = _take_of_batch(self._named, batch, block, data)
+            if came is not None:
+                self._note(subject)
+                batch.end.set_result(came)
+
+    def _note(self, subject: str) -> None:
+        """Note that something came, a message or a part of one."""
+        number = _number_of(subject)
+        if number is not None:
+            if len(self._came_at) >= _KEPT_MOMENTS and number not in self._came_at:
+                del self._came_at[next(iter(self._came_at))]
+            self._came_at[number] = asyncio.get_running_loop().time()
+
+    def _note_messages(self) -> None:
+        """Note, when somebody asks, that messages have come since the last time.
+
+        A clock read for each of a page's hundreds would take a tenth of its time.
+        """
+        for token, batch in self._batches.items():
+            if batch.noted != len(batch.messages):
+                batch.noted = len(batch.messages)
+                self._note(token)
+
+    @property
+    def is_coming(self) -> bool:
+        """Tell whether something of a page came within the last second."""
+        self._note_messages()
+        since = max(self._came_at.values(), default=-COPY_SECONDS)
+        return asyncio.get_running_loop().time() - since < COPY_SECONDS
+
+    def _left_seconds(self, token: str, patience_seconds: float) -> float:
+        """Tell how long to go on waiting, by what came of this or an earlier answer."""
+        self._note_messages()
+        own = _number_of(token) or 0
+        moments = [at for number, at in self._came_at.items() if number <= own]
+        since = asyncio.get_running_loop().time() - max(moments, default=0.0)
+        return patience_seconds - since
 
     async def _on_lost(self) -> None:
         self._lose()
@@ -277,6 +319,11 @@ class Connection:
             return
         # The server names the subject in lower case and not the message. With two
         # copies under way on one subject nobody can say which of them was refused.
+        if match[2].lower() == self._direct_subject.lower():
+            for batch in self._batches.values():
+                if not batch.end.done():
+                    batch.end.set_exception(NoReply(errors.NATS_PERMISSION))
+            return
         refused = [
             token
             for token, waiting in self._waiting.items()
@@ -419,38 +466,54 @@ class Connection:
 
     async def batch(
         self, start: int, limit: int, max_bytes: int, category: str | None
-    ) -> tuple[list[StoredMessage], int]:
-        """Read messages from `start` on, from any replica (NATS ADR-31).
+    ) -> Came:
+        """Read messages from `start` on, of whoever answers (NATS ADR-31).
 
-        With them comes the least that the stream's last sequence can be. Complete only
-        with its end mark. max_bytes is passed by at most one message. Raises NoReply.
+        max_bytes is passed by at most one message. Raises NoReply where the connection
+        is lost or the subject refused.
         """
         request: dict[str, Any] = {"seq": start, "batch": limit, "max_bytes": max_bytes}
         if category is not None:
             request["next_by_subj"] = self._subject(category)
         token = self._token()
+        loop = asyncio.get_running_loop()
         batch = _Batch(
-            start,
             limit,
             max_bytes + self._client.most_bytes,
             request.get("next_by_subj", ""),
             [],
-            asyncio.get_running_loop().create_future(),
+            loop.create_future(),
         )
         self._batches[token] = batch
+        timer = loop.call_later(COPY_SECONDS, self._give_up, token)
         try:
-            async with asyncio.timeout(BATCH_SECONDS):
-                self._client.send(
-                    f"$JS.API.DIRECT.GET.{self._plan.name}",
-                    f"{self._inbox}.{token}",
-                    json.dumps(request).encode(),
-                )
-                last = await batch.end
-        except (TimeoutError, nats.errors.Error):
+            self._client.send(
+                self._direct_subject,
+                f"{self._inbox}.{token}",
+                json.dumps(request).encode(),
+            )
+            return await batch.end
+        except nats.errors.Error:
             raise NoReply from None
         finally:
+            timer.cancel()
             self._batches.pop(token, None)
-        return batch.messages, last
+
+    def _give_up(self, token: str) -> None:
+        """End a batch that is silent; what came of it stands there all the same."""
+        batch = self._batches.get(token)
+        if batch is None or batch.end.done():
+            return
+        left_seconds = self._left_seconds(token, COPY_SECONDS)
+        if left_seconds > 0:
+            loop = asyncio.get_running_loop()
+            loop.call_later(left_seconds, self._give_up, token)
+        else:
+            batch.end.set_result(Came(batch.messages, "late"))
+
+    @property
+    def _direct_subject(self) -> str:
+        return f"$JS.API.DIRECT.GET.{self._plan.name}"
 
     async def _api(
         self,
@@ -460,7 +523,8 @@ class Connection:
     ) -> _T:
         """Ask the JetStream API; raise NoReply, or ApiError for an error answer.
 
-        What is not an answer of our server's form is none.
+        What is not an answer of our server's form is none. It is waited for as long as
+        bytes of an answer come that was asked for before.
         """
         subject = f"$JS.API.{name}.{self._plan.name}"
         payload = b"" if request is None else json.dumps(request).encode()
@@ -484,12 +548,12 @@ class Connection:
         raise error
 
     def _token(self) -> str:
-        """Give a token for a reply that nobody can know before."""
-        if not self._tokens:
-            text = secrets.token_hex(_TOKENS_AT_ONCE * _TOKEN_DIGITS // 2)
-            starts = range(0, len(text), _TOKEN_DIGITS)
-            self._tokens = [text[at : at + _TOKEN_DIGITS] for at in starts]
-        return self._tokens.pop()
+        """Give a token for a reply: its number, and what nobody can know before."""
+        if not self._secrets:
+            text = secrets.token_hex(_SECRETS_AT_ONCE * _SECRET_DIGITS // 2)
+            starts = range(0, len(text), _SECRET_DIGITS)
+            self._secrets = [text[at : at + _SECRET_DIGITS] for at in starts]
+        return f"{next(self._numbers)}_{self._secrets.pop()}"
 
     def _ask(
         self,
@@ -499,48 +563,79 @@ class Connection:
         timeout_seconds: float,
         tell: Callable[[_Outcome], None],
     ) -> None:
-        """Publish, and tell what came of it."""
+        """Publish, and tell what came of it.
+
+        What has headers is an event, whose time is its own; an answer of the API is
+        waited for as long as bytes come that stand before it.
+        """
         token = self._token()
         loop = asyncio.get_running_loop()
         timer = loop.call_later(timeout_seconds, self._expire, token)
-        self._waiting[token] = _Waiting(subject, tell, timer)
+        self._waiting[token] = _Waiting(
+            subject, tell, timer, 0.0 if block else timeout_seconds
+        )
         try:
             self._client.send(subject, f"{self._inbox}.{token}", payload, block)
         except nats.errors.Error:
             self._waiting.pop(token).end(NoReply())
 
     def _expire(self, token: str) -> None:
-        if (waiting := self._waiting.pop(token, None)) is not None:
-            waiting.end(TimeoutError())
+        waiting = self._waiting.get(token)
+        if waiting is None:
+            return
+        left_seconds = 0.0
+        if waiting.patience_seconds:
+            left_seconds = self._left_seconds(token, waiting.patience_seconds)
+        if left_seconds > 0:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(left_seconds, self._expire, token)
+            self._waiting[token] = waiting._replace(timer=timer)
+        else:
+            self._waiting.pop(token).end(TimeoutError())
 
 
-def _take_of_batch(batch: _Batch, block: bytes, data: bytes) -> int | None:
+def _number_of(subject: str) -> int | None:
+    """Tell as which one a reply was asked for; None for what is no token of ours."""
+    number = subject.rpartition(".")[2].partition("_")[0]
+    return int(number) if number.isdecimal() else None
+
+
+def _take_of_batch(
+    named: bytes, batch: _Batch, block: bytes, data: bytes
+) -> Came | None:
     """Add a message of a batched direct get (NATS ADR-31); None if more is to come.
 
-    At the end gives the least that the stream's last sequence can be: as many messages
-    as are pending stand after the batch's last. Raises KeyError or ValueError for an
-    error status, for what is no such message, and for one that was not asked.
+    Each names its stream, in the last field of that name: one before it was stored. As
+    many messages as are pending stand after the batch's last.
     """
-    code = status(block)
-    if code in _BATCH_ENDS:
-        end = header_fields(block)
-        pending = end.get(b"Nats-Num-Pending", b"0")
-        return int(end.get(b"Nats-Last-Sequence", b"0")) + int(pending)
+    messages, code = batch.messages, status(block)
     if code is not None:
-        raise ValueError(code)
+        last = 0
+        if code == "204" and messages:
+            end = header_fields(block)
+            pending = end.get(b"Nats-Num-Pending", b"0")
+            last = messages[-1].sequence + int(pending) * pending.isdigit()
+        return Came(messages, "marked", last)
+    named_at = block.rfind(_STREAM_FIELD)
+    if named_at < 0 or not block.startswith(named, named_at):
+        whose = _text(header_fields(block), b"Nats-Stream") or ""
+        return Came(messages, "stranger", stranger=whose)
     fields = header_fields(block, _OF_BATCH)
-    message = StoredMessage(
-        sequence=int(fields[b"Nats-Sequence"]),
-        subject=fields[b"Nats-Subject"].decode(),
-        key=None,
-        time=fields[b"Nats-Time-Stamp"].decode(),
-        body=data,
-        previous=int(fields[b"Nats-Last-Sequence"]),
-        after=_number(fields, PRECONDITION_HEADER),
-    )
+    try:
+        message = StoredMessage(
+            sequence=int(fields[b"Nats-Sequence"]),
+            subject=fields[b"Nats-Subject"].decode(),
+            key=None,
+            time=fields[b"Nats-Time-Stamp"].decode(),
+            body=data,
+            previous=int(fields[b"Nats-Last-Sequence"]),
+            after=_number(fields, PRECONDITION_HEADER),
+        )
+    except (KeyError, ValueError):
+        return Came(messages, "unreadable")
     if not batch.admits(message):
-        raise ValueError
-    batch.messages.append(message)
+        return Came(messages, "unreadable")
+    messages.append(message)
     return None
 
 

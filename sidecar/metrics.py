@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from sidecar.health import Facts
+    from sidecar.health import Facts, Reading
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -171,6 +171,8 @@ class _Now(Collector):
             "Connections to NATS that were made.",
             facts.connections,
         )
+        if facts.reads is not None:
+            yield _copies(facts.reads)
         checks = GaugeMetricFamily(
             f"{_PREFIX}check_status",
             "Each check of /health: 0 passed, 1 a warning, 2 failed.",
@@ -191,6 +193,19 @@ class _Now(Collector):
         for name, text, value in _gauges(facts, health.is_ready(assessed)):
             if value is not None:
                 yield GaugeMetricFamily(_PREFIX + name, text, value)
+
+
+def _copies(reads: Reading) -> Metric:
+    family = CounterMetricFamily(
+        f"{_PREFIX}copies_wanting_total",
+        "Reads that the leader had to answer, by what a copy did: late (it was silent "
+        "for a second), behind (it lacked the event), stranger (another stream's).",
+        labels=("kind",),
+    )
+    family.add_metric(("late",), reads.late)
+    family.add_metric(("behind",), reads.behind)
+    family.add_metric(("stranger",), reads.strangers)
+    return family
 
 
 def _gauges(facts: Facts, ready: bool) -> list[tuple[str, str, Any]]:

@@ -51,6 +51,8 @@ class NatsClient(Client):
         self._take = take
         self._cut: list[bytes] = []  # the beginning of a message
         self._lacks_bytes = 0
+        self._cut_subject = ""
+        self.on_part: Callable[[str], None] = lambda _: None
         self.needs_tls = False
 
     def read_directly(self, lose: Callable[[Cause | None], None]) -> None:
@@ -86,6 +88,8 @@ class NatsClient(Client):
             self._lose(errors.INTERNAL)
 
     def _split(self, data: bytes) -> None:
+        # Whoever sends is alive: on a slow link a PONG waits behind what it sends.
+        self._pings_outstanding = 0
         if self._unread or self._ps.buf or self._ps.state != AWAITING_CONTROL_LINE:
             # nats-py has a part of what goes on here.
             if len(self._ps.buf) + len(data) > self.most_bytes:
@@ -96,6 +100,7 @@ class NatsClient(Client):
             self._cut.append(data)
             self._lacks_bytes -= len(data)
             if self._lacks_bytes > 0:
+                self.on_part(self._cut_subject)
                 return
             data = b"".join(self._cut)
             self._cut.clear()
@@ -107,6 +112,7 @@ class NatsClient(Client):
             self._lacks_bytes = split.lacks_bytes
             if split.lacks_bytes > self.most_bytes:
                 raise ValueError
+            self._cut_subject = _subject_of(self._cut[0])
         elif split.end < len(data):
             self._feed_nats_py(data[split.end :])
 
@@ -171,6 +177,12 @@ class NatsClient(Client):
     def server(self, name: str) -> str:
         """Give a text of the server's INFO; empty if it did not say it."""
         return str(self._server_info.get(name, ""))
+
+
+def _subject_of(begun: bytes) -> str:
+    """Name the subject of a message that has begun; empty while its line is cut."""
+    line = _MESSAGE.match(begun)
+    return (line[1] or line[2]).decode() if line else ""
 
 
 class Split(NamedTuple):

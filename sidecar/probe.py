@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from sidecar.settings import Settings
 
 _SECONDS = 3.0
+_PASSING = (429, 502, 503, 504)
+_DAMAGED = ("hole", "displaced", "unreadable")
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -23,6 +25,10 @@ class DaemonError(Complaint):
     """The daemon did not do what it was asked; the text says why."""
 
     exit_status = NOT_READY
+
+    def __init__(self, text: str, *, may_pass: bool = False) -> None:
+        super().__init__(text)
+        self.may_pass = may_pass  # without anybody's doing
 
 
 def client(settings: Settings, timeout_seconds: float = _SECONDS) -> httpx.Client:
@@ -57,7 +63,11 @@ def ask(http: httpx.Client, path: str, **query: Any) -> dict[str, Any]:
             "The daemon does not answer. Is it running with these SIDECAR_ settings?"
         ) from None
     if not answer.is_success:
-        raise DaemonError(f"{document.get('title')} {document.get('remedy')}")
+        raise DaemonError(
+            f"{document.get('title')} {document.get('remedy')}",
+            may_pass=answer.status_code in _PASSING
+            and document.get("code") not in _DAMAGED,
+        )
     return document
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
     from sidecar.login import NatsServer
     from sidecar.settings import Settings
+    from sidecar.stream import StreamInfo
 
 INBOX_PREFIX: Final = "_INBOX_hermes_provision"
+
+_TRIES = 16  # so many answers: of two who answer, each is heard
 
 
 class ProvisionError(Complaint):
@@ -48,9 +51,13 @@ async def provision(
             first = first_offset or stream.first_offset(time.time(), None)
             await connection.create_stream(first)
             return first, []
+        strangers: list[str] = []
+        with suppress(NoReply):  # who creates a stream need not be allowed to read it
+            strangers = await _strangers(connection, info)
     plan = settings.plan
     sentences = stream.unfitness(plan, info.config, connection.server_version)
     sentences += plan.differences(info.config)
+    sentences += [stream.STRANGER.format(name) for name in strangers]
     if first_offset is not None:
         sentences.append(
             f"The stream exists: --first-offset {first_offset} was not applied."
@@ -65,14 +72,28 @@ async def find_faults(settings: Settings) -> list[str]:
         if faults:
             return faults
         info = await connection.stream_info()
-    if info is None:
-        raise Problem(errors.STREAM_MISSING)
-    return stream.unfitness(
-        settings.plan,
-        info.config,
-        connection.server_version,
-        writes=settings.role != "consumer",
-    )
+        if info is None:
+            raise Problem(errors.STREAM_MISSING)
+        faults = stream.unfitness(
+            settings.plan,
+            info.config,
+            connection.server_version,
+            writes=settings.role != "consumer",
+        )
+        if settings.role == "producer":
+            return faults
+        strangers = await _strangers(connection, info)
+    return faults + [stream.STRANGER.format(name) for name in strangers]
+
+
+async def _strangers(connection: Connection, info: StreamInfo) -> list[str]:
+    """Name the other streams that answer the reads of this one; raise NoReply."""
+    names = set()
+    for _ in range(_TRIES if info.messages else 1):
+        came = await connection.batch(info.position.first, 1, 1, None)
+        if came.end == "stranger":
+            names.add(stream.told_name(came.stranger))
+    return sorted(names)
 
 
 @asynccontextmanager

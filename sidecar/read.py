@@ -1,28 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stored events, read by offset. Stateless: whoever reads holds its own offset.
 
-Batches come from any replica, which may lag; a lagging replica is "not yet" and never
-a hole, so a missing sequence is a hole only where the stream's leader misses it too.
+Pages come from whatever copy answers; what one does not give is the leader's to say
+(`evidence`), and read from the leader meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
-from contextlib import asynccontextmanager
+import time
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from sidecar import errors
 from sidecar.errors import Problem
 from sidecar.event import MAX_OFFSET
+from sidecar.evidence import (
+    UNASKED,
+    Again,
+    AskCopy,
+    Asked,
+    AskFirst,
+    AskLeader,
+    Came,
+    Copies,
+    Ended,
+    Refuse,
+    Said,
+    Serve,
+    agreed,
+    decide,
+    jumps,
+)
 from sidecar.jetstream import NoReply
+from sidecar.log import log
+from sidecar.stream import told_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
     from sidecar.answer import Position, StoredMessage
     from sidecar.bus import Bus
+    from sidecar.errors import Cause
     from sidecar.metrics import Metrics
     from sidecar.stream import StreamInfo
 
@@ -35,9 +57,20 @@ FETCHED_BYTES: Final = 24 * 1024 * 1024
 """Most that is on its way from NATS at once: nats-server ends a connection that has
 64 MB to take. One event may be larger: it is then fetched alone."""
 
+TRY_SECONDS: Final = 5.0
+"""How often the subject that serves is tried where no reader does."""
+
+TOLD_SECONDS: Final = 600.0
+"""How long after a stranger has answered another one is not told of again."""
+
 _FETCHES_AT_ONCE = 4
+_BYTES_UNDER_WAY = 4 * 1024 * 1024  # of pages: on a slow link answers stand in line
+_LEAST_BYTES = 64 * 1024
 _TRIES_OF_FIRST = 10  # that it ages out while it is read
-_REPLICA_SECONDS = 0.5
+_AGAIN_SECONDS = 0.5
+_LEADERS_EVENTS = 64  # of a page that the leader alone gives
+_LEADERS_AT_ONCE = 8
+_MOST_JUMPS = 64  # of a page of one category, each of which the leader is asked for
 _DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
 _DECIMAL = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?", re.ASCII)
 _CATEGORY = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -134,28 +167,6 @@ def inside(query: Query, info: StreamInfo | None) -> Position | None:
     return position if position.first <= query.offset <= position.last else None
 
 
-def contiguous(
-    start: int, batch: list[StoredMessage], *, filtered: bool
-) -> list[StoredMessage]:
-    """Keep what is known to have no hole before it and to stand in its place.
-
-    Without a filter each sequence follows the one before. With one, each message
-    names the message before it in the batch.
-    """
-    kept: list[StoredMessage] = []
-    for message in batch:
-        before = kept[-1].sequence if kept else 0
-        follows = (
-            message.previous == before and message.sequence >= start
-            if filtered
-            else message.sequence == (before + 1 if kept else start)
-        )
-        if not follows or message.is_displaced:
-            break
-        kept.append(message)
-    return kept
-
-
 class Budget:
     """Bounds the bytes that are on their way at once, first come first served."""
 
@@ -189,7 +200,35 @@ class Reader:
         self._bus = bus
         self._metrics = metrics
         self._fetches = Budget(FETCHED_BYTES)
+        self.copies = Copies()
         self.waiting = 0
+        self.refused: Cause | None = None
+        self._coming: dict[int, tuple[float, int]] = {}  # since when, how large
+        self._numbers = itertools.count()
+
+    def coming_seconds(self) -> float | None:
+        """Say how long the page that has been under way for longest has been coming."""
+        oldest = min(self._coming.values(), default=None)
+        return None if oldest is None else time.monotonic() - oldest[0]
+
+    def is_coming(self) -> bool:
+        """Tell whether something of a page came within the last second."""
+        with suppress(Problem):
+            return self._bus.connection().is_coming
+        return False
+
+    async def run(self) -> None:
+        """Now and then try the subject that serves, until cancelled."""
+        while True:
+            await asyncio.sleep(TRY_SECONDS)
+            info, now = self._bus.recent_info(), time.monotonic()
+            asked_at = self.copies.asked_at
+            is_tried = asked_at is not None and now - asked_at < TRY_SECONDS
+            if info is not None and info.messages and not is_tried:
+                with suppress(Problem):
+                    await self._ask_copy(
+                        info.position.last, Query(None, limit=1, max_bytes=1)
+                    )
 
     async def read(self, query: Query) -> Page:
         """Read one page; raise Problem."""
@@ -219,8 +258,8 @@ class Reader:
         ends_at = loop.time() + query.wait_seconds
         while not page.events and (left_seconds := ends_at - loop.time()) > 0:
             if page.next_offset <= page.position.last:
-                # In the stream and not found: still on its way to a replica, perhaps.
-                left_seconds = min(left_seconds, _REPLICA_SECONDS)
+                # In the stream, and nobody could be asked for it.
+                left_seconds = min(left_seconds, _AGAIN_SECONDS)
             await self._wait(page.position.last + 1, left_seconds)
             position = await self._bus.position()
             page = await self._page(page.next_offset, query, position)
@@ -236,53 +275,134 @@ class Reader:
     async def _page(self, start: int, query: Query, position: Position) -> Page:
         if start > position.last:
             return Page([], start, position)
-        try:
-            # max_bytes is passed by one event at most.
-            size_bytes = query.max_bytes + self._bus.connection().limit_bytes
-            async with self._fetches.spend(size_bytes):
-                batch, least_last = await self._bus.connection().batch(
-                    start, query.limit, query.max_bytes, query.category
+        asked = Asked(start, query.category)
+        came, said = None, None
+        while True:
+            match decide(asked, came, said):
+                case AskCopy(at):
+                    came = await self._ask_copy(at, query)
+                case AskLeader():
+                    said = await self._bus.said(asked)
+                case AskFirst():
+                    assert isinstance(said, Said)  # noqa: S101 - its first was asked
+                    said = await self._bus.said_again(said)
+                case Serve(events, is_leaders=False):
+                    assert came is not None  # noqa: S101 - it was served
+                    return await self._serve(events, came.last, query, position)
+                case Serve(events):
+                    self.copies.lacked(came or UNASKED, time.monotonic())
+                    events = await self._go_on(events, query, position.last)
+                    return await self._serve(events, 0, query, position)
+                case Ended():  # the position is older than that word
+                    return Page([], position.last + 1, position)
+                case Again():
+                    return Page([], start, position)
+                case Refuse(errors.OFFSET_GONE):
+                    position = await self._bus.position()
+                    raise Problem(
+                        errors.OFFSET_GONE,
+                        first_offset=position.first,
+                        last_offset=position.last,
+                    )
+                case Refuse(cause, offset):
+                    raise Problem(cause, offset=offset)
+
+    async def _ask_copy(self, start: int, query: Query) -> Came:
+        # max_bytes is passed by one event at most.
+        size_bytes = query.max_bytes + self._bus.connection().limit_bytes
+        async with self._fetches.spend(size_bytes):
+            if not self.copies.may_be_asked(time.monotonic()):
+                return UNASKED
+            number = next(self._numbers)
+            room_bytes = _BYTES_UNDER_WAY - sum(
+                size for _, size in self._coming.values()
+            )
+            max_bytes = min(query.max_bytes, max(room_bytes, _LEAST_BYTES))
+            self._coming[number] = time.monotonic(), max_bytes
+            try:
+                came = await self._bus.connection().batch(
+                    start, query.limit, max_bytes, query.category
                 )
-        except NoReply as absence:
-            raise Problem(absence.cause) from None
-        events = contiguous(start, batch, filtered=query.category is not None)
-        if not events and query.category is None:
-            await self._explain_absence(start)
-        elif not events and batch:  # a filter's first event need not stand at start
-            await self._explain_absence(batch[0].sequence)
-        if not events:
-            is_end = not batch and await self._is_end(start, query.category)
-            return Page([], position.last + 1 if is_end else start, position)
-        last = max(least_last, events[-1].sequence)
+            except NoReply as absence:
+                if absence.cause is errors.NATS_PERMISSION:
+                    self._refuse(absence.cause)
+                raise Problem(absence.cause) from None
+            finally:
+                del self._coming[number]
+        self.refused = None
+        now, met_at = time.monotonic(), self.copies.stranger_at
+        self.copies.gave(came, now)
+        if came.end == "stranger" and (met_at is None or now - met_at > TOLD_SECONDS):
+            log.warning("foreign_copy", stream=told_name(came.stranger))
+        return came
+
+    def _refuse(self, cause: Cause) -> None:
+        if self.refused is None:
+            log.warning(
+                cause.code,
+                purpose="reads",
+                reason=cause.title,
+                remedy=cause.remedy,
+                faults=[],
+            )
+        self.refused = cause
+
+    async def _go_on(
+        self, events: list[StoredMessage], query: Query, last: int
+    ) -> list[StoredMessage]:
+        """Read what follows an event from the leader, too: copies are left alone."""
+        most = min(query.limit, _LEADERS_EVENTS)
+        while query.category is None and len(events) < most:
+            size_bytes = sum(len(event.body) for event in events)
+            mean_bytes = size_bytes // len(events) + 1
+            count = min(
+                (query.max_bytes - size_bytes) // mean_bytes,
+                _LEADERS_AT_ONCE,
+                most - len(events),
+                last - events[-1].sequence,
+            )
+            if count < 1:
+                break
+            after = events[-1].sequence + 1
+            more = await asyncio.gather(
+                *(self._bus.message(at) for at in range(after, after + count)),
+                return_exceptions=True,
+            )
+            for event in more:
+                if (
+                    not isinstance(event, tuple)
+                    or event.is_displaced
+                    or not event.is_readable
+                ):
+                    return events
+                events.append(event)
+        return events
+
+    async def _serve(
+        self, events: list[StoredMessage], last: int, query: Query, position: Position
+    ) -> Page:
+        if query.category is not None:
+            events = await self._agreed(events, query.category)
+        last = max(last, events[-1].sequence)
         self._bus.proven(last)
         last = max(last, position.last)
         return Page(events, events[-1].sequence + 1, position._replace(last=last))
 
-    async def _is_end(self, start: int, category: str | None) -> bool:
-        """Tell whether the leader, too, has no more of a category.
-
-        The position must be older than its answer. Without a filter what is inside the
-        position stands somewhere.
-        """
-        return category is not None and await self._bus.next_of(category, start) is None
-
-    async def _explain_absence(self, sequence: int) -> None:
-        """Tell a lagging or false replica from a hole, by what the leader says."""
-        sight = await self._bus.look(sequence)
-        if sight is None:
-            return
-        position = sight.position
-        if sight.message is not None:
-            if sight.message.sequence == sequence:
-                if sight.message.is_displaced:
-                    raise Problem(errors.DISPLACED, offset=sequence)
-                return
-            position = await self._bus.position()  # it may have aged out since then
-            if sequence >= position.first:
-                raise Problem(errors.HOLE, offset=sequence)
-        if sequence < position.first:
-            raise Problem(
-                errors.OFFSET_GONE,
-                first_offset=position.first,
-                last_offset=position.last,
+    async def _agreed(
+        self, events: list[StoredMessage], category: str
+    ) -> list[StoredMessage]:
+        """Keep the events up to a jump that the leader does not know."""
+        asked = jumps(events)[:_MOST_JUMPS]
+        nexts: dict[int, int | None] = {}
+        for begin in range(0, len(asked), _LEADERS_AT_ONCE):
+            offsets = asked[begin : begin + _LEADERS_AT_ONCE]
+            found = await asyncio.gather(
+                *(self._bus.next_of(category, offset) for offset in offsets),
+                return_exceptions=True,
             )
+            nexts |= {
+                offset: message.sequence
+                for offset, message in zip(offsets, found, strict=True)
+                if isinstance(message, tuple)
+            }
+        return agreed(events, nexts)

@@ -36,7 +36,8 @@ WAIT_SECONDS: Final = 3.0
 """How long a caller waits for it before it does without."""
 
 MOST_BYTES: Final = 512 * 1024
-"""What one reading takes from the stream, passed by one event at most."""
+"""What one reading takes from the stream, passed by one event at most. The newest that
+is known is read besides, to know whether it still stands."""
 
 _MINUTE_SECONDS = 60
 
@@ -88,7 +89,6 @@ class Recent:
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 info = await self._bus.stream_info()
-                self._left_bytes = MOST_BYTES
                 rows = await self.rows(info)
                 minutes = await self.per_minute(info, time.time())
                 self._glance = Glance(info, minutes, rows)
@@ -104,7 +104,8 @@ class Recent:
 
     async def rows(self, info: StreamInfo) -> list[Row]:
         """Give the newest events, the newest first; raise Problem."""
-        self._forget_another(info)
+        await self._forget_another(info)
+        self._left_bytes = MOST_BYTES
         first = max(info.position.first, info.position.last - EVENTS + 1)
         offsets = range(first, info.position.last + 1)
         known = dict(self._rows)
@@ -120,8 +121,7 @@ class Recent:
         return list(reversed(self._rows.values()))
 
     async def per_minute(self, info: StreamInfo, now: float) -> list[int]:
-        """Count the events of each minute of the last hour; raise Problem."""
-        self._forget_another(info)
+        """Count the events of each minute of the last hour, after rows()."""
         this = int(now) // _MINUTE_SECONDS
         minutes = range(this - MINUTES + 1, this + 1)
         known = {
@@ -137,9 +137,19 @@ class Recent:
             self._firsts = known
         return [max(0, later - earlier) for earlier, later in pairwise(borders)]
 
-    def _forget_another(self, info: StreamInfo) -> None:
-        """Keep nothing of a stream that was made anew."""
-        if info.created != self._created:
+    async def _forget_another(self, info: StreamInfo) -> None:
+        """Keep nothing of a stream that was made anew, or restored.
+
+        A restored one differs from some offset on: so where the newest event that is
+        known still stands, all before it do.
+        """
+        newest = self._rows.get(max(self._rows, default=0))
+        if (
+            info.created != self._created
+            or newest is None
+            or newest.offset > info.position.last
+            or await self._row(newest.offset) != newest
+        ):
             self._created = info.created
             self._rows, self._firsts = {}, {}
 

@@ -60,6 +60,7 @@ class RetentionGuard:
         self._search = Search(bus)
         self._looking = asyncio.Lock()
         self._seen: Position | None = None
+        self._looked_at: object = None
         self._told: tuple[Initsync | None, bool] | None = None
         self.initsync: Initsync | None = None
 
@@ -73,9 +74,13 @@ class RetentionGuard:
         while True:
             info = self._bus.info
             if self._bus.cause is None and info is not None:
+                # A restored stream may stand where the one before it stood.
+                state = (info.created, info.position, info.size_bytes)
+                at = (*state, self._bus.connections_made)
                 try:
-                    if info.position != self._seen:
-                        await self.look(await self._bus.position())
+                    if at != self._looked_at:
+                        await self.look(await self._bus.position(), is_other=True)
+                        self._looked_at = at
                     self._tell(max_age_seconds(info.config))
                 except Problem:
                     pass  # the bus tells of it; the next round looks again
@@ -83,16 +88,26 @@ class RetentionGuard:
                     log.error("internal_error", error=type(error).__name__, where="")
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def look(self, position: Position) -> Initsync | None:
+    async def look(
+        self, position: Position, *, is_other: bool = False
+    ) -> Initsync | None:
         """Find the last complete initsync of a stream that stands there."""
         async with self._looking:
-            if position != self._seen:
-                known = self.initsync
-                if known is not None and not is_held(known, position):
-                    known = None
+            known = self.initsync
+            if known is not None and not await self._stands(known, position):
+                known, is_other = None, True
+            if is_other or position != self._seen:
                 self.initsync = await self._search.run(position, known)
                 self._seen = position
             return self.initsync
+
+    async def _stands(self, known: Initsync, position: Position) -> bool:
+        """Read its ends again: a stream that was restored holds others there."""
+        if not is_held(known, position):
+            return False
+        ends = (known.start, known.stop)
+        found = [await self._bus.message(end.offset) for end in ends]
+        return [message and mark(message) for message in found] == list(ends)
 
     async def known(self, position: Position) -> Initsync | None:
         """Look, but not for long: who asks where the stream stands must not wait."""

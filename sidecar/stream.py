@@ -21,9 +21,20 @@ OLDEST_SERVER: Final = (2, 11, 11)
 LIVE_SECONDS: Final = 3.0
 """A replica not heard of for longer is not counted as live."""
 
+STRANGER: Final = (
+    "Stream {} answers the reads of ours, in its place: keep that copy in another way "
+    "than as a mirror, see docs/nats.md."
+)
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})\.([0-9]{1,6})(-.*)?(?:\+.*)?")
 _NANOSECONDS = 1_000_000_000
 _SECONDS_PER_DAY = 86_400
+
+
+def told_name(name: str) -> str:
+    """Give a stream's name for people, if it is one: any server may write a header."""
+    return name if _NAME.fullmatch(name) else "(of another name)"
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.event import plain_name
-from sidecar.probe import ask, client
+from sidecar.probe import DaemonError, ask, client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
 
 _PAGE = 500
 _WAIT_SECONDS = 20
+_PAUSE_SECONDS = 0.2
+
+PATIENCE_SECONDS: Final = 30.0
+"""How long is asked for what nobody can say; then that is the end, and an error."""
+
+NO_END: Final = (
+    "Nobody could say for 30 seconds whether there are more events. "
+    "Look at /health of the sidecar."
+)
 
 
 @dataclass(frozen=True)
@@ -48,15 +58,29 @@ def _rows(http: httpx.Client, view: View) -> Iterator[dict[str, Any]]:
     query: dict[str, Any] = {"limit": _PAGE, "offset": _offset(http, view.start)}
     if view.category is not None:
         query["category"] = view.category
+    gives_up_at = time.monotonic() + PATIENCE_SECONDS
     while True:
-        page = ask(http, "/v1/events", **query)
+        left_seconds = gives_up_at - time.monotonic()
+        try:
+            page = ask(http, "/v1/events", **query)
+        except DaemonError as error:
+            if not error.may_pass or left_seconds <= 0:
+                raise
+            time.sleep(_PAUSE_SECONDS)
+            continue
         yield from page["events"]
         query["offset"] = page["next_offset"]
+        is_end = not page["events"] and page["next_offset"] > page["last_offset"]
+        if is_end and not view.follow:
+            return
+        if page["events"] or is_end:
+            gives_up_at = time.monotonic() + PATIENCE_SECONDS
+        elif left_seconds <= 0:
+            raise DaemonError(NO_END)
+        else:
+            time.sleep(_PAUSE_SECONDS)
         if not page["events"]:
-            is_end = page["next_offset"] > page["last_offset"]
-            if is_end and not view.follow:
-                return
-            query["wait"] = _WAIT_SECONDS
+            query["wait"] = _WAIT_SECONDS if view.follow else 0
 
 
 def _offset(http: httpx.Client, start: str) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 import trustme
-from parts.answers import Player, Reply
+from parts.answers import Player, Reply, problem
 from parts.jetstream import Operator, wait_jetstream
 from parts.nats import NatsProcess, free_port
 from parts.process import wait_until
@@ -566,6 +566,11 @@ def test_tail_from_first_shows_everything_in_order(
     assert "event" not in rows[0]
 
 
+def tail_of(run: Run, player: Player) -> Ran:
+    port = player.url.rpartition(":")[2]
+    return run("tail", "--from", "7", http_port=port, tcp_api="open")
+
+
 def test_tail_does_not_take_a_copy_that_lags_for_the_end(run: Run) -> None:
     row = {"offset": 7, "timestamp": "t", "category": "base", "data": "{}"}
     pages: list[Reply | str] = [
@@ -573,15 +578,43 @@ def test_tail_does_not_take_a_copy_that_lags_for_the_end(run: Run) -> None:
         for rows, offset in (([], 7), ([row], 8), ([], 8))
     ]
     with Player(*pages) as player:
-        ran = run(
-            "tail",
-            "--from",
-            "7",
-            http_port=player.url.rpartition(":")[2],
-            tcp_api="open",
-        )
+        ran = tail_of(run, player)
     assert ran.returncode == 0, ran.stderr
     assert len(ran.stdout.splitlines()) == 1
+
+
+NOT_YET = Reply(200, {"events": [], "next_offset": 7, "last_offset": 7})
+UNAVAILABLE = problem(503, "jetstream_unavailable")
+
+
+@pytest.mark.parametrize("between", [NOT_YET, UNAVAILABLE, problem(429, "busy")])
+def test_tail_asks_again_for_what_nobody_could_say(run: Run, between: Reply) -> None:
+    row = {"offset": 7, "timestamp": "t", "category": "base", "data": "{}"}
+    found = Reply(200, {"events": [row], "next_offset": 8, "last_offset": 7})
+    end = Reply(200, {"events": [], "next_offset": 8, "last_offset": 7})
+    with Player(between, found, between, end) as player:
+        ran = tail_of(run, player)
+    assert ran.returncode == 0, ran.stderr
+    assert len(ran.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [(NOT_YET, "whether there are more"), (UNAVAILABLE, "jetstream_unavailable")],
+)
+def test_tail_of_an_end_that_nobody_says_fails_after_its_patience(
+    run: Run, monkeypatch: pytest.MonkeyPatch, answer: Reply, text: str
+) -> None:
+    monkeypatch.setattr("sidecar.tail.PATIENCE_SECONDS", 0.5)
+    with Player(answer) as player:
+        assert_complaint(tail_of(run, player), 1, text)
+        assert len(player.requests) > 1
+
+
+def test_tail_of_a_damaged_stream_fails_at_once(run: Run) -> None:
+    with Player(problem(503, "unreadable")) as player:
+        assert_complaint(tail_of(run, player), 1, "unreadable")
+        assert len(player.requests) == 1
 
 
 def test_tail_shows_payloads_only_when_asked_and_says_so(

@@ -584,11 +584,18 @@ CUT_UNSEEN = Reply(200, text=json.dumps(page(1, 2, 3).document)[:-200])
 NOT_YET = Reply(200, {"events": [], "next_offset": 1, "last_offset": 1})
 """In the stream, and the copy that was asked does not have it."""
 
+
+def failed_slowly(code: str) -> Reply:
+    """Answer as a page that had begun with 200 before it failed."""
+    failed = problem(503, code)
+    return Reply(200, failed.document | {"status": 503})
+
+
 ANSWERS: dict[str, list[Reply | str]] = {
     # What waiting mends: the plugin asks again.
     "passing": [
         *("busy", "credentials_unreadable", "foreign_answer", "jetstream_unavailable"),
-        *("nats_down",),
+        *("nats_down", failed_slowly("jetstream_unavailable")),
         *("nats_permission", "nats_refused", "nats_tls", "publish_refused"),
         *("server_too_old", "stopping", "storage_full", "stream_full"),
         *("stream_missing", "stream_unfit", NO_ANSWER, CUT, CUT_UNSEEN),
@@ -607,6 +614,7 @@ ANSWERS: dict[str, list[Reply | str]] = {
     # What a person must mend.
     "final": [
         *("api_off", "displaced", "hole", "malformed_json", "malformed_key"),
+        *("unreadable", failed_slowly("unreadable")),
         *("malformed_precondition", "malformed_query", "no_key"),
         *("wrong_host", "wrong_role", problem(404, "not_found")),
         *(problem(500, "internal"), problem(405, "method_not_allowed")),
@@ -750,6 +758,18 @@ def test_a_page_without_events_that_is_not_the_end_is_none(
         else:
             assert plugin.findNextEventOfCategory(category).offset == 1
         assert sum(clock.slept) > 2  # and it does not spin
+
+
+@pytest.mark.parametrize("wrong", [page(8), page(7, 9), page(6, 7), page(7, 7)])
+def test_a_page_that_is_not_at_the_offset_or_has_a_hole_is_none(
+    hermes_home: Path, player: Player, clock: Clock, wrong: Reply
+) -> None:
+    with consumer_of(hermes_home, player.url, clock) as plugin:
+        player.then(page(next_offset=7))
+        plugin._timeout_seconds = 0.0
+        plugin.seek(7)
+        player.then(wrong, page(7, 8), page(next_offset=9))
+        assert [one.offset for one in plugin] == [7, 8]
 
 
 def test_whatever_an_answer_asks_for_the_pause_is_some_seconds(

@@ -9,7 +9,7 @@ import pytest
 from sidecar import errors
 from sidecar.answer import Position
 from sidecar.failures import Failure
-from sidecar.health import Check, Facts, assess, document, is_ready
+from sidecar.health import Check, Facts, Reading, assess, document, is_ready
 from sidecar.initsync import Initsync, Mark
 from sidecar.room import Full
 from sidecar.stream import StreamInfo
@@ -298,3 +298,27 @@ def test_health_before_the_first_connection_names_no_offset() -> None:
     answer = document(facts)
     assert answer["last_offset"] is None
     assert answer["round_trip_age_seconds"] is None
+
+
+@pytest.mark.parametrize(
+    ("reads", "status", "text"),
+    [
+        (Reading(), "pass", ""),
+        (Reading(refused=errors.NATS_PERMISSION), "fail", "lacks"),
+        (Reading(stranger="backup", stranger_age=599), "warn", "Stream backup answers"),
+        (Reading(stranger="backup", stranger_age=601), "pass", ""),
+        (Reading(late_age=59), "warn", "does not answer reads"),
+        (Reading(late_age=61), "pass", ""),
+        (Reading(coming_seconds=2.1), "warn", "is slow"),
+        (Reading(coming_seconds=1.9), "pass", ""),
+    ],
+)
+def test_reads_are_tested_by_what_serves_them(
+    reads: Reading, status: str, text: str
+) -> None:
+    checks = assess(replace(WELL, reads=reads))
+    check = next(check for check in checks if check.name == "reads")
+    assert check.status == status
+    assert text in (check.reason or "")
+    assert is_ready(checks) is (status != "fail")
+    assert "reads" not in [check.name for check in assess(WELL)]

@@ -72,6 +72,7 @@ NAMES = {
     "hermes_sidecar_requests_refused": "counter",
     "hermes_sidecar_events_read": "counter",
     "hermes_sidecar_nats_connections": "counter",
+    "hermes_sidecar_copies_wanting": "counter",
     "hermes_sidecar_nats_connected": "gauge",
     "hermes_sidecar_ready": "gauge",
     "hermes_sidecar_check_status": "gauge",
@@ -158,6 +159,7 @@ def test_labels_are_bounded_and_there_from_the_first_scrape_on(
         "initsync",
         "callers",
         "room",
+        "reads",
         "outcomes",
     )
     names = (*checks, "refusals", "writers")

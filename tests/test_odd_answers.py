@@ -170,8 +170,9 @@ async def test_gossip_is_not_heard(urls: Any) -> None:
 def test_nobody_knows_the_token_of_a_reply_before() -> None:
     connection = Connection(PLAN, "test")
     tokens = [connection._token() for _ in range(1000)]
-    assert len(set(tokens)) == 1000
-    assert {len(token) for token in tokens} == {32}
+    secrets = {token.partition("_")[2] for token in tokens}
+    assert len(secrets) == 1000
+    assert {len(secret) for secret in secrets} == {32}
 
 
 BLOCK = b"NATS/1.0\r\nNats-Stream: hermes\r\nNats-Sequence: 8\r\n\r\n"
@@ -201,11 +202,7 @@ def message(sequence: int, subject: str = "hermes.base") -> StoredMessage:
     ("came", "then", "is_asked"),
     [
         ([], message(5), True),
-        ([], message(9), True),
-        ([], message(4), False),
         ([message(5)], message(6), True),
-        ([message(6)], message(6), False),
-        ([message(6)], message(5), False),
         ([], message(5, "hermes.other"), False),
         ([message(5), message(6)], message(7), False),
     ],
@@ -213,9 +210,9 @@ def message(sequence: int, subject: str = "hermes.base") -> StoredMessage:
 def test_a_batch_holds_what_was_asked(
     came: list[StoredMessage], then: StoredMessage, is_asked: bool
 ) -> None:
-    batch = _Batch(5, 2, 100, "hermes.base", came, None)  # type: ignore[arg-type]
+    batch = _Batch(2, 100, "hermes.base", came, None)  # type: ignore[arg-type]
     assert batch.admits(then) is is_asked
-    batch = _Batch(5, 2, 9, "", [], None)  # type: ignore[arg-type]
+    batch = _Batch(2, 9, "", [], None)  # type: ignore[arg-type]
     assert not batch.admits(then), "more bytes than were asked"
 
 

@@ -126,6 +126,35 @@ def test_a_role_whose_user_lacks_a_right_says_so(
             sidecar.stop()
 
 
+def test_a_reading_role_whose_user_may_not_read_says_so(
+    tmp_path: Path, guarded_nats: NatsProcess
+) -> None:
+    """Of the subjects that it asks, this user lacks the very one that serves."""
+    settings = login(tmp_path, guarded_nats, "producer")
+    settings["nats_inbox_prefix"] = "_INBOX_hermes_producer"
+    with SidecarProcess(tmp_path / "reader", role="both", **settings) as sidecar:
+        with sidecar.client() as http:
+            offset = post(http, event()).json()["offset"]
+            answer = http.get(f"/v1/events?offset={offset}")
+            assert (answer.status_code, answer.json()["code"]) == (
+                503,
+                "nats_permission",
+            )
+            assert answer.elapsed.total_seconds() < 1
+            health = http.get("/health")
+            assert health.status_code == 503
+            assert "lacks a permission" in health.text
+        check = subprocess.run(
+            [*COMMAND, "check"],
+            env=environment(**settings, role="consumer"),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert check.returncode != 0
+        assert "lacks a permission" in check.stdout + check.stderr
+
+
 def test_readers_are_trusted_not_to_write_as_the_documentation_says(
     tmp_path: Path, guarded_nats: NatsProcess
 ) -> None:

@@ -50,7 +50,7 @@ PASSING_CODES = [
     *("busy", "credentials_unreadable", "foreign_answer", "jetstream_unavailable"),
     *("nats_down", "nats_permission", "nats_refused", "nats_tls", "publish_refused"),
     *("server_too_old", "stopping", "storage_full", "stream_full", "stream_missing"),
-    *("stream_unfit", "hole", "displaced"),  # the last two are readers'
+    *("stream_unfit", "hole", "displaced", "unreadable"),  # the last are readers'
 ]
 FINAL_CODES = ["api_off", "unauthorized", "wrong_host", "wrong_role"]
 FINAL_OF_EVENTS = [

@@ -6,14 +6,13 @@ import asyncio
 import pytest
 
 from sidecar import errors
-from sidecar.answer import Position, StoredMessage
+from sidecar.answer import Position
 from sidecar.errors import Cause, Problem
 from sidecar.read import (
     MAX_BYTES,
     NEXT,
     Budget,
     Query,
-    contiguous,
     inside,
     locate,
     parse_query,
@@ -183,63 +182,6 @@ def info(first: int, last: int) -> StreamInfo:
         live_replicas=1,
         categories={},
     )
-
-
-def test_what_its_own_precondition_did_not_allow_there_is_never_given() -> None:
-    """Such events stand in a replica that has refused what its leader stored."""
-    messages = [
-        StoredMessage(sequence, "hermes.base", None, "t", b"", after=after)
-        for sequence, after in ((5, 4), (6, None), (7, 6), (8, 5), (9, 8))
-    ]
-    found = contiguous(5, messages, filtered=False)
-    assert [message.sequence for message in found] == [5, 6, 7]
-    assert [message.is_displaced for message in messages] == [False] * 3 + [True, False]
-
-
-def batch(*pairs: tuple[int, int]) -> list[StoredMessage]:
-    return [
-        StoredMessage(sequence, "hermes.base", None, "t", b"", previous)
-        for sequence, previous in pairs
-    ]
-
-
-@pytest.mark.parametrize(
-    ("start", "sequences", "kept"),
-    [
-        (5, [], []),
-        (5, [5, 6, 7], [5, 6, 7]),
-        (5, [6, 7], []),  # the server starts at the next one silently
-        (5, [5, 7], [5]),
-        (5, [5, 6, 8, 9], [5, 6]),
-        (5, [4, 5], []),
-        (5, [5, 5], [5]),
-    ],
-)
-def test_without_a_filter_nothing_is_kept_after_a_hole(
-    start: int, sequences: list[int], kept: list[int]
-) -> None:
-    messages = batch(*[(sequence, 0) for sequence in sequences])
-    found = contiguous(start, messages, filtered=False)
-    assert [message.sequence for message in found] == kept
-
-
-@pytest.mark.parametrize(
-    ("start", "pairs", "kept"),
-    [
-        (5, [], []),
-        (5, [(5, 0)], [5]),
-        (5, [(9, 0)], [9]),
-        (5, [(9, 0), (12, 9), (40, 12)], [9, 12, 40]),
-        (5, [(12, 9), (40, 12)], []),  # the first one was lost on the way
-        (5, [(9, 0), (40, 12)], [9]),
-        (5, [(4, 0)], []),
-    ],
-)
-def test_with_a_filter_each_message_must_name_the_one_before(
-    start: int, pairs: list[tuple[int, int]], kept: list[int]
-) -> None:
-    found = contiguous(start, batch(*pairs), filtered=True)
-    assert [message.sequence for message in found] == kept
 
 
 async def test_what_is_on_its_way_is_bounded_by_bytes_and_nobody_is_passed_by() -> None:

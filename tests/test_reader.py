@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import subprocess
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,15 @@ from typing import TYPE_CHECKING
 from parts.jetstream import Operator, wait_jetstream
 from parts.nats import NatsProcess
 from parts.process import memory_kib, wait_until
-from parts.sidecar import SidecarProcess, event, post, sidecar_on
+from parts.sidecar import (
+    COMMAND,
+    SidecarProcess,
+    environment,
+    event,
+    post,
+    sidecar_on,
+)
+from parts.slow_link import SlowLink
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +53,29 @@ def test_a_displaced_event_is_an_error_that_names_its_offset(
             answer = http.get(f"/v1/events?{query}")
             assert (answer.status_code, answer.json()["code"]) == (503, "displaced")
             assert answer.json()["offset"] == wrong
+
+
+def test_one_bad_message_hides_no_event_before_it_and_is_named(
+    nats: NatsProcess, tmp_path: Path
+) -> None:
+    name = f"u{uuid.uuid4().hex[:12]}"
+    with (
+        sidecar_on(nats, tmp_path / "unreadable", name) as sidecar,
+        sidecar.client() as http,
+        Operator(nats.port) as operator,
+    ):
+        good = [post(http).json()["offset"] for _ in range(3)]
+        operator.publish_bytes(name.encode() + b".\xe9t\xe9", b"{}")
+        wait_until(lambda: operator.state(name)["messages"] == 4, what="stored")
+        for query in ("offset=first", f"offset={good[0]}&category=base"):
+            page = http.get(f"/v1/events?{query}").json()
+            assert [row["offset"] for row in page["events"]] == good
+        answer = http.get(f"/v1/events?offset={page['next_offset']}")
+        assert (answer.status_code, answer.json()["code"]) == (503, "unreadable")
+        assert answer.json()["offset"] == good[-1] + 1
+        after = post(http).json()["offset"]
+        page = http.get(f"/v1/events?offset={good[-1] + 1}&category=base").json()
+        assert [row["offset"] for row in page["events"]] == [after]
 
 
 def test_a_category_ends_where_the_leader_says_so(
@@ -78,6 +111,58 @@ def test_a_waiting_reader_of_a_category_is_given_what_comes(
         assert [row["offset"] for row in rows] == [wanted]
 
 
+def test_a_mirror_that_answers_reads_is_named_by_health_and_commands(
+    nats: NatsProcess, tmp_path: Path
+) -> None:
+    name = f"n{uuid.uuid4().hex[:12]}"
+    with (
+        sidecar_on(nats, tmp_path / "named", name) as sidecar,
+        sidecar.client() as http,
+        Operator(nats.port) as operator,
+    ):
+        first = post(http).json()["offset"]
+        mirror = {"name": f"{name}b", "mirror": {"name": name}, "storage": "file"}
+        made = operator.api(f"STREAM.CREATE.{name}b", mirror)
+        assert made["config"]["mirror_direct"]
+        wait_until(lambda: operator.state(f"{name}b")["messages"] == 1, what="mirrored")
+        sentence = f"Stream {name}b answers the reads of ours"
+        settings = {"nats_url": nats.url, "stream": name, "subject_prefix": name}
+        for command in ("check", "provision"):
+            ran = subprocess.run(
+                [*COMMAND, command],
+                env=environment(**settings),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert sentence in ran.stdout + ran.stderr
+            assert ran.returncode != 0
+
+        def is_told() -> bool:
+            page = http.get(f"/v1/events?offset={first}").json()
+            assert [row["offset"] for row in page["events"]] == [first]
+            return sentence in http.get("/health").text
+
+        wait_until(is_told)
+        assert http.get("/health").status_code == 200
+        # As docs/nats.md says: nobody can take that from a plain mirror; a source
+        # with the same first sequence has the same offsets and answers no reads.
+        changed = operator.update(f"{name}b", mirror_direct=False)
+        assert changed["config"]["mirror_direct"]
+        operator.delete(f"{name}b")
+        copy = {"name": f"{name}c", "sources": [{"name": name}], "storage": "file"}
+        operator.api(f"STREAM.CREATE.{name}c", copy | {"first_seq": first})
+        wait_until(lambda: operator.state(f"{name}c")["messages"] == 1, what="copied")
+        assert operator.state(f"{name}c")["last_seq"] == first
+        wait_until(
+            lambda: (
+                not subprocess.run(
+                    [*COMMAND, "check"], env=environment(**settings), check=False
+                ).returncode
+            )
+        )
+
+
 def test_a_copy_that_lacks_a_category_does_not_end_it(
     nats: NatsProcess, tmp_path: Path
 ) -> None:
@@ -106,6 +191,43 @@ def test_a_copy_that_lacks_a_category_does_not_end_it(
             else:
                 assert page["next_offset"] == first
         assert found
+
+
+def test_over_a_slow_link_a_large_event_arrives_at_the_first_try(
+    nats: NatsProcess, tmp_path: Path
+) -> None:
+    """No silence on the way is longer than the plugin's patience, nor ours."""
+    name, size = f"l{uuid.uuid4().hex[:12]}", 500_000
+    with sidecar_on(nats, tmp_path / "w", name) as writer, writer.client() as http:
+        first = post(http, event(objattrs={"photo": "x" * size})).json()["offset"]
+        post(http)
+    with (
+        SlowLink(nats.port, 100_000) as link,
+        SidecarProcess(
+            tmp_path / "r",
+            nats_url=link.url,
+            stream=name,
+            subject_prefix=name,
+            role="consumer",
+        ) as sidecar,
+        sidecar.client() as http,
+        sidecar.client() as other,
+    ):
+        silences, slow, text = [], [], b""
+        with http.stream("GET", f"/v1/events?offset={first}") as answer:
+            began = time.monotonic()
+            for piece in answer.iter_raw():
+                silences.append(time.monotonic() - began)
+                began = time.monotonic()
+                text += piece
+                slow.append("is slow" in other.get("/health").text)
+        page = json.loads(text)
+        assert [row["offset"] for row in page["events"]] == [first, first + 1]
+        assert text.startswith(b" ")
+        assert any(slow)
+        assert max(silences) < 4
+        assert link.sent_bytes < 1.3 * size
+        assert "nats_reconnected" not in [row["event"] for row in sidecar.rows()]
 
 
 def test_readers_that_stall_cost_bounded_memory_and_no_publish(

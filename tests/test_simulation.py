@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import subprocess
 import sys
@@ -46,6 +47,9 @@ FOUND_AT = {
     "takes-two-answers-for-gone": 55,
 }
 """Known bugs, and a seed that shows each; docs/simulation.md has the table."""
+
+FOUND_BESIDE_A_MIRROR = {"believes-a-mirror": 3, "takes-nothing-for-the-end": 1}
+"""Those of the reading side; each fault of the seed is one of a copy."""
 
 ONE_RUN = """
 import hashlib, sys
@@ -94,7 +98,7 @@ def test_a_known_bug_is_found(name: str) -> None:
 
 
 def test_every_bug_that_can_be_put_back_is_found() -> None:
-    assert set(FOUND_AT) == set(BROKEN) - {""}
+    assert {*FOUND_AT, *FOUND_BESIDE_A_MIRROR} == set(BROKEN) - {""}
 
 
 def test_the_loop_closes_a_generator_that_is_left_half_way() -> None:
@@ -117,6 +121,23 @@ def test_the_loop_closes_a_generator_that_is_left_half_way() -> None:
     loop = VirtualLoop()
     loop.run_until_complete(leave())
     loop.close()
+
+
+def beside_a_mirror(scenario: Scenario) -> Scenario:
+    """Let copies alone trouble it, and new clients scan meanwhile."""
+    names = itertools.cycle(("mirror", "late_pages", "kill_client", "mirror"))
+    faults = (
+        fault._replace(name=name)
+        for fault, name in zip(scenario.faults, names, strict=False)
+    )
+    return replace(scenario, faults=tuple(faults))
+
+
+@pytest.mark.parametrize("name", FOUND_BESIDE_A_MIRROR)
+def test_a_known_bug_of_the_readers_is_found(name: str) -> None:
+    seed = FOUND_BESIDE_A_MIRROR[name]
+    assert run(beside_a_mirror(draw(seed, name))).violations
+    assert not run(beside_a_mirror(draw(seed))).violations
 
 
 def test_a_violation_is_shrunk_to_what_it_needs() -> None:

@@ -149,6 +149,11 @@ class Operator:
         assert "error" not in answer, answer["error"]
         return int(answer["seq"])
 
+    def publish_bytes(self, subject: bytes, payload: bytes) -> None:
+        """Publish on a subject that is no text, and wait until the server has it."""
+        self._write(b"PUB %s %d\r\n%s\r\nPING\r\n" % (subject, len(payload), payload))
+        self._read_until(b"PONG")
+
     def publish_many(self, subject: str, kind: str, count: int) -> None:
         """Store many small messages of one event type.
 

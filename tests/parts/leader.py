@@ -46,6 +46,10 @@ class Leader:
         self.lag = 0
         self.ages = 0  # so many answers: its first message has aged out after each
         self.created = _TIME
+        self.direct_stream: str | None = name  # whose name direct gets bear
+        self.is_silent = False  # to direct gets: they are answered when it no longer is
+        self.direct_asked = 0
+        self._unanswered: list[tuple[str, int]] = []
         self.cluster: dict[str, Any] = {
             "leader": "n1",
             "replicas": [{"name": "n2", "active": 1}, {"name": "n3", "active": 1}],
@@ -72,7 +76,10 @@ class Leader:
             while True:
                 subject, reply, block, body = self._operator.receive_whole()
                 if ".DIRECT.GET." in subject:
-                    self._send_batch(reply, json.loads(body)["seq"])
+                    self.direct_asked += 1
+                    self._unanswered.append((reply, json.loads(body)["seq"]))
+                    while self._unanswered and not self.is_silent:
+                        self._send_batch(*self._unanswered.pop(0))
                 else:
                     answer = self._answer(subject, block, body)
                     self._operator.send(reply, json.dumps(answer).encode())
@@ -81,10 +88,7 @@ class Leader:
         if ".STREAM.INFO." in subject:
             return _typed("stream_info", **self._info())
         if ".MSG.GET." in subject:
-            asked = json.loads(body)
-            start = asked.get("seq", self.last + 1)
-            end = self.last if "next_by_subj" in asked else start
-            return self._message(start, end)
+            return self._message(json.loads(body))
         expected = block.partition(b"Nats-Expected-Last-Sequence:")[2]
         if int(expected.partition(b"\r\n")[0]) != self.last:
             return {"error": {"err_code": 10071}, "stream": self._name, "seq": 0}
@@ -94,6 +98,11 @@ class Leader:
     def store(self, subject: str, block: bytes, body: bytes) -> None:
         self.last += 1
         self._messages[self.last] = _Stored(subject, block, body)
+
+    def restore(self, last: int) -> None:
+        """Put a copy back that ends there; `created` stays, as with a copy of files."""
+        self._messages = {at: each for at, each in self._messages.items() if at <= last}
+        self.last = last
 
     def _send_batch(self, reply: str, start: int) -> None:
         """Answer a direct get, as a follower that lags behind nobody."""
@@ -105,6 +114,8 @@ class Leader:
                 "Nats-Time-Stamp": _TIME,
                 "Nats-Last-Sequence": "0",
             }
+            if self.direct_stream is not None:
+                headers["Nats-Stream"] = self.direct_stream
             self._operator.send(reply, self._messages[sequence].body, headers)
         self._operator.send_status(reply, "204 EOB")
 
@@ -127,11 +138,19 @@ class Leader:
             self.first += 1
         return info
 
-    def _message(self, start: int, end: int) -> Any:
-        """Give the first message from start to end."""
-        end = min(end, self.last - self.lag)
-        held = range(max(start, self.first), end + 1)
-        sequence = next((each for each in held if each in self._messages), None)
+    def _message(self, request: dict[str, Any]) -> Any:
+        """Give the first message that was asked for, or the last."""
+        wanted = request.get("next_by_subj") or request.get("last_by_subj") or ">"
+        start, end = request.get("seq", 0), self.last - self.lag
+        if "seq" in request and "next_by_subj" not in request:
+            end = min(start, end)
+        held = [
+            each
+            for each in range(max(start, self.first), end + 1)
+            if each in self._messages and wanted in (">", self._messages[each].subject)
+        ]
+        is_last = "last_by_subj" in request
+        sequence = held[-is_last] if held else None
         if sequence is None:
             error = {"err_code": 10037, "description": "no message found"}
             return _typed("stream_msg_get", error=error)

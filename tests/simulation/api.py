@@ -11,6 +11,7 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from .copies import ITS_SHARE, MIRROR
 from .messages import (
     BAD_REQUEST,
     NAME_IN_USE,
@@ -203,9 +204,16 @@ def answer_direct(server: Server, payload: bytes, origin: Origin) -> None:
     if not request.get("seq") and not request.get("last_by_subj"):
         server.reply(origin, status_block("408 Empty Request"), b"")
         return
-    name = str(replica.assignment.config["name"])
-    for block, data in replica.store.direct(name, request, server.cluster.version):
-        server.reply(origin, block, data)
+    name, store = str(replica.assignment.config["name"]), replica.store
+    trouble, rng = server.cluster.trouble, server.cluster.rng
+    if trouble.mirror is not None and rng.random() < ITS_SHARE:
+        name, store = MIRROR, trouble.mirror
+    seconds = trouble.late_pages_seconds
+    for block, data in store.direct(name, request, server.cluster.version):
+        if seconds:
+            server.after(seconds, server.reply, origin, block, data)
+        else:
+            server.reply(origin, block, data)
 
 
 # -- Changing --------------------------------------------------------------------------

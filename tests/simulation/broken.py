@@ -9,11 +9,23 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
-from sidecar import answer, bus, errors, jetstream, last_offset, publish, store
+from sidecar import (
+    answer,
+    bus,
+    errors,
+    evidence,
+    jetstream,
+    last_offset,
+    publish,
+    read,
+    store,
+)
 from sidecar import stream as stream_module
 from sidecar.answer import Refused
 from sidecar.errors import Outcome, Problem
 from sidecar.event import LAST
+from sidecar.evidence import AskLeader, Ended
+from sidecar.nats_client import header_fields
 
 from .seams import PRODUCERS, plugin_module
 
@@ -198,6 +210,30 @@ def _chains_publishes() -> Iterator[None]:
         yield
 
 
+def _believes_a_mirror() -> Context:
+    """Serve a page without looking at who sent it."""
+    real = jetstream._take_of_batch
+
+    def take(_: bytes, messages: Any, block: bytes, data: bytes) -> Any:
+        name = header_fields(block).get(b"Nats-Stream", b"")
+        named = b"\r\nNats-Stream: %s\r\n" % name
+        return real(named, messages, block, data)
+
+    return patch.object(jetstream, "_take_of_batch", take)
+
+
+def _takes_nothing_for_the_end() -> Context:
+    """Tell a reader whose copy gave nothing that the stream ends there."""
+    real = evidence.decide
+
+    def decide(asked: Any, came: Any, said: Any) -> Any:
+        step = real(asked, came, said)
+        is_wanting = came is not None and not came.messages
+        return Ended() if is_wanting and isinstance(step, AskLeader) else step
+
+    return patch.object(read, "decide", decide)
+
+
 BROKEN: Final[dict[str, Callable[[], Context]]] = {
     "": nullcontext,
     "no-fence": _no_fence,
@@ -210,6 +246,8 @@ BROKEN: Final[dict[str, Callable[[], Context]]] = {
     "sees-ahead-at-once": _sees_ahead_at_once,
     "takes-two-answers-for-gone": _takes_two_answers_for_gone,
     "chains-publishes": _chains_publishes,
+    "believes-a-mirror": _believes_a_mirror,
+    "takes-nothing-for-the-end": _takes_nothing_for_the_end,
 }
 
 

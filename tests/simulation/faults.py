@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from . import stream_faults
+from . import copies, stream_faults
 from .alone import Alone
 from .messages import (
     FULL_OF_MESSAGES,
@@ -290,6 +290,8 @@ _FAULTS: Final[dict[str, Callable[[Cluster, Random], Begun]]] = {
     "permission_late": _permission_late,
     "delete_and_create": stream_faults.delete_and_create,
     "restore": stream_faults.restore,
+    "mirror": copies.mirror,
+    "late_pages": copies.late_pages,
 }
 _ALONE: Final = ("write_error",)
 _REPLICATED: Final = (

@@ -189,6 +189,18 @@ DECKS: Final = (
         is_busy=True,
         one_by_one=("old_leader_answers", "partition", "partition"),
     ),
+    Deck(
+        (
+            "mirror",
+            "late_pages",
+            "kill_client",
+            "freeze",
+            "lagging_replica",
+            "ask_initsync",
+            "expire",
+            "restore",
+        )
+    ),
 )
 """Every second seed draws from one of these alone."""
 

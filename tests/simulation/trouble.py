@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from .server import Server
+    from .store import Store
 
     End = Callable[[], None]
     Begun = tuple[float, End] | None
@@ -33,6 +34,8 @@ class Trouble:
         self.full_after: list[Server] = []
         self.writes_fail = False
         self.followers_answer = False
+        self.mirror: Store | None = None
+        self.late_pages_seconds = 0.0
         self.running: list[End] = []
 
     def disk_refusal(self, server: Server) -> Refusal | None:

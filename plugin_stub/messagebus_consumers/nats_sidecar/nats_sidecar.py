@@ -66,7 +66,7 @@ PASSING = (0, UNAUTHORIZED, 429, 502, 503, 504)
 """No answer, or none of the stream. 502 is also what no sidecar has written: the page
 of a gateway while the sidecar restarts, or a page that was cut in the middle."""
 
-DAMAGED = ("hole", "displaced")
+DAMAGED = ("hole", "displaced", "unreadable")
 """Codes of a 503 that waiting does not mend."""
 
 
@@ -155,7 +155,7 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
                 )
             if answer.status == UNAUTHORIZED:
                 answer = self._ask_patiently(self._query(category=category))
-            if _is_page(answer):
+            if _is_page(answer, self._offset, category):
                 self._take(answer)
                 if self._rows:
                     continue
@@ -195,7 +195,7 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
         ends_at = self._now() + PATIENCE_SECONDS
         while True:
             answer = self._http.ask(_path(query), ANSWER_SECONDS)
-            if _is_page(answer):
+            if _is_page(answer, query["offset"], query.get("category")):
                 return answer
             pause_seconds = _pause_seconds(answer)
             if not _is_passing(answer) or self._now() + pause_seconds > ends_at:
@@ -221,14 +221,26 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
         return self._now() + self._timeout_seconds
 
 
-def _is_page(answer: Answer) -> bool:
+def _is_page(answer: Answer, offset: int | str, category: str | None = None) -> bool:
+    """Tell whether it is a page that begins at the offset and has no hole."""
     document = answer.document
-    return (
+    events = document.get("events")
+    if not (
         answer.status == 200
-        and isinstance(document.get("events"), list)
+        and isinstance(events, list)
         and isinstance(document.get("next_offset"), int)
         and isinstance(document.get("last_offset"), int)
-    )
+    ):
+        return False
+    if not events or category is not None:
+        return True
+    # A row without an offset is no event: that is told where it is read.
+    begins = {
+        row["offset"] - place
+        for place, row in enumerate(events)
+        if isinstance(row, dict) and isinstance(row.get("offset"), int)
+    }
+    return begins <= {offset} if isinstance(offset, int) else len(begins) <= 1
 
 
 def _is_passing(answer: Answer) -> bool:

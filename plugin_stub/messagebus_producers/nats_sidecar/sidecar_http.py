@@ -19,6 +19,7 @@ _MEMBERS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("offset", "first_offset", "last_offset", "next_offset"), (int,)),
     **dict.fromkeys(("code", "title", "remedy", "outcome"), (str,)),
     "key": (str, type(None)),
+    "status": (int,),
     "events": (list,),
 }
 """What a sidecar's documents hold; who has something else there is another."""
@@ -230,6 +231,8 @@ def _answer(response: http.client.HTTPResponse, text: bytes, wanted: str) -> Ans
     """Give the answer; `wanted` is the member that a good one has."""
     status = response.status
     document = _document(response, text)
+    if status == 200 and wanted == "last_offset" and _is_ours(document, "code"):
+        status = document.get("status", status)  # of a page that came slowly and failed
     if not _is_ours(document, wanted if status < 300 else "code"):
         reason = f"what answers at the plugin's url is no sidecar ({status})"
         return Answer(502, UNKNOWN, reason, {})

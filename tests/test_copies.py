@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whoever answers a direct get in the place of our stream misleads no reader."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+import pytest
+from parts.leader import WITHOUT_JETSTREAM, Leader
+from parts.nats import NatsProcess
+from parts.process import wait_until
+
+from sidecar import errors
+from sidecar.daemon import Daemon
+from sidecar.errors import Problem
+from sidecar.health import assess
+from sidecar.login import NatsServer
+from sidecar.read import Query
+from sidecar.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from sidecar.read import Page
+
+BLOCK = b"NATS/1.0\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsProcess]:
+    directory = tmp_path_factory.mktemp("plain")
+    with NatsProcess(directory, jetstream=WITHOUT_JETSTREAM) as nats:
+        yield nats
+
+
+@pytest.fixture
+def leader(plain: NatsProcess) -> Iterator[Leader]:
+    with Leader(plain, "hermes", last=7) as leader:
+        leader.first = leader.followers_first = 8
+        for number in range(6):
+            leader.store("hermes.base", BLOCK, b"%d" % number)
+        yield leader
+
+
+@asynccontextmanager
+async def serving(nats: NatsProcess) -> AsyncIterator[Daemon]:
+    daemon = Daemon(Settings(role="consumer"), NatsServer((nats.url,)))
+    task = asyncio.create_task(daemon.run())
+    try:
+        async with asyncio.timeout(60):
+            await daemon.bus.wait()
+            yield daemon
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def offsets(page: Page) -> list[int]:
+    return [message.sequence for message in page.events]
+
+
+@pytest.mark.parametrize("name", ["backup", "", None])
+@pytest.mark.parametrize("category", [None, "base"])
+async def test_an_answer_that_does_not_name_our_stream_is_nobodys(
+    plain: NatsProcess, leader: Leader, name: str | None, category: str | None
+) -> None:
+    leader.direct_stream = name
+    async with serving(plain) as daemon:
+        asked = leader.direct_asked
+        page = await daemon.reader.read(Query(8, category=category))
+        assert leader.direct_asked == asked + 1
+        assert offsets(page) == ([8] if category else [8, 9, 10, 11, 12, 13])
+        assert [event.body for event in page.events][:1] == [b"0"]
+        copies = daemon.reader.copies
+        assert (copies.strangers, copies.stranger) == (1, name or "")
+        await daemon.reader.read(Query(9))
+        assert leader.direct_asked == asked + 1  # copies are left alone
+
+
+async def test_a_silent_copy_costs_a_second_and_its_late_answer_is_nobodys(
+    plain: NatsProcess, leader: Leader
+) -> None:
+    leader.is_silent = True
+    async with serving(plain) as daemon:
+        began = time.monotonic()
+        page = await daemon.reader.read(Query(8, limit=2))
+        assert 0.9 < time.monotonic() - began < 3
+        assert offsets(page) == [8, 9]
+        began = time.monotonic()
+        assert offsets(await daemon.reader.read(Query(10))) == [10, 11, 12, 13]
+        assert time.monotonic() - began < 0.9
+        assert daemon.reader.copies.late == 1
+        leader.is_silent = False
+        daemon.reader.copies.__init__()  # type: ignore[misc]  # ten seconds later
+        asked = leader.direct_asked
+        page = await daemon.reader.read(Query(12))  # behind the late answer from 8 on
+        assert (offsets(page), leader.direct_asked) == ([12, 13], asked + 1)
+
+
+async def test_a_copy_that_is_frozen_holds_no_reader_up_in_a_row_of_readers(
+    plain: NatsProcess, leader: Leader
+) -> None:
+    leader.is_silent = True
+    async with serving(plain) as daemon:
+        began = time.monotonic()
+        pages = await asyncio.gather(
+            *(daemon.reader.read(Query(8, limit=1)) for _ in range(12))
+        )
+        assert time.monotonic() - began < 3
+        assert [offsets(page) for page in pages] == [[8]] * 12
+
+
+@pytest.mark.parametrize("category", [None, "base"])
+async def test_what_a_copy_lacks_is_read_from_the_leader(
+    plain: NatsProcess, leader: Leader, category: str | None
+) -> None:
+    leader.followers_first = 10  # they have removed what the leader still holds
+    async with serving(plain) as daemon:
+        page = await daemon.reader.read(Query(8, category=category))
+        assert offsets(page)[0] == 8
+        assert daemon.reader.copies.behind == 1
+
+
+async def test_what_ages_out_between_two_questions_is_gone_and_no_hole(
+    plain: NatsProcess, leader: Leader
+) -> None:
+    leader.followers_first = 12
+    async with serving(plain) as daemon:
+        await asyncio.to_thread(wait_until, lambda: daemon.bus.info is not None)
+        leader.ages = 50
+        with pytest.raises(Problem) as caught:
+            await daemon.reader.read(Query(8))
+        assert caught.value.cause is errors.OFFSET_GONE
+
+
+async def test_nothing_is_remembered_of_a_stream_that_was_restored(
+    plain: NatsProcess, leader: Leader
+) -> None:
+    """Its `created` is the same, and it reaches as far again before anybody looks."""
+
+    def initsync(*kinds: str) -> None:
+        for kind in kinds:
+            block = f"NATS/1.0\r\nHermes-Event-Type: {kind}\r\n\r\n".encode()
+            leader.store("hermes.initsync", block, b"{}")
+
+    async with serving(plain) as daemon:
+        initsync("init-start", "init-stop")
+        info = await daemon.bus.stream_info()
+        assert [row.type for row in await daemon.recent.rows(info)][:2] == [
+            "init-stop",
+            "init-start",
+        ]
+        found = await daemon.guard.look(info.position)
+        assert found is not None
+        assert (found.start.offset, found.stop.offset) == (14, 15)
+        leader.restore(13)
+        for _ in range(2):
+            leader.store("hermes.base", BLOCK, b"{}")
+        info = await daemon.bus.stream_info()
+        assert {row.type for row in await daemon.recent.rows(info)} == {None}
+        assert await daemon.guard.look(info.position) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("backup", "backup"), ("\u00e9 secret", "(of another name)")]
+)
+async def test_a_stranger_is_named_though_nobody_reads(
+    plain: NatsProcess,
+    leader: Leader,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    told: str,
+) -> None:
+    monkeypatch.setattr("sidecar.read.TRY_SECONDS", 0.1)
+    leader.direct_stream = name
+    async with serving(plain) as daemon:
+        await asyncio.to_thread(wait_until, lambda: daemon.reader.copies.strangers)
+        checks = {check.name: check for check in assess(daemon.facts())}
+        assert checks["reads"].status == "warn"
+        assert told in (checks["reads"].reason or "")
+        assert b'copies_wanting_total{kind="stranger"} 1.0' in daemon.metrics.text()
