@@ -18,7 +18,7 @@ CONTRACT := tests/test_producer_plugin.py tests/test_consumer_plugin.py
 unexport CDPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-lowest test-newest test-hermes chaos simulate bench fuzz coverage mutants check format docs lock clean cluster audit image test-image test-system release
+.PHONY: help demo run test test-lowest test-newest test-hermes chaos simulate bench fuzz crowd coverage mutants check format docs lock clean cluster audit image test-image test-system release
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,10 @@ bench: $(VENV)/benched ## measure beside the alternatives, ARGS=--quick
 
 fuzz: $(VENV)/developed ## throw 100,000 bad requests, ARGS="--inputs 20000"
 	PYTHONPATH=tests $(BIN)/python -m fuzz.campaign $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m fuzz.crowd --minutes 1
+
+crowd: $(VENV)/developed ## 2,000 strangers at every phase (10 minutes), ARGS="--minutes 1"
+	PYTHONPATH=tests $(BIN)/python -m fuzz.crowd $(ARGS)
 
 # Before sys.monitoring (Python 3.12) lines that ran in started processes went missing.
 coverage: $(VENV)/probed ## show the lines that no test runs, by Python 3.12 or later

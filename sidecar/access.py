@@ -111,6 +111,10 @@ class Guard:
             self._tell(cause)
         raise Problem(cause, Outcome.NOT_STORED if method == "POST" else None)
 
+    def admits(self, path: str, headers: RawHeaders) -> bool:
+        """Tell whether this asks for the API, as it may be asked for."""
+        return path.startswith(_API) and self._refusal(path, headers) is None
+
     def _refusal(self, path: str, headers: RawHeaders) -> Cause | None:
         if self._own_names is not None and not path.startswith(_FOR_PROBES):
             hosts = Headers(raw=headers).getlist("host")

@@ -6,10 +6,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
 from fastapi import FastAPI
@@ -37,10 +36,6 @@ if TYPE_CHECKING:
     from sidecar.room import Room
 
 _T = TypeVar("_T")
-
-PAGE_SECONDS: Final = 3.0
-"""How long the status page waits for the stream before it does without."""
-
 
 _REACHED = (None, errors.STREAM_MISSING, errors.STREAM_UNFIT, errors.SERVER_TOO_OLD)
 """What is said of a stream by a NATS server that answers."""
@@ -239,15 +234,9 @@ async def _get_page(daemon: Daemon) -> Response:
         initsync=facts.initsync,
         initsync_stays=facts.initsync_stays,
     )
-    with suppress(Problem, TimeoutError):  # then the page does without
-        async with asyncio.timeout(PAGE_SECONDS):
-            info = await daemon.bus.stream_info()
-            view = replace(
-                view,
-                info=info,
-                minutes=await daemon.recent.per_minute(info, now),
-                rows=await daemon.recent.rows(info),
-            )
+    glance = await daemon.recent.glance()
+    if glance is not None:
+        view = replace(view, info=glance.info, minutes=glance.minutes, rows=glance.rows)
     return Response(render(view), media_type="text/html", headers=PAGE_HEADERS)
 
 

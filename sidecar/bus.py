@@ -18,7 +18,7 @@ from sidecar.answer import Position, Sight
 from sidecar.errors import Cause, Outcome, Problem
 from sidecar.jetstream import ApiError, Connection, NoReply
 from sidecar.last_offset import LONGEST_GAP_SECONDS, LastOffset
-from sidecar.log import log
+from sidecar.log import internal_error, log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,9 +45,14 @@ def _as_problem() -> Iterator[None]:
     try:
         yield
     except NoReply as absence:
-        raise Problem(absence.cause, Outcome.NOT_STORED) from None
+        raise Problem(_for_callers(absence.cause), Outcome.NOT_STORED) from None
     except ApiError:
         raise Problem(errors.JETSTREAM_UNAVAILABLE, Outcome.NOT_STORED) from None
+
+
+def _for_callers(cause: Cause) -> Cause:
+    """Give what they are told: to them odd answers are an outage that passes by."""
+    return errors.JETSTREAM_UNAVAILABLE if cause is errors.INTERNAL else cause
 
 
 class Bus:
@@ -95,7 +100,8 @@ class Bus:
     def connection(self) -> Connection:
         """Give the connection to a fit stream; raise Problem where there is none."""
         if self._fit is None:
-            raise Problem(self.cause or errors.NATS_DOWN, Outcome.NOT_STORED)
+            cause = self.cause or errors.NATS_DOWN
+            raise Problem(_for_callers(cause), Outcome.NOT_STORED)
         return self._fit
 
     async def wait(self) -> Connection:
@@ -234,6 +240,9 @@ class Bus:
                 await self._watch(connection)
             except Problem as problem:
                 self._report(problem.cause, [])
+            except Exception as error:  # noqa: BLE001 - nothing from NATS ends us
+                internal_error(error)
+                self._report(errors.INTERNAL, [])
             finally:
                 self._forget(connection)
                 await connection.close()

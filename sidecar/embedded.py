@@ -159,8 +159,18 @@ def _lock(directory: Path) -> int:
     """Make the directory private and ours alone while we run."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if directory.stat().st_uid != os.geteuid():
+            raise EmbeddedError(
+                f"The directory {directory} belongs to another user, who could read "
+                "the token and the events. Set SIDECAR_EMBEDDED_DIR to one that the "
+                "sidecar's user owns."
+            )
         directory.chmod(0o700)
-        lock = os.open(directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        lock = os.open(
+            directory / "lock",
+            os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW,
+            0o600,
+        )
     except OSError as error:
         raise EmbeddedError(
             f"The directory {directory} cannot be used: {error.strerror}. "
@@ -178,7 +188,9 @@ def _lock(directory: Path) -> int:
 
 
 def _write_private(file: Path, text: str) -> None:
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    # A new file: an old one may be a link, or readable by others.
+    file.unlink(missing_ok=True)
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(text)
 

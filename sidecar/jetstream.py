@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import itertools
 import json
 import re
+import secrets
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import nats.errors
 
@@ -37,6 +37,7 @@ from sidecar.answer import (
     parse_answer,
 )
 from sidecar.errors import Cause, Problem
+from sidecar.log import internal_error
 from sidecar.login import read_login
 from sidecar.nats_client import (
     NatsClient,
@@ -54,9 +55,6 @@ if TYPE_CHECKING:
     from sidecar.event import Event
     from sidecar.login import NatsServer
 
-INBOX_PREFIX: Final = "_INBOX_hermes_sidecar"
-"""Private: whoever may subscribe to _INBOX.> could read our answers, and so events."""
-
 CONNECT_SECONDS: Final = 3.0
 REQUEST_SECONDS: Final = 2.0
 BATCH_SECONDS: Final = 10.0
@@ -68,6 +66,8 @@ TYPE_HEADER: Final = b"Hermes-Event-Type"
 OBJECT_TYPE_HEADER: Final = b"Hermes-Object-Type"
 PRECONDITION_HEADER: Final = b"Nats-Expected-Last-Sequence"
 
+_T = TypeVar("_T")
+
 _OF_BATCH = only(
     b"Nats-Sequence",
     b"Nats-Subject",
@@ -75,7 +75,15 @@ _OF_BATCH = only(
     b"Nats-Last-Sequence",
     PRECONDITION_HEADER,
 )
+_TOKENS_AT_ONCE = 256
+_TOKEN_DIGITS = 32  # of four bits: nobody guesses it, nor knows it from another
 _BATCH_ENDS = ("204", "404")  # the end mark; nothing at or after start
+_NO_RESPONDERS = "503"
+_TYPES: Final = {
+    "STREAM.INFO": "stream_info",
+    "STREAM.CREATE": "stream_create",
+    "STREAM.MSG.GET": "stream_msg_get",
+}
 _NO_MESSAGE = 10037
 _NO_STREAM = 10059
 _PERMISSION = re.compile(
@@ -120,8 +128,25 @@ class _Waiting(NamedTuple):
 
 @dataclass
 class _Batch:
+    """What was asked, and what has come of it."""
+
+    start: int
+    limit: int
+    most_bytes: int
+    subject: str
     messages: list[StoredMessage]
     end: asyncio.Future[int]
+
+    def admits(self, message: StoredMessage) -> bool:
+        """Tell whether it may be the next message of what was asked."""
+        least = self.messages[-1].sequence + 1 if self.messages else self.start
+        self.most_bytes -= len(message.body)
+        return (
+            message.sequence >= least
+            and len(self.messages) < self.limit
+            and self.most_bytes >= 0
+            and (message.subject == self.subject or not self.subject)
+        )
 
 
 class Connection:
@@ -133,7 +158,7 @@ class Connection:
         self._plan = plan
         self._waiting: dict[str, _Waiting] = {}
         self._batches: dict[str, _Batch] = {}
-        self._tokens = itertools.count()
+        self._tokens: list[str] = []
         self._inbox = ""
         self.lost = asyncio.Event()
         self.cause: Cause = errors.NATS_DOWN
@@ -176,28 +201,34 @@ class Connection:
                     ping_interval=_PING_SECONDS,
                     max_outstanding_pings=2,
                     pending_size=0,
-                    inbox_prefix=INBOX_PREFIX,
+                    inbox_prefix=server.inbox_prefix,
                     error_cb=self._on_error,
                     disconnected_cb=self._on_lost,
                     lame_duck_mode_cb=self._on_lost,
                     **login,
                 )
+                self._client.read_directly(self._lose)
         except TimeoutError:
             self._client.abort()
             raise Problem(self.cause) from None
         except (OSError, ValueError, nats.errors.Error) as error:
             self._client.abort()
             raise Problem(_connect_cause(error, self.cause)) from None
+        except Problem:
+            self._client.abort()
+            raise
+        except Exception as error:  # noqa: BLE001 - what a server says may be anything
+            self._client.abort()
+            raise _unforeseen(error) from None
         except BaseException:
             self._client.abort()
             raise
-        self._client.read_directly()
         self._inbox = self._client.new_inbox()
         await self._client.subscribe(f"{self._inbox}.*")
 
     async def close(self) -> None:
         """End the connection; what waits for a reply learns that none will come."""
-        self._lose(self.cause)
+        self._lose()
         self._client.abort()
         with suppress(Exception):  # it is thrown away, whatever state it is in
             async with asyncio.timeout(_CLOSE_SECONDS):
@@ -208,22 +239,26 @@ class Connection:
     def _take(self, subject: str, block: bytes, data: bytes) -> None:
         """Give a message to whoever waits for it, as it comes in."""
         token = subject.rpartition(".")[2]
-        if (waiting := self._waiting.pop(token, None)) is not None:
-            waiting.end(_Reply(status(block) if block else None, data))
+        if (waiting := self._waiting.get(token)) is not None:
+            code = status(block) if block else None
+            if block and code != _NO_RESPONDERS:
+                return  # no acknowledgement: these have no headers, stored messages do
+            del self._waiting[token]
+            waiting.end(_Reply(code, data))
         elif (batch := self._batches.get(token)) is not None and not batch.end.done():
             try:
-                last = _take_of_batch(batch.messages, block, data)
-            except (KeyError, ValueError):  # no server wrote this
+                last = _take_of_batch(batch, block, data)
+            except (KeyError, ValueError):  # our server did not write this
                 batch.end.set_exception(NoReply())
             else:
                 if last is not None:
                     batch.end.set_result(last)
 
     async def _on_lost(self) -> None:
-        self._lose(self.cause)
+        self._lose()
 
-    def _lose(self, cause: Cause) -> None:
-        self.cause = cause
+    def _lose(self, cause: Cause | None = None) -> None:
+        self.cause = cause = cause or self.cause
         self.lost.set()
         while self._waiting:
             self._waiting.popitem()[1].end(NoReply(cause))
@@ -314,19 +349,17 @@ class Connection:
     async def stream_info(self) -> StreamInfo | None:
         """Ask the stream's leader for its state; None if there is no such stream."""
         try:
-            document = await self._api(f"STREAM.INFO.{self._plan.name}")
+            return await self._api("STREAM.INFO", self._info)
         except ApiError as error:
             if error.code == _NO_STREAM:
                 return None
             raise
-        return parse_stream_info(document)
 
     async def categories(self) -> dict[str, int]:
         """Count the events of each category."""
-        document = await self._api(
-            f"STREAM.INFO.{self._plan.name}", {"subjects_filter": self._plan.subject}
+        info = await self._api(
+            "STREAM.INFO", self._info, {"subjects_filter": self._plan.subject}
         )
-        info = parse_stream_info(document)
         if not info.has_leader:
             raise NoReply
         return info.categories
@@ -334,7 +367,7 @@ class Connection:
     async def create_stream(self, first_offset: int) -> None:
         """Create the stream as planned; raise ApiError if the server will not."""
         await self._api(
-            f"STREAM.CREATE.{self._plan.name}", self._plan.config(first_offset)
+            "STREAM.CREATE", lambda _: None, self._plan.config(first_offset)
         )
 
     async def message(self, sequence: int) -> StoredMessage | None:
@@ -362,25 +395,27 @@ class Connection:
     def _subject(self, category: str) -> str:
         return f"{self._plan.subject_prefix}.{category}"
 
+    def _info(self, document: dict[str, Any]) -> StreamInfo:
+        for name in ("first_seq", "last_seq", "messages", "bytes"):
+            _integer(document["state"][name])
+        info = parse_stream_info(document)
+        planned = self._plan.config(first_offset=1)
+        if info.config["name"] != self._plan.name or any(
+            type(info.config.get(name, value)) is not type(value)
+            for name, value in planned.items()
+        ):
+            raise ValueError
+        return info
+
     async def _get(self, request: dict[str, Any]) -> StoredMessage | None:
         try:
-            document = await self._api(f"STREAM.MSG.GET.{self._plan.name}", request)
+            return await self._api(
+                "STREAM.MSG.GET", partial(_read_message, request), request
+            )
         except ApiError as error:
             if error.code == _NO_MESSAGE:
                 return None
             raise
-        message = document["message"]
-        fields = header_fields(base64.b64decode(message.get("hdrs", "")))
-        return StoredMessage(
-            sequence=message["seq"],
-            subject=message["subject"],
-            key=_text(fields, KEY_HEADER),
-            time=message["time"],
-            body=base64.b64decode(message.get("data", "")),
-            type=_text(fields, TYPE_HEADER),
-            object_type=_text(fields, OBJECT_TYPE_HEADER),
-            after=_number(fields, PRECONDITION_HEADER),
-        )
 
     async def batch(
         self, start: int, limit: int, max_bytes: int, category: str | None
@@ -393,8 +428,15 @@ class Connection:
         request: dict[str, Any] = {"seq": start, "batch": limit, "max_bytes": max_bytes}
         if category is not None:
             request["next_by_subj"] = self._subject(category)
-        token = str(next(self._tokens))
-        batch = _Batch([], asyncio.get_running_loop().create_future())
+        token = self._token()
+        batch = _Batch(
+            start,
+            limit,
+            max_bytes + self._client.most_bytes,
+            request.get("next_by_subj", ""),
+            [],
+            asyncio.get_running_loop().create_future(),
+        )
         self._batches[token] = batch
         try:
             async with asyncio.timeout(BATCH_SECONDS):
@@ -410,23 +452,44 @@ class Connection:
             self._batches.pop(token, None)
         return batch.messages, last
 
-    async def _api(self, name: str, request: dict[str, Any] | None = None) -> Any:
-        """Ask the JetStream API; raise NoReply, or ApiError for an error answer."""
+    async def _api(
+        self,
+        name: str,
+        read: Callable[[dict[str, Any]], _T],
+        request: dict[str, Any] | None = None,
+    ) -> _T:
+        """Ask the JetStream API; raise NoReply, or ApiError for an error answer.
+
+        What is not an answer of our server's form is none.
+        """
+        subject = f"$JS.API.{name}.{self._plan.name}"
         payload = b"" if request is None else json.dumps(request).encode()
-        reply = await told(
-            partial(self._ask, f"$JS.API.{name}", payload, b"", REQUEST_SECONDS)
-        )
+        reply = await told(partial(self._ask, subject, payload, b"", REQUEST_SECONDS))
         if isinstance(reply, TimeoutError):
             raise NoReply
         if isinstance(reply, NoReply):
             raise reply
-        if reply.status == "503":
+        if reply.status == _NO_RESPONDERS:
             raise NoReply
-        document = json.loads(reply.data)
-        if "error" in document:
-            error = document["error"]
-            raise ApiError(error.get("err_code", 0), error.get("description", ""))
-        return document
+        try:
+            document = _typed(json.loads(reply.data), _TYPES[name])
+            if "error" not in document:
+                return read(document)
+            error = ApiError(
+                int(document["error"].get("err_code", 0)),
+                str(document["error"].get("description", "")),
+            )
+        except Exception as unforeseen:  # noqa: BLE001 - an answer may be anything
+            raise NoReply(_unforeseen(unforeseen).cause) from None
+        raise error
+
+    def _token(self) -> str:
+        """Give a token for a reply that nobody can know before."""
+        if not self._tokens:
+            text = secrets.token_hex(_TOKENS_AT_ONCE * _TOKEN_DIGITS // 2)
+            starts = range(0, len(text), _TOKEN_DIGITS)
+            self._tokens = [text[at : at + _TOKEN_DIGITS] for at in starts]
+        return self._tokens.pop()
 
     def _ask(
         self,
@@ -437,7 +500,7 @@ class Connection:
         tell: Callable[[_Outcome], None],
     ) -> None:
         """Publish, and tell what came of it."""
-        token = str(next(self._tokens))
+        token = self._token()
         loop = asyncio.get_running_loop()
         timer = loop.call_later(timeout_seconds, self._expire, token)
         self._waiting[token] = _Waiting(subject, tell, timer)
@@ -451,14 +514,12 @@ class Connection:
             waiting.end(TimeoutError())
 
 
-def _take_of_batch(
-    messages: list[StoredMessage], block: bytes, data: bytes
-) -> int | None:
+def _take_of_batch(batch: _Batch, block: bytes, data: bytes) -> int | None:
     """Add a message of a batched direct get (NATS ADR-31); None if more is to come.
 
     At the end gives the least that the stream's last sequence can be: as many messages
     as are pending stand after the batch's last. Raises KeyError or ValueError for an
-    error status and for what is no such message.
+    error status, for what is no such message, and for one that was not asked.
     """
     code = status(block)
     if code in _BATCH_ENDS:
@@ -468,18 +529,63 @@ def _take_of_batch(
     if code is not None:
         raise ValueError(code)
     fields = header_fields(block, _OF_BATCH)
-    messages.append(
-        StoredMessage(
-            sequence=int(fields[b"Nats-Sequence"]),
-            subject=fields[b"Nats-Subject"].decode(),
-            key=None,
-            time=fields[b"Nats-Time-Stamp"].decode(),
-            body=data,
-            previous=int(fields[b"Nats-Last-Sequence"]),
-            after=_number(fields, PRECONDITION_HEADER),
-        )
+    message = StoredMessage(
+        sequence=int(fields[b"Nats-Sequence"]),
+        subject=fields[b"Nats-Subject"].decode(),
+        key=None,
+        time=fields[b"Nats-Time-Stamp"].decode(),
+        body=data,
+        previous=int(fields[b"Nats-Last-Sequence"]),
+        after=_number(fields, PRECONDITION_HEADER),
     )
+    if not batch.admits(message):
+        raise ValueError
+    batch.messages.append(message)
     return None
+
+
+def _read_message(request: dict[str, Any], document: dict[str, Any]) -> StoredMessage:
+    """Read an answer of STREAM.MSG.GET; raise ValueError for what was not asked."""
+    message = document["message"]
+    fields = header_fields(base64.b64decode(message.get("hdrs", "")))
+    read = StoredMessage(
+        sequence=_integer(message["seq"]),
+        subject=str(message["subject"]),
+        key=_text(fields, KEY_HEADER),
+        time=str(message["time"]),
+        body=base64.b64decode(message.get("data", "")),
+        type=_text(fields, TYPE_HEADER),
+        object_type=_text(fields, OBJECT_TYPE_HEADER),
+        after=_number(fields, PRECONDITION_HEADER),
+    )
+    subject = request.get("next_by_subj", request.get("last_by_subj", ">"))
+    is_exact = "seq" in request and "next_by_subj" not in request
+    least = request.get("seq", 0)
+    if (
+        read.sequence < least
+        or (is_exact and read.sequence != least)
+        or subject not in (">", read.subject)
+    ):
+        raise ValueError
+    return read
+
+
+def _typed(document: dict[str, Any], kind: str) -> dict[str, Any]:
+    if document["type"] != f"io.nats.jetstream.api.v1.{kind}_response":
+        raise ValueError
+    return document
+
+
+def _integer(value: object) -> int:
+    if type(value) is not int:
+        raise ValueError
+    return value
+
+
+def _unforeseen(error: Exception) -> Problem:
+    """Tell once of what no server of ours says; it counts as a lost connection."""
+    internal_error(error)
+    return Problem(errors.INTERNAL)
 
 
 def _text(fields: dict[bytes, bytes], name: bytes) -> str | None:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SOCKET_UMASK = 0o117  # leaves 0660: the owner and its group
-_BACKLOG = 512
+_BACKLOG = 2048  # when it is full the kernel forgets who comes, for a second or more
+_RECEIVE_BYTES = 64 * 1024
+"""What the kernel keeps for us of one connection. It also bounds what is read at once,
+which a TLS connection has a buffer for."""
 
 
 class ListenError(Complaint):
@@ -37,6 +40,7 @@ def bind_tcp(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
         listener.bind(address)
         listener.listen(_BACKLOG)
     except OSError as error:

@@ -47,6 +47,7 @@ class NatsServer:
     creds_file: Path | None = None
     nkey_seed_file: Path | None = None
     tls: Tls | None = None
+    inbox_prefix: str = "_INBOX_hermes_both"
 
 
 def read_login(server: NatsServer) -> dict[str, Any]:

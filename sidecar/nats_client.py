@@ -9,7 +9,7 @@ the sidecar (docs/adr/0007). We have one subscription and no use for any of that
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nats.aio.client import Client
 from nats.errors import ConnectionClosedError, Error
@@ -18,9 +18,13 @@ from nats.protocol.parser import AWAITING_CONTROL_LINE, PERMISSIONS_ERR
 
 from sidecar import errors
 from sidecar.errors import Problem
+from sidecar.log import internal_error
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
+
+    from sidecar.errors import Cause
 
     Take = Callable[[str, bytes, bytes], None]
     """What is done with a message: its subject, its header block or b"", its data."""
@@ -29,12 +33,14 @@ _VERSION_LINE = b"NATS/1.0"
 _END = b"\r\n"
 _NO_STATUS = _VERSION_LINE + _END
 _MESSAGE = re.compile(
-    rb"(?:MSG (\S+) \d+ (?:\S+ )?|HMSG (\S+) \d+ (?:\S+ )?(\d+) )(\d+)\r\n"
+    rb"(?:MSG (\S+) \d+ (?:\S+ )?|HMSG (\S+) \d+ (?:\S+ )?(\d{1,9}) )(\d{1,9})\r\n"
 )
 """Subject without or with headers, the size of these, and of all."""
 _VALUE = rb":[ \t]*([^\r\n]*)"
 _FIELD = re.compile(rb"\r\n([^:\r\n]+)" + _VALUE)
 _LONGEST_LINE = 4096  # nats-py's own limit
+_MOST_PAYLOAD = 64 * 1024 * 1024  # nats-server allows no more
+_MOST_OF_INFO = 1024 * 1024
 
 
 class NatsClient(Client):
@@ -47,15 +53,43 @@ class NatsClient(Client):
         self._lacks_bytes = 0
         self.needs_tls = False
 
-    def read_directly(self) -> None:
-        """Take messages from the socket's data from now on; the rest is nats-py's."""
+    def read_directly(self, lose: Callable[[Cause | None], None]) -> None:
+        """Take messages from the socket's data from now on; the rest is nats-py's.
+
+        `lose` is called where that cannot go on, whatever the reason: a server may
+        send anything. Raises TypeError where what it said of itself cannot be used.
+        """
+        if type(self.max_payload) is not int:
+            raise TypeError
+        self._lose = lose
+        if self._reading_task is not None:  # it is connected
+            self._reading_task.add_done_callback(self._end_reading)
         reader = self._transport._io_reader  # type: ignore[union-attr]  # noqa: SLF001
         self._feed_nats_py, reader.feed_data = reader.feed_data, self._feed
         self._unread: bytearray = reader._buffer  # noqa: SLF001
 
+    def _end_reading(self, _: asyncio.Task[None]) -> None:
+        """Tell that nats-py reads no more, by itself or by what it met."""
+        self._lose(None)
+
+    @property
+    def most_bytes(self) -> int:
+        """How long a message may be: an event in base64, and what is told of it."""
+        return 2 * min(self.max_payload, _MOST_PAYLOAD) + _MOST_OF_INFO
+
     def _feed(self, data: bytes) -> None:
+        try:
+            self._split(data)
+        except Exception as error:  # noqa: BLE001 - a server may send anything
+            internal_error(error)
+            self.abort()
+            self._lose(errors.INTERNAL)
+
+    def _split(self, data: bytes) -> None:
         if self._unread or self._ps.buf or self._ps.state != AWAITING_CONTROL_LINE:
             # nats-py has a part of what goes on here.
+            if len(self._ps.buf) + len(data) > self.most_bytes:
+                raise ValueError
             self._feed_nats_py(data)
             return
         if self._cut:
@@ -71,8 +105,17 @@ class NatsClient(Client):
         if split.lacks_bytes:
             self._cut.append(data[split.end :])
             self._lacks_bytes = split.lacks_bytes
+            if split.lacks_bytes > self.most_bytes:
+                raise ValueError
         elif split.end < len(data):
             self._feed_nats_py(data[split.end :])
+
+    async def _process_info(
+        self, info: dict[str, Any], initial_connection: bool = False
+    ) -> None:
+        """Hear only that the server is about to leave; never of other servers."""
+        if not initial_connection and info.get("ldm") and self._lame_duck_mode_cb:
+            await self._lame_duck_mode_cb()
 
     def _connect_command(self) -> bytes:
         # The login, whatever its kind. TLS is up by now if it ever will be: nats-py

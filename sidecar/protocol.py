@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One HTTP connection: its limits, and a direct way for the request of each event.
 
-uvicorn leaves such limits to a proxy, which we do not have.
+uvicorn leaves such limits to a proxy, which we do not have. Whatever a connection makes
+us keep has a bound in bytes, and each of its phases a clock: the first request, a head,
+a body with what follows it, its answer, the time to the next request.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
     from starlette.responses import Response
 
+    from sidecar.arrivals import Arrival
+
     Respond = Callable[[Response], None]
     Serve = Callable[[list[tuple[bytes, bytes]], bytes, Respond], None]
     """Serves a whole POST to EVENTS: its headers, its body, what to do at its end."""
@@ -37,20 +41,44 @@ UNIX: Final = "unix"
 """The host of a client that has a process id in place of a port."""
 
 MAX_HEAD_BYTES: Final = 16 * 1024
-"""Request line and headers; as nginx' four buffers of 4 KB. Ours need 500 bytes."""
+"""Request line and headers, or what is no body at a body's end. Ours need 500 bytes."""
+
+MAX_HEADERS: Final = 100
+"""As Apache httpd has it: each costs more than its bytes."""
+
+MAX_UNANSWERED: Final = 4
+"""Requests on one connection; the consumer plugin asks one ahead."""
 
 HEAD_SECONDS: Final = 20.0
-"""How long a request may take from its first byte to the end of its headers."""
+"""How long a connection may take to the end of its first headers, and from the first
+byte of a request to the end of its headers."""
+
+BODY_SECONDS: Final = 30.0
+"""How long a body may take to arrive."""
 
 READER_SECONDS: Final = 10.0
 """How long somebody may take nothing of an answer, which counts as held meanwhile: a
 client that is paused asks again when it goes on."""
 
+TAKE_SECONDS: Final = 30.0
+"""How long an answer to somebody unknown may lie here, whatever is taken of it."""
+
 STOPPING_SECONDS: Final = 1.0
 """How long a sidecar that stops waits for whoever does not take what it answered."""
 
-MAX_CONNECTIONS: Final = 2_000
-"""On one listener. A further one is closed at once; idle ones cost 20 KB each."""
+STRANGERS_IDLE_SECONDS: Final = 75.0
+"""Between two requests. Prometheus asks each 15 to 60 s."""
+
+KEEP_ALIVE_SECONDS: Final = 3600
+"""The same for who is known. Longer than a plugin is ever idle inside one pass: of two
+sides that close at the same moment, the caller learns an ambiguous failure."""
+
+_SLACK_SECONDS = 5.0  # the application's own clock tells the caller why
+_PIECE_BYTES = 16 * 1024  # what is parsed before limits are looked at
+
+
+class _TooMuch(Exception):  # noqa: N818 - nobody sees it
+    """More than a connection may make us keep; it ends the parser's work."""
 
 
 def _process_of(transport: asyncio.Transport) -> int:
@@ -73,7 +101,7 @@ class _Direct:
     """
 
     def __init__(self) -> None:
-        self.response_complete = False
+        self.response_started = self.response_complete = False
         self.disconnected = False
         self.keep_alive = True
         self.message_event = asyncio.Event()
@@ -87,28 +115,43 @@ class BoundedProtocol(HttpToolsProtocol):
     Whatever is less plain goes their way.
     """
 
-    _head_bytes = 0
+    arrival: Arrival | None = None
+    _is_known = False  # the API was asked for as it may be
     _is_in_head = False
-    _head_timer: TimerHandle | None = None
+    _is_in_message = False
+    _loose_bytes = 0  # of a head, or since the last piece of a body
+    _unanswered = 0
+    _is_deaf = False  # nothing more is read: its body would be parsed for nothing
+    _input_timer: TimerHandle | None = None
     _reader_timer: TimerHandle | None = None
     _body: list[bytes] | None = None  # of a request that may be served directly
 
-    def __init__(self, serve_directly: Serve, **uvicorns: Any) -> None:
+    def __init__(
+        self,
+        serve_directly: Serve,
+        admits: Callable[[str, list[tuple[bytes, bytes]]], bool],
+        **uvicorns: Any,
+    ) -> None:
         super().__init__(**uvicorns)
         self._serve_directly = serve_directly
+        self._admits = admits
+        self.timeout_keep_alive = STRANGERS_IDLE_SECONDS  # type: ignore[assignment]
+
+    # -- Its life ----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Refuse one connection too many."""
+        """Wait for a first request, and not for ever."""
         super().connection_made(transport)
         if self.client is None:
             self.client = (UNIX, _process_of(transport))
-        if len(self.connections) > MAX_CONNECTIONS:
-            transport.abort()
+        self._limit_input(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clocks."""
-        self._end_head()
+        self._end_input()
         self._end_reader()
+        if self.arrival is not None:
+            self.arrival.has_left()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -121,27 +164,37 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.get_write_buffer_size():
             self.transport.abort()
 
+    def _limit_input(self, seconds: float) -> None:
+        self._end_input()
+        self._input_timer = self.loop.call_later(seconds, self.transport.abort)
+
+    def _end_input(self) -> None:
+        if self._input_timer is not None:
+            self._input_timer.cancel()
+            self._input_timer = None
+
     def pause_writing(self) -> None:
-        """Look whether the reader goes on; a slow one may take its time."""
+        """Look whether the reader goes on; one who is known may be slow."""
         super().pause_writing()
-        self._watch_reader(self._unread_bytes())
+        self._watch_reader(self.loop.time() + TAKE_SECONDS, self._unread_bytes())
 
     def resume_writing(self) -> None:
         """Stop looking."""
         self._end_reader()
         super().resume_writing()
 
-    def _watch_reader(self, unread_bytes: int) -> None:
+    def _watch_reader(self, ends_at: float, unread_bytes: int) -> None:
         self._reader_timer = self.loop.call_later(
-            READER_SECONDS, self._check_reader, unread_bytes
+            READER_SECONDS, self._check_reader, ends_at, unread_bytes
         )
 
-    def _check_reader(self, unread_before: int) -> None:
+    def _check_reader(self, ends_at: float, unread_before: int) -> None:
         unread_bytes = self._unread_bytes()
-        if unread_bytes >= unread_before:
+        is_late = not self._is_known and self.loop.time() >= ends_at
+        if is_late or unread_bytes >= unread_before:
             self.transport.abort()
         else:
-            self._watch_reader(unread_bytes)
+            self._watch_reader(ends_at, unread_bytes)
 
     def _unread_bytes(self) -> int:
         """Count what the other side has not taken, in our buffer and in the kernel's.
@@ -154,36 +207,94 @@ class BoundedProtocol(HttpToolsProtocol):
         kernels = int.from_bytes(queued, sys.byteorder)
         return self.transport.get_write_buffer_size() + kernels
 
+    def _end_reader(self) -> None:
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
+            self._reader_timer = None
+
+    # -- What comes in -----------------------------------------------------------------
+
     def data_received(self, data: bytes) -> None:
-        """Bound the head; most come whole, and need no clock."""
-        self._head_bytes += len(data)
-        super().data_received(data)
+        """Parse it, and bound what is not yet a whole request."""
+        if len(data) <= _PIECE_BYTES:
+            self._parse(data)
+        else:
+            view = memoryview(data)
+            for start in range(0, len(data), _PIECE_BYTES):
+                self._parse(view[start : start + _PIECE_BYTES])
         if self._body is not None:  # more of it is to come: no direct way
             body, self._body = self._body, None
             if not self.transport.is_closing():
-                super().on_headers_complete()
+                self._go_uvicorns_way()
                 for piece in body:
-                    super().on_body(piece)
-        if not self._is_in_head:
+                    self.on_body(piece)
+        if self._is_in_message and self._input_timer is None:
+            self._limit_input(
+                HEAD_SECONDS if self._is_in_head else BODY_SECONDS + _SLACK_SECONDS
+            )
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        if self._is_deaf or self.transport.is_closing():
             return
-        if self._head_bytes > MAX_HEAD_BYTES:
+        self._loose_bytes += len(data)
+        super().data_received(data)  # type: ignore[arg-type]
+        if self._is_in_message and self._loose_bytes > MAX_HEAD_BYTES:
             self.send_400_response("Headers are too large.")
-        elif self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse and close; into the answer to an earlier request write nothing."""
+        self._is_deaf = True
+        if self._has_answer_under_way():
+            self.transport.abort()
+        elif not self.transport.is_closing():
+            super().send_400_response(msg)
+
+    def _has_answer_under_way(self) -> bool:
+        if self._unanswered > int(self._is_in_message):
+            return True
+        cycle = self.cycle
+        return bool(cycle and cycle.response_started and not cycle.response_complete)
 
     def on_message_begin(self) -> None:
         """Know that headers follow."""
-        self._is_in_head = True
+        self._is_in_head = self._is_in_message = True
+        self._unanswered += 1
+        if self._unanswered > MAX_UNANSWERED:
+            raise _TooMuch
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header. Trailers are none: what follows a body says nothing to us."""
+        if not self._is_in_head:
+            return
+        if len(self.headers) >= MAX_HEADERS:
+            raise _TooMuch
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        """Stop the clock; the body has limits of its own."""
+        """Stop the clock of the head; learn who asks."""
         self._is_in_head = False
-        self._end_head()
+        if self._input_timer is not None:
+            self._end_input()
+        if not self._is_known and self._admits(
+            self.url.decode("latin-1"), self.headers
+        ):
+            self._is_known = True
+            self.timeout_keep_alive = KEEP_ALIVE_SECONDS
+            if self.arrival is not None:
+                self.arrival.is_known()
         if self._may_be_direct():
             self._body = []
         else:
-            super().on_headers_complete()
+            self._go_uvicorns_way()
+
+    def _go_uvicorns_way(self) -> None:
+        super().on_headers_complete()
+        if not self._is_known and any(
+            name == b"transfer-encoding" for name, _ in self.headers
+        ):
+            self.cycle.keep_alive = False
+            self._is_deaf = True
 
     def _may_be_direct(self) -> bool:
         return (
@@ -198,21 +309,32 @@ class BoundedProtocol(HttpToolsProtocol):
         )
 
     def on_body(self, body: bytes) -> None:
-        """Keep what is served directly."""
-        if self._body is None:
-            super().on_body(body)
-        else:
+        """Keep what is served directly, and no body of a stranger."""
+        self._loose_bytes = 0
+        if self._body is not None:
             self._body.append(body)
+        elif self._is_known:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Count anew for the next request on this connection; serve a whole one."""
-        self._head_bytes = 0
+        self._is_in_message = False
+        self._loose_bytes = 0
+        if self._input_timer is not None:
+            self._end_input()
         if self._body is None:
             super().on_message_complete()
             return
         body, self._body = b"".join(self._body), None
         self.cycle = direct = _Direct()  # type: ignore[assignment]
         self._serve_directly(self.headers, body, partial(self._respond, direct))
+
+    # -- What goes out -----------------------------------------------------------------
+
+    def on_response_complete(self) -> None:
+        """Count an answer."""
+        self._unanswered -= 1
+        super().on_response_complete()
 
     def _respond(self, direct: _Direct, response: Response) -> None:
         if direct.response_complete or self.transport.is_closing():
@@ -228,13 +350,3 @@ class BoundedProtocol(HttpToolsProtocol):
         if _CLOSE in headers:
             self.transport.close()
         self.on_response_complete()
-
-    def _end_reader(self) -> None:
-        if self._reader_timer is not None:
-            self._reader_timer.cancel()
-            self._reader_timer = None
-
-    def _end_head(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from sidecar import errors, stream
 from sidecar.complaint import NO_FIT_STREAM, Complaint
@@ -15,7 +16,10 @@ from sidecar.jetstream import ApiError, Connection, NoReply
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from sidecar.login import NatsServer
     from sidecar.settings import Settings
+
+INBOX_PREFIX: Final = "_INBOX_hermes_provision"
 
 
 class ProvisionError(Complaint):
@@ -32,7 +36,10 @@ async def provision(
     Of an existing one say instead, a sentence each, how it is unfit or differs from
     the settings. Raises Problem or ProvisionError.
     """
-    async with _connected(settings) as connection:
+    server = settings.nats_server
+    if settings.nats_inbox_prefix is None:
+        server = replace(server, inbox_prefix=INBOX_PREFIX)
+    async with _connected(settings, server) as connection:
         faults = stream.server_unfitness(connection.server_version)
         if faults:
             raise ProvisionError(" ".join(faults))
@@ -53,7 +60,7 @@ async def provision(
 
 async def find_faults(settings: Settings) -> list[str]:
     """Say, a sentence each, why the stream is unfit; raise Problem, ProvisionError."""
-    async with _connected(settings) as connection:
+    async with _connected(settings, settings.nats_server) as connection:
         faults = stream.server_unfitness(connection.server_version)
         if faults:
             return faults
@@ -69,9 +76,11 @@ async def find_faults(settings: Settings) -> list[str]:
 
 
 @asynccontextmanager
-async def _connected(settings: Settings) -> AsyncIterator[Connection]:
+async def _connected(
+    settings: Settings, server: NatsServer
+) -> AsyncIterator[Connection]:
     connection = Connection(settings.plan, "provision")
-    await connection.open(settings.nats_server)
+    await connection.open(server)
     try:
         yield connection
     except ApiError as error:

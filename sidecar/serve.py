@@ -9,13 +9,14 @@ import resource
 import signal
 from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from sidecar import __version__
 from sidecar.access import Access, Guard, TokenFile
 from sidecar.app import create_app
+from sidecar.arrivals import Arrivals
 from sidecar.daemon import Daemon
 from sidecar.embedded import embedded_nats
 from sidecar.host import own_names
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from sidecar.settings import Settings
-
-KEEP_ALIVE_SECONDS: Final = 3600
-"""Longer than a plugin is ever idle inside one pass: of two sides that close an idle
-connection at the same moment, the caller learns an ambiguous failure."""
 
 _GRACE_SECONDS = 2.0
 
@@ -60,8 +57,7 @@ async def serve(settings: Settings) -> None:
         daemon = Daemon(settings, server)
         app = create_app(daemon)
         servers = [
-            (_server(daemon, app, listener, access), listener)
-            for listener, access in listeners
+            _server(daemon, app, listener, access) for listener, access in listeners
         ]
         for file in settings.readable_secrets():
             log.warning(
@@ -80,10 +76,7 @@ async def serve(settings: Settings) -> None:
         )
         running = asyncio.create_task(daemon.run())
         stack.push_async_callback(_cancel, running)
-        serving = [
-            asyncio.create_task(each.serve(sockets=[listener]))
-            for each, listener in servers
-        ]
+        serving = [asyncio.create_task(each.serve(sockets=[])) for each in servers]
         stopping = asyncio.create_task(stop.wait())
         # None of the others ends by itself: if one does, living on would be a lie.
         await asyncio.wait(
@@ -91,7 +84,7 @@ async def serve(settings: Settings) -> None:
         )
         log.info("stopping")
         daemon.stopping.set()
-        for each, _ in servers:
+        for each in servers:
             each.should_exit = True
         await asyncio.gather(*serving)
         tell_repeats(daemon.refusals)
@@ -102,7 +95,27 @@ async def serve(settings: Settings) -> None:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves the signals to us: there are two of them."""
+    """A uvicorn server that leaves signals and arrivals to us: there are two."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
+        super().__init__(config)
+        self._arrivals = Arrivals(listener, self._make_protocol, config.ssl)
+
+    def _make_protocol(self) -> BoundedProtocol:
+        protocol: BoundedProtocol = self.config.http_protocol_class(  # type: ignore[assignment]
+            config=self.config,  # type: ignore[call-arg]
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        return protocol
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self._arrivals.start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._arrivals.stop()
+        await super().shutdown(sockets=sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -127,7 +140,7 @@ def _server(
     )
     config = uvicorn.Config(
         guard,
-        http=partial(BoundedProtocol, Direct(daemon, guard)),  # type: ignore[arg-type]
+        http=partial(BoundedProtocol, Direct(daemon, guard), guard.admits),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_config=None,
@@ -135,7 +148,6 @@ def _server(
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(
             settings.publish_timeout_seconds + _GRACE_SECONDS
         ),
@@ -149,7 +161,7 @@ def _server(
             "SIDECAR_TLS_CERT_FILE and SIDECAR_TLS_KEY_FILE cannot be read or do not "
             "belong together: name a certificate and its key, in PEM."
         ) from None
-    return _Server(config)
+    return _Server(config, listener)
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -90,6 +90,12 @@ class Settings(BaseSettings):
     nats_tls_handshake_first: bool = Field(
         False, description="TLS before the first byte, as handshake_first on the server"
     )
+    nats_inbox_prefix: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,7}$",
+        description="Where NATS sends answers to; _INBOX_hermes_<role> by default, and "
+        "_INBOX_hermes_provision for the command provision",
+    )
     stream: _Name = Field("hermes", description="Name of the stream")
     subject_prefix: _Name = Field(
         "hermes", description="Events go to <prefix>.<category>"
@@ -245,6 +251,7 @@ class Settings(BaseSettings):
             )
             if wants_tls
             else None,
+            inbox_prefix=self.nats_inbox_prefix or f"_INBOX_hermes_{self.role}",
         )
 
     def readable_secrets(self) -> list[Path]:

@@ -20,7 +20,7 @@ from sidecar.event import START_BYTES, parse_event, parse_key, parse_preconditio
 from sidecar.failures import producer_of
 from sidecar.log import internal_error, log, tell_repeats
 from sidecar.problem import answer, json_answer
-from sidecar.protocol import EVENTS
+from sidecar.protocol import BODY_SECONDS, EVENTS
 from sidecar.told import told
 
 if TYPE_CHECKING:
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from sidecar.protocol import Respond
     from sidecar.publish import Stored
     from sidecar.room import Held
-
-BODY_SECONDS: Final = 30.0
-"""How long a body may take to arrive."""
 
 ON_THE_WAY_SECONDS: Final = 1.0
 """Of a caller's wait, what is left for the ways there and back."""

@@ -13,7 +13,7 @@ import pytest
 from parts.process import wait_until
 from parts.sidecar import COMMAND, SidecarProcess, environment, last_offset, post
 
-from sidecar.embedded import EmbeddedError, find_nats_server
+from sidecar.embedded import EmbeddedError, _lock, _write_private, find_nats_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,3 +163,21 @@ def test_the_server_of_this_environment_is_found_or_missed_in_a_sentence(
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
     with pytest.raises(EmbeddedError, match="No nats-server was found"):
         find_nats_server()
+
+
+def test_a_directory_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(EmbeddedError, match="belongs to another user"):
+        _lock(tmp_path)
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    victim, token = tmp_path / "victim", tmp_path / "token"
+    victim.write_text("precious")
+    token.symlink_to(victim)
+    _write_private(token, "secret")
+    assert victim.read_text() == "precious"
+    assert token.read_text() == "secret"
+    assert token.stat().st_mode & 0o777 == 0o600

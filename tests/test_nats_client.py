@@ -79,7 +79,7 @@ def test_whatever_the_pieces_each_message_is_taken_once_and_in_order(
         reader = asyncio.StreamReader()
         client._transport = SimpleNamespace(_io_reader=reader)  # type: ignore[assignment]
         client._process_ping = client._process_pong = _nothing  # type: ignore[method-assign]
-        client.read_directly()
+        client.read_directly(lambda _: None)
         for begin, end in pairwise(edges):
             reader.feed_data(stream[begin:end])
             if choice.draw(st.booleans()):  # nats-py's read loop comes when it comes
@@ -116,7 +116,7 @@ def test_a_payload_that_looks_like_a_message_is_none_though_nats_py_read_its_lin
         reader = asyncio.StreamReader()
         client._transport = SimpleNamespace(_io_reader=reader)  # type: ignore[assignment]
         client._process_ping = _nothing  # type: ignore[method-assign]
-        client.read_directly()
+        client.read_directly(lambda _: None)
         for piece in (b"PING\r\n" + ODD[:line], ODD[line:]):
             reader.feed_data(piece)
             await client._ps.parse(_drain(reader))
@@ -132,7 +132,7 @@ def test_a_large_message_is_put_together_from_its_pieces() -> None:
         client = NatsClient(lambda *message: taken.append(message))
         reader = asyncio.StreamReader()
         client._transport = SimpleNamespace(_io_reader=reader)  # type: ignore[assignment]
-        client.read_directly()
+        client.read_directly(lambda _: None)
         large = b"x" * 1_000_000
         stream = b"MSG in 1 %d\r\n%s\r\n%s" % (len(large), large, MSG)
         for begin in range(0, len(stream), 65_536):

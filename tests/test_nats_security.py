@@ -27,7 +27,7 @@ from sidecar.answer import Refused
 from sidecar.bus import Bus
 from sidecar.errors import Cause, Problem
 from sidecar.event import parse_event
-from sidecar.jetstream import INBOX_PREFIX, Connection, NoReply
+from sidecar.jetstream import Connection, NoReply
 from sidecar.login import NatsServer
 from sidecar.settings import Settings
 from sidecar.stream import StreamPlan
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from parts.sidecar import SidecarProcess as Sidecar
 
 HOST = "127.0.0.1"
+INBOX_PREFIX = "_INBOX_hermes_both"
 
 
 # -- A server of ours that offers no TLS -----------------------------------------------

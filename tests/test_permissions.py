@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 USERS = Path(__file__).resolve().parent.parent / "deploy" / "nats" / "users.conf"
+SECURITY = USERS.parent.parent.parent / "SECURITY.md"
 ROLES = ("producer", "consumer", "both", "provision")
 
 
@@ -107,6 +108,7 @@ def test_a_role_whose_user_lacks_a_right_says_so(
     tmp_path: Path, guarded_nats: NatsProcess
 ) -> None:
     settings = login(tmp_path, guarded_nats, "consumer")
+    settings["nats_inbox_prefix"] = "_INBOX_hermes_consumer"
     sidecar = SidecarProcess(tmp_path / "wrong", role="producer", **settings)
     with sidecar.client() as http:
         sidecar.start()
@@ -162,3 +164,97 @@ def test_readers_are_trusted_not_to_write_as_the_documentation_says(
             lambda: last_offset(http) == before + 1,
             what="the answer to the reader stands in the stream",
         )
+
+
+# -- What each role may do, as SECURITY.md says ----------------------------------------
+
+GET, DIRECT = "$JS.API.STREAM.MSG.GET.hermes", "$JS.API.DIRECT.GET.hermes"
+SEQ = b'{"seq": 1}'
+ASKED = {
+    "store an event": [("hermes.base", b"{}")],
+    "store below a category": [("hermes.a.b", b"{}")],
+    "ask for the stream's state": [("$JS.API.STREAM.INFO.hermes", b"")],
+    "read any event from its leader": [(GET, SEQ)],
+    "read any event from a replica": [(DIRECT, SEQ)],
+    "create the stream where it is missing": [("$JS.API.STREAM.CREATE.hermes", b"{}")],
+    "create another stream": [("$JS.API.STREAM.CREATE.evil", b"{}")],
+    "change, empty or delete the stream, or an event": [
+        (f"$JS.API.STREAM.{name}.hermes", b"{}")
+        for name in ("UPDATE", "PURGE", "DELETE", "MSG.DELETE", "RESTORE", "SNAPSHOT")
+    ],
+    "make a consumer, or have another leader": [
+        ("$JS.API.CONSUMER.CREATE.hermes", b"{}"),
+        ("$JS.API.CONSUMER.DURABLE.CREATE.hermes.x", b"{}"),
+        ("$JS.API.STREAM.LEADER.STEPDOWN.hermes", b""),
+    ],
+    "see other streams, accounts or servers": [
+        ("$JS.API.STREAM.LIST", b""),
+        ("$JS.API.STREAM.NAMES", b""),
+        ("$JS.API.INFO", b""),
+        ("$SYS.REQ.SERVER.PING", b""),
+        ("$SYS.REQ.ACCOUNT.HERMES.CONNZ", b""),
+    ],
+    "publish into an inbox": [
+        (f"_INBOX_hermes_{role}.a.b", b"{}")
+        for role in ("producer", "both", "consumer")
+    ],
+    "publish anything else": [("$KV.x.y", b""), ("$JS.ACK.hermes.x", b""), ("x", b"")],
+}
+HEARD = {
+    "hear answers to its own role": [],  # filled for each role
+    "hear answers to another role": [],
+    "hear events as they are stored": ["hermes.>", "hermes.*", "hermes.base"],
+    "hear anything else": [">", "_INBOX.>", "$JS.API.>", "$JS.EVENT.>", "$SYS.>"],
+}
+
+
+async def permitted(role: str, server: NatsProcess) -> dict[str, str]:
+    """Try everything as a role's user; give yes or no, or raise where it is both."""
+    refused: list[str] = []
+
+    async def on_error(error: Exception) -> None:
+        refused.append(str(error).lower())
+
+    client = await nats_py.connect(
+        server.url, user=f"hermes_{role}", password=password(role), error_cb=on_error
+    )
+    others = [f"_INBOX_hermes_{each}.>" for each in ROLES if each != role]
+    heard = HEARD | {
+        "hear answers to its own role": [f"_INBOX_hermes_{role}.>"],
+        "hear answers to another role": others,
+    }
+    for asked in ASKED.values():
+        for subject, payload in asked:
+            await client.publish(subject, payload, reply="_INBOX_hermes_x.y")
+    for subjects in heard.values():
+        for subject in subjects:
+            await client.subscribe(subject)
+    await client.flush()
+    await asyncio.sleep(0.5)  # the server says only what it refuses
+
+    def is_refused(kind: str, subject: str) -> bool:
+        return any(f'for {kind} to "{subject.lower()}"' in text for text in refused)
+
+    found = {
+        what: [not is_refused("publish", subject) for subject, _ in asked]
+        for what, asked in ASKED.items()
+    } | {
+        what: [not is_refused("subscription", subject) for subject in subjects]
+        for what, subjects in heard.items()
+    }
+    await client.close()
+    for what, answers in found.items():
+        assert len(set(answers)) == 1, (role, what, answers)
+    return {what: "yes" if answers[0] else "no" for what, answers in found.items()}
+
+
+def test_each_role_may_do_what_security_md_says_and_nothing_else(
+    guarded_nats: NatsProcess,
+) -> None:
+    found = {role: asyncio.run(permitted(role, guarded_nats)) for role in ROLES}
+    rows = [
+        f"| {what} | " + " | ".join(found[role][what] for role in ROLES) + " |"
+        for what in found["both"]
+    ]
+    table = "\n".join(["| may | " + " | ".join(ROLES) + " |", "|---" * 5 + "|", *rows])
+    assert table in SECURITY.read_text("utf-8"), table

@@ -4,14 +4,22 @@
 from __future__ import annotations
 
 import socket
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from parts.sidecar import post
+from fuzz.crowd import GROWTH_KIB, tls_files, watch
+from parts.process import memory_kib
+from parts.sidecar import post, sidecar_on
+
+from sidecar.arrivals import MAX_STRANGERS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import httpx
+    from parts.nats import NatsProcess
     from parts.sidecar import SidecarProcess
 
 GOOD_HEAD = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
@@ -45,6 +53,102 @@ def test_headers_without_end_are_refused(
         connection.sendall(start)
         assert send_until_closed(connection, b"x" * 1024, 100_000) < 100_000
     assert post(http).status_code == 201
+
+
+CHUNKED = GOOD_HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+MIB = 2**20
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        (CHUNKED + b"0\r\n", b"a:\r\n" * 256),
+        (CHUNKED + b"0\r\nA: ", b"x" * 1024),
+        (CHUNKED + b"5;", b"x" * 1024),
+        (CHUNKED, b"1\r\nx\r\n" * 200),
+        (GOOD_HEAD, b"a:\r\n" * 256),
+        (b"", (GOOD_HEAD + b"\r\n") * 20),
+    ],
+    ids=["trailers", "trailer", "extension", "chunks", "headers", "pipeline"],
+)
+def test_what_has_no_end_is_cut_before_it_fills_the_memory(
+    start: bytes, piece: bytes, sidecar: SidecarProcess, http: httpx.Client
+) -> None:
+    before_kib = memory_kib(sidecar.running.pid)
+    with connect(sidecar) as connection:
+        connection.sendall(start)
+        pieces = 16 * MIB // len(piece)
+        assert send_until_closed(connection, piece, pieces) < pieces
+    assert memory_kib(sidecar.running.pid) - before_kib < 4 * 1024
+    assert post(http).status_code == 201
+
+
+def test_a_body_of_who_may_not_is_not_kept(
+    sidecar: SidecarProcess, http: httpx.Client
+) -> None:
+    before_kib = memory_kib(sidecar.running.pid)
+    with ExitStack() as stack:
+        for _ in range(100):
+            connection = stack.enter_context(connect(sidecar))
+            connection.sendall(
+                b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Length: 9999999\r\n\r\n" + b"x" * 200_000
+            )
+            assert connection.recv(100).startswith(b"HTTP/1.1 403")
+        assert memory_kib(sidecar.running.pid) - before_kib < 8 * 1024
+        assert post(http).status_code == 201
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+def test_a_probe_gets_in_beside_thousands_of_every_kind(
+    tls: bool, nats: NatsProcess, tmp_path: Path
+) -> None:
+    """The short form of `make crowd`."""
+    settings: dict[str, Any] = {"token_file": tmp_path / "token"}
+    (tmp_path / "token").write_text("a-token-of-nobody-here")
+    if tls:
+        files = tls_files(tmp_path)
+        settings |= {"tls_cert_file": files[0], "tls_key_file": files[1]}
+    with sidecar_on(nats, tmp_path, log_level="info", **settings) as sidecar:
+        seen = watch(sidecar, 5, tls=tls)
+    assert seen.grown_kib < GROWTH_KIB, seen
+    assert seen.failed_probes < seen.probes, seen
+
+
+def test_half_a_handshake_counts_as_a_connection(
+    nats: NatsProcess, tmp_path: Path
+) -> None:
+    files = tls_files(tmp_path)
+    with (
+        sidecar_on(
+            nats, tmp_path, tls_cert_file=files[0], tls_key_file=files[1]
+        ) as sidecar,
+        connect(sidecar) as first,
+        ExitStack() as stack,
+    ):
+        first.sendall(b"\x16\x03\x01\x02\x00\x01")
+        for _ in range(MAX_STRANGERS):
+            stack.enter_context(connect(sidecar))
+        assert first.recv(1) == b""
+
+
+def test_who_is_known_stays_however_many_strangers_come(
+    nats: NatsProcess, tmp_path: Path
+) -> None:
+    with (
+        sidecar_on(nats, tmp_path, tcp_api="open") as sidecar,
+        closing(HTTPConnection("127.0.0.1", sidecar.tcp_port, timeout=10)) as known,
+        ExitStack() as stack,
+    ):
+        for crowd in (2 * MAX_STRANGERS, 0):
+            known.request("GET", "/v1/stream")
+            address = known.sock.getsockname()
+            with known.getresponse() as answer:
+                assert answer.status == 200
+                answer.read()
+            for _ in range(crowd):
+                stack.enter_context(connect(sidecar))
+        assert known.sock.getsockname() == address
 
 
 @pytest.mark.parametrize(

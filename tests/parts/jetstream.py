@@ -74,8 +74,12 @@ class Operator:
         headers: Mapping[str, str] | None = None,
         reply: str = "",
     ) -> None:
+        if not headers:
+            head = f"PUB {subject} {reply} {len(payload)}\r\n"
+            self._write(head.encode() + payload + b"\r\n")
+            return
         block = b"NATS/1.0\r\n"
-        block += b"".join(f"{k}: {v}\r\n".encode() for k, v in (headers or {}).items())
+        block += b"".join(f"{k}: {v}\r\n".encode() for k, v in headers.items())
         block += b"\r\n"
         head = f"HPUB {subject} {reply} {len(block)} {len(block) + len(payload)}\r\n"
         self._write(head.encode() + block + payload + b"\r\n")

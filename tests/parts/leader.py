@@ -23,6 +23,10 @@ WITHOUT_JETSTREAM = "enabled: false"
 _TIME = "2026-11-27T09:48:26.881698198Z"
 
 
+def _typed(kind: str, **members: Any) -> dict[str, Any]:
+    return {"type": f"io.nats.jetstream.api.v1.{kind}_response", **members}
+
+
 class _Stored(NamedTuple):
     subject: str
     block: bytes
@@ -75,9 +79,12 @@ class Leader:
 
     def _answer(self, subject: str, block: bytes, body: bytes) -> Any:
         if ".STREAM.INFO." in subject:
-            return self._info()
+            return _typed("stream_info", **self._info())
         if ".MSG.GET." in subject:
-            return self._message(json.loads(body).get("seq", self.last + 1))
+            asked = json.loads(body)
+            start = asked.get("seq", self.last + 1)
+            end = self.last if "next_by_subj" in asked else start
+            return self._message(start, end)
         expected = block.partition(b"Nats-Expected-Last-Sequence:")[2]
         if int(expected.partition(b"\r\n")[0]) != self.last:
             return {"error": {"err_code": 10071}, "stream": self._name, "seq": 0}
@@ -120,12 +127,14 @@ class Leader:
             self.first += 1
         return info
 
-    def _message(self, start: int) -> Any:
-        """Give the first message from there on."""
-        held = range(max(start, self.first), self.last - self.lag + 1)
+    def _message(self, start: int, end: int) -> Any:
+        """Give the first message from start to end."""
+        end = min(end, self.last - self.lag)
+        held = range(max(start, self.first), end + 1)
         sequence = next((each for each in held if each in self._messages), None)
         if sequence is None:
-            return {"error": {"err_code": 10037, "description": "no message found"}}
+            error = {"err_code": 10037, "description": "no message found"}
+            return _typed("stream_msg_get", error=error)
         stored = self._messages[sequence]
         message = {
             "seq": sequence,
@@ -134,4 +143,4 @@ class Leader:
             "data": base64.b64encode(stored.body).decode(),
             "time": _TIME,
         }
-        return {"message": message}
+        return _typed("stream_msg_get", message=message)

@@ -101,7 +101,9 @@ class VirtualNatsClient:
 
     # -- As sidecar.jetstream calls it -------------------------------------------------
 
-    def read_directly(self) -> None:
+    most_bytes = 1 << 26
+
+    def read_directly(self, _lose: Callable[..., None]) -> None:
         """Do nothing: whatever comes is handed over already."""
 
     def new_inbox(self) -> str:

@@ -70,7 +70,7 @@ class SidecarProcess:
         guard = Guard(create_app(daemon), "open")
         config = uvicorn.Config(
             guard,
-            http=partial(BoundedProtocol, Direct(daemon, guard)),  # type: ignore[arg-type]
+            http=partial(BoundedProtocol, Direct(daemon, guard), guard.admits),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_config=None,
@@ -78,7 +78,6 @@ class SidecarProcess:
             server_header=False,
             date_header=False,
             proxy_headers=False,
-            timeout_keep_alive=3600,
         )
         config.load()
         protocol: Any = config.http_protocol_class

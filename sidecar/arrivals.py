@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes a listener's connections, and bounds those of whom nothing is known.
+
+A stranger is a connection on which the API was not yet asked for as it may be. Of them
+the oldest gives way to a newcomer: so whoever opens thousands keeps no probe out. One
+counts from its first packet on, before any TLS handshake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+
+    from sidecar.protocol import BoundedProtocol
+
+MAX_CONNECTIONS: Final = 2_000
+"""On one listener; with only known ones there, a further one is closed at once."""
+
+MAX_STRANGERS: Final = 500
+"""On one listener. Monitors, browsers and clients in their first moment need few."""
+
+HANDSHAKE_SECONDS: Final = 10.0
+"""How long a TLS handshake may take, and how long the goodbye of TLS."""
+
+_AT_ONCE = 64  # so few that a newcomer is served before 500 more have come
+_PAUSE_SECONDS = 0.1
+
+
+class Arrival:
+    """One connection, from the moment it was taken."""
+
+    protocol: BoundedProtocol | None = None
+
+    def __init__(self, arrivals: Arrivals, taken: socket.socket) -> None:
+        self._arrivals = arrivals
+        self._socket = taken
+
+    def is_known(self) -> None:
+        """Count it as a stranger no more."""
+        self._arrivals.strangers.pop(self, None)
+
+    def has_left(self) -> None:
+        """Count it no more."""
+        self._arrivals.all.pop(self, None)
+        self._arrivals.strangers.pop(self, None)
+
+    def end(self) -> None:
+        """Cut it, whatever it is doing."""
+        self.has_left()
+        if self.protocol is not None and self.protocol.transport is not None:
+            self.protocol.transport.abort()
+        else:  # in its handshake
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+
+class Arrivals:
+    """Those that are there, the oldest first."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        make_protocol: Callable[[], BoundedProtocol],
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self.all: dict[Arrival, None] = {}
+        self.strangers: dict[Arrival, None] = {}
+        self._listener = listener
+        self._make_protocol = make_protocol
+        self._tls = tls
+        self._opening: set[asyncio.Task[None]] = set()
+        self._pause: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Take connections from now on."""
+        self._listener.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._listener, self._take)
+
+    def stop(self) -> None:
+        """Take no more connections, and end those in their handshake."""
+        if self._pause is not None:
+            self._pause.cancel()
+        asyncio.get_running_loop().remove_reader(self._listener)
+        for task in self._opening:
+            task.cancel()
+
+    def _take(self) -> None:
+        for _ in range(_AT_ONCE):
+            try:
+                taken, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionError):
+                return
+            except OSError:  # no more files
+                self._make_room()
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(self._listener)
+                self._pause = loop.call_later(_PAUSE_SECONDS, self.start)
+                return
+            self._add(taken)
+
+    def _add(self, taken: socket.socket) -> None:
+        taken.setblocking(False)
+        arrival = Arrival(self, taken)
+        self.all[arrival] = self.strangers[arrival] = None
+        if len(self.strangers) > MAX_STRANGERS or len(self.all) > MAX_CONNECTIONS:
+            self._make_room()
+        task = asyncio.create_task(self._open(arrival, taken))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    def _make_room(self) -> None:
+        """End the oldest stranger, be it the newcomer."""
+        for arrival in self.strangers:
+            arrival.end()
+            return
+
+    async def _open(self, arrival: Arrival, taken: socket.socket) -> None:
+        def make_protocol() -> BoundedProtocol:
+            protocol = arrival.protocol = self._make_protocol()
+            protocol.arrival = arrival
+            return protocol
+
+        seconds = HANDSHAKE_SECONDS if self._tls is not None else None
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                make_protocol,
+                taken,
+                ssl=self._tls,
+                ssl_handshake_timeout=seconds,
+                ssl_shutdown_timeout=seconds,
+            )
+        except OSError:  # it left, or its handshake failed; TimeoutError is one
+            arrival.has_left()

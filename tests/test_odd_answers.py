@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever NATS says, the daemon lives; and what was not asked is no reply."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from sidecar import errors
+from sidecar.answer import StoredMessage
+from sidecar.bus import Bus
+from sidecar.jetstream import Connection, _Batch, _read_message
+from sidecar.login import NatsServer
+from sidecar.nats_client import NatsClient
+from sidecar.stream import StreamPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PLAN = StreamPlan("hermes", "hermes", 1, 0)
+GREETING = {
+    "server_id": "odd",
+    "version": "2.15.1",
+    "headers": True,
+    "max_payload": 1_000_000,
+}
+STATE = {"messages": 1, "bytes": 9, "first_seq": 1, "last_seq": 1}
+INFO = {
+    "type": "io.nats.jetstream.api.v1.stream_info_response",
+    "created": "2026-01-01T00:00:00Z",
+    "config": PLAN.config(1),
+    "state": STATE,
+}
+
+
+class OddNats:
+    """Greets, and answers each request with one text, or with bytes of its own."""
+
+    def __init__(
+        self, greeting: bytes, answer: bytes | None = None, then: bytes = b""
+    ) -> None:
+        self._greeting, self._answer, self._then = greeting, answer, then
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.connections = 0
+        self.url = f"nats://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                taken, _ = self._listener.accept()
+                self.connections += 1
+                threading.Thread(target=self._greet, args=(taken,), daemon=True).start()
+
+    def _greet(self, taken: socket.socket) -> None:
+        with taken, suppress(OSError), taken.makefile("rb") as lines:
+            taken.sendall(self._greeting)
+            for line in lines:
+                words = line.split()
+                if line.startswith(b"PING"):
+                    taken.sendall(b"PONG\r\n")
+                elif line.startswith(b"SUB"):
+                    taken.sendall(self._then)
+                elif line.startswith(b"PUB") and self._answer is not None:
+                    head = b"MSG %s 1 %d\r\n" % (words[2], len(self._answer))
+                    taken.sendall(head + self._answer + b"\r\n")
+
+
+def greeting(**members: object) -> bytes:
+    return b"INFO %s\r\n" % json.dumps(GREETING | members).encode()
+
+
+def info(**members: object) -> bytes:
+    return json.dumps(INFO | members).encode()
+
+
+ODD = {
+    "INFO is a list": (b"INFO [1]\r\n", None, b""),
+    "INFO is a text": (b'INFO "x"\r\n', None, b""),
+    "INFO is no JSON": (b"INFO {nope}\r\n", None, b""),
+    "max_payload is a text": (greeting(max_payload="x"), info(), b""),
+    "version has 5,000 digits": (greeting(version="9" * 5000), info(), b""),
+    "answer is no JSON": (greeting(), b"nope", b""),
+    "answer is empty": (greeting(), b"", b""),
+    "answer is a list": (greeting(), b"[]", b""),
+    "answer is deep": (greeting(), b"[" * 100_000, b""),
+    "answer has a number of 5,000 digits": (greeting(), b"9" * 5000, b""),
+    "answer has no type": (greeting(), info(type=None), b""),
+    "error is a text": (greeting(), info(error="x"), b""),
+    "last_seq is a text": (greeting(), info(state=STATE | {"last_seq": "9"}), b""),
+    "subjects are a number": (
+        greeting(),
+        info(config=PLAN.config(1) | {"subjects": 5}),
+        b"",
+    ),
+    "max_msg_size is a text": (
+        greeting(),
+        info(config=PLAN.config(1) | {"max_msg_size": "5"}),
+        b"",
+    ),
+    "another stream": (greeting(), info(config=PLAN.config(1) | {"name": "x"}), b""),
+    "cluster is a list": (greeting(), info(cluster=[1]), b""),
+    "subject is not UTF-8": (greeting(), info(), b"MSG \xff\xfe 1 2\r\n{}\r\n"),
+    "size has 5,000 digits": (greeting(), info(), b"MSG x 1 %b\r\n" % (b"9" * 5000)),
+    "size of a terabyte": (greeting(), info(), b"MSG x 1 999999999999\r\n"),
+    "size of a gigabyte": (greeting(), info(), b"MSG x 1 999999999\r\n"),
+    "a later INFO is no JSON": (greeting(), info(), b"INFO {nope}\r\n"),
+    "a later INFO is a list": (greeting(), info(), b"INFO [1]\r\n"),
+    "an error is not UTF-8": (greeting(), info(), b"-ERR '\xff'\r\n"),
+    "an error without a text": (greeting(), info(), b"-ERR \r\n"),
+    "garbage": (greeting(), info(), b"\0\1garbage\r\n"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+async def test_what_nats_says_does_not_end_the_bus(name: str) -> None:
+    with OddNats(*ODD[name]) as odd:
+        bus = Bus("test", NatsServer((odd.url,)), PLAN)
+        running = asyncio.create_task(bus.run())
+        ends_at = asyncio.get_running_loop().time() + 10
+        while odd.connections < 2 and bus.cause is not errors.SERVER_TOO_OLD:
+            await asyncio.wait({running}, timeout=0.01)
+            assert not running.done()
+            assert asyncio.get_running_loop().time() < ends_at, "it was believed"
+        running.cancel()
+        await asyncio.wait({running})
+
+
+async def test_what_we_cannot_read_is_internal_and_passes_by_for_callers() -> None:
+    with OddNats(greeting(), b"[]") as odd:
+        bus = Bus("test", NatsServer((odd.url,)), PLAN)
+        running = asyncio.create_task(bus.run())
+        async with asyncio.timeout(10):
+            while bus.cause is not errors.INTERNAL:
+                await asyncio.wait({running}, timeout=0.01)
+        with pytest.raises(errors.Problem) as caught:
+            bus.connection()
+        assert caught.value.cause is errors.JETSTREAM_UNAVAILABLE
+        running.cancel()
+        await asyncio.wait({running})
+
+
+@pytest.mark.parametrize("urls", [5, ["a:99999999"], ["[::1"], ["10.1.2.3:4222"]])
+async def test_gossip_is_not_heard(urls: Any) -> None:
+    with OddNats(greeting(connect_urls=urls), info()) as odd:
+        bus = Bus("test", NatsServer((odd.url,)), PLAN)
+        running = asyncio.create_task(bus.run())
+        async with asyncio.timeout(10):
+            connection = await bus.wait()
+        assert [srv.uri.netloc for srv in connection._client._server_pool] == [
+            odd.url.removeprefix("nats://")
+        ]
+        running.cancel()
+        await asyncio.wait({running})
+
+
+def test_nobody_knows_the_token_of_a_reply_before() -> None:
+    connection = Connection(PLAN, "test")
+    tokens = [connection._token() for _ in range(1000)]
+    assert len(set(tokens)) == 1000
+    assert {len(token) for token in tokens} == {32}
+
+
+BLOCK = b"NATS/1.0\r\nNats-Stream: hermes\r\nNats-Sequence: 8\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("block", "is_believed"),
+    [(b"", True), (b"NATS/1.0 503\r\n\r\n", True), (BLOCK, False)],
+)
+async def test_a_reply_with_headers_is_none(block: bytes, is_believed: bool) -> None:
+    """Else the server's own answer to a direct get is taken for an acknowledgement."""
+    connection = Connection(PLAN, "test")
+    told: list[object] = []
+    connection._client.send = lambda *_: None  # type: ignore[method-assign]
+    connection._ask("hermes.base", b"", b"", 10, told.append)
+    (token,) = connection._waiting
+    connection._take(f"_INBOX.{token}", block, b'{"stream":"hermes","seq":8}')
+    assert bool(told) is is_believed
+    await connection.close()
+
+
+def message(sequence: int, subject: str = "hermes.base") -> StoredMessage:
+    return StoredMessage(sequence, subject, None, "", b"x" * 10)
+
+
+@pytest.mark.parametrize(
+    ("came", "then", "is_asked"),
+    [
+        ([], message(5), True),
+        ([], message(9), True),
+        ([], message(4), False),
+        ([message(5)], message(6), True),
+        ([message(6)], message(6), False),
+        ([message(6)], message(5), False),
+        ([], message(5, "hermes.other"), False),
+        ([message(5), message(6)], message(7), False),
+    ],
+)
+def test_a_batch_holds_what_was_asked(
+    came: list[StoredMessage], then: StoredMessage, is_asked: bool
+) -> None:
+    batch = _Batch(5, 2, 100, "hermes.base", came, None)  # type: ignore[arg-type]
+    assert batch.admits(then) is is_asked
+    batch = _Batch(5, 2, 9, "", [], None)  # type: ignore[arg-type]
+    assert not batch.admits(then), "more bytes than were asked"
+
+
+def stored(sequence: Any, subject: str = "hermes.base") -> dict[str, Any]:
+    return {"message": {"seq": sequence, "subject": subject, "time": ""}}
+
+
+@pytest.mark.parametrize(
+    ("request_", "document", "is_asked"),
+    [
+        ({"seq": 5}, stored(5), True),
+        ({"seq": 5}, stored(6), False),
+        ({"seq": 5, "next_by_subj": ">"}, stored(6), True),
+        ({"seq": 5, "next_by_subj": ">"}, stored(4), False),
+        ({"seq": 5, "next_by_subj": "hermes.base"}, stored(6), True),
+        ({"seq": 5, "next_by_subj": "hermes.base"}, stored(6, "hermes.x"), False),
+        ({"last_by_subj": "hermes.base"}, stored(6), True),
+        ({"last_by_subj": "hermes.base"}, stored(6, "hermes.x"), False),
+        ({"seq": 5}, stored("5"), False),
+        ({"start_time": "t"}, stored(9), True),
+    ],
+)
+def test_a_message_is_the_one_that_was_asked(
+    request_: dict[str, Any], document: dict[str, Any], is_asked: bool
+) -> None:
+    read: Callable[[], StoredMessage] = partial(_read_message, request_, document)
+    if is_asked:
+        assert read().subject == document["message"]["subject"]
+    else:
+        with pytest.raises(ValueError, match=r"^$"):
+            read()
+
+
+async def test_an_endless_line_ends_the_connection() -> None:
+    client = NatsClient(lambda *_: None)
+    lost: list[object] = []
+    client._transport = type("T", (), {"_io_reader": asyncio.StreamReader(limit=1)})()
+    client._max_payload = 1
+    client.read_directly(lost.append)
+    feed = client._transport._io_reader.feed_data  # type: ignore[union-attr]
+    feed(b"PING\r\n")  # nats-py has not read it yet
+    client._ps.buf += b"x" * client.most_bytes
+    feed(b"x")
+    assert lost == [errors.INTERNAL]

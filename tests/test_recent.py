@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What anybody may ask for costs the stream little, however many ask."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from sidecar import errors, recent
+from sidecar.answer import Position, StoredMessage
+from sidecar.errors import Problem
+from sidecar.recent import EVENTS, MOST_BYTES, Recent
+
+if TYPE_CHECKING:
+    import pytest
+
+
+class Stream:
+    """A bus whose events all have one size; it counts what was read."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.read_bytes = self.asked = 0
+        self.problem: Problem | None = None
+
+    async def stream_info(self) -> Any:
+        self.asked += 1
+        await asyncio.sleep(0.01)
+        if self.problem is not None:
+            raise self.problem
+        return SimpleNamespace(position=Position(1, 500), created="x")
+
+    async def message(self, offset: int) -> StoredMessage:
+        self.read_bytes += self.size_bytes
+        body = b"x" * self.size_bytes
+        return StoredMessage(offset, "hermes.base", None, "t", body)
+
+    async def first_since(self, _: str) -> StoredMessage:
+        return await self.message(400)
+
+
+async def test_one_reading_serves_all_who_ask() -> None:
+    stream = Stream(10)
+    looks = Recent(stream)  # type: ignore[arg-type]
+    loop = asyncio.get_running_loop()
+    started_at = loop.time()
+    glances = await asyncio.gather(*(looks.glance() for _ in range(50)))
+    assert stream.asked == 1
+    assert glances[0] is not None
+    assert [row.offset for row in glances[0].rows] == list(range(500, 450, -1))
+    again = await asyncio.gather(*(looks.glance() for _ in range(50)))
+    assert stream.asked == 2
+    assert loop.time() - started_at >= recent.PAUSE_SECONDS
+    assert again[0] is not None
+    assert again[0].rows == glances[0].rows
+    assert stream.read_bytes == 10 * (EVENTS + recent.MINUTES), "all of it is kept"
+
+
+async def test_large_events_are_read_bit_by_bit_the_newest_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recent, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(recent, "_PART", 0)
+    stream = Stream(MOST_BYTES // 4)
+    looks = Recent(stream)  # type: ignore[arg-type]
+    seen = 0
+    for _ in range(16):
+        before = stream.read_bytes
+        glance = await looks.glance()
+        assert glance is not None
+        assert stream.read_bytes - before <= MOST_BYTES + stream.size_bytes
+        assert len(glance.rows) == min(EVENTS, seen + 4)
+        assert glance.rows[0].offset == 500
+        assert sum(glance.minutes) in (0, 101)
+        seen = len(glance.rows)
+    assert seen == EVENTS
+
+
+async def test_nothing_is_shown_of_a_stream_that_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recent, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(recent, "_PART", 0)
+    stream = Stream(10)
+    looks = Recent(stream)  # type: ignore[arg-type]
+    assert await looks.glance() is not None
+    stream.problem = Problem(errors.NATS_DOWN)
+    assert await looks.glance() is None
