@@ -279,7 +279,7 @@ class Storm:
         writing.cancel()
         with suppress(asyncio.CancelledError):
             await writing
-        await asyncio.sleep(3)  # until the replicas agree
+        await asyncio.sleep(10)  # until the replicas agree
 
     async def _write(self) -> None:
         link: Link | None = None
