@@ -473,11 +473,6 @@ class Doubt:
         self.cause = errors.JETSTREAM_UNAVAILABLE
         self._jetstream_code: int | None = None
 
-    @property
-    def since(self) -> float | None:
-        """When the first copy without a definite answer was sent, monotonic."""
-        return self._doubts.get(self)
-
     def set(
         self,
         in_doubt: InDoubt,

@@ -359,16 +359,23 @@ def test_a_doubt_keeps_the_moment_of_its_first_copy_and_ends_with_it() -> None:
     doubt = Doubt(doubts)
     assert doubt.cause is errors.JETSTREAM_UNAVAILABLE
     doubt.set(InDoubt.NO, errors.NATS_DOWN)
-    assert doubt.since is None
+    assert doubt not in doubts
     doubt.set(InDoubt.YES, errors.JETSTREAM_UNAVAILABLE)
-    first = doubt.since
+    first = doubts[doubt]
     doubt.set(InDoubt.YES, errors.NATS_DOWN)
-    assert first is not None
-    assert doubt.since == first
+    assert doubts[doubt] == first
     assert doubt.cause is errors.NATS_DOWN
     doubt.set(InDoubt.NO, errors.STREAM_FULL)
-    assert doubt.since is None
+    assert doubt not in doubts
     assert not doubts
+
+
+def test_what_was_refused_perhaps_by_an_old_leader_is_unknown_with_its_cause() -> None:
+    doubt = Doubt({})
+    doubt.set(InDoubt.REFUSED, errors.JETSTREAM_UNAVAILABLE)
+    problem = doubt.problem(errors.NATS_DOWN)
+    assert problem.cause is errors.JETSTREAM_UNAVAILABLE
+    assert problem.outcome is Outcome.UNKNOWN
 
 
 def test_what_is_not_stored_when_its_time_is_up_is_called_by_its_cause() -> None:
