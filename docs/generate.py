@@ -88,8 +88,9 @@ repeating a request is always safe.
 
 `outcome` in an error answer speaks of the copies that this request sent:
 `not_stored`: none of them ever will be stored; `unknown`: one left and has no definite
-answer yet; its `reason`, the code of another error, says what holds it up. A caller
-that once had `unknown`, or no answer at all, stays in doubt until the same request is
+answer yet, or was refused, perhaps by an old leader, and nobody could be asked what
+stands; its `reason`, the code of another error, says what holds it up. A caller that
+once had `unknown`, or no answer at all, stays in doubt until the same request is
 answered by 200, 201, 410, 412 or 422: later refusals speak of later copies. `If-Match:
 *` appends after whatever is last, for people with curl: repetitions are recognised only
 inside the stream's duplicate window (2 minutes).

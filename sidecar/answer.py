@@ -31,8 +31,11 @@ class WrongLast:
     """10071: this copy was refused, the stream's last sequence is another.
 
     The figure in its text may be proposed and not yet committed: look, do not read it.
-    And it may be an old leader's word: what stands at L + 1 decides.
+    Where the stream has several replicas it may be an old leader's word: then only what
+    stands at L + 1 decides.
     """
+
+    of_several: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,7 @@ def _refusal(error: object, is_replicated: bool) -> Answer:
     fields = error if isinstance(error, dict) else {}
     match fields.get("err_code"):
         case 10071:
-            return WrongLast()
+            return WrongLast(is_replicated)
         case 10158:
             return InProcess()
         case int(code):

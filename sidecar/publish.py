@@ -123,14 +123,15 @@ def decide(expected: Expected, answer: Answer) -> Stored | Again | Look | Proble
         case Acknowledged(duplicate=False):
             # Whoever answered did not apply our precondition.
             return Again(InDoubt.YES, 0.1, errors.FOREIGN_ANSWER)
-        case Acknowledged(sequence) if expected.anywhere or sequence == expected.next:
+        case Acknowledged(sequence) if sequence == expected.next:
             # Deduplication compares ids alone: look whether the bytes are ours.
             return Look(sequence, InDoubt.YES)
         case Acknowledged(sequence):
             # An old leader may know our id where it never came to stand.
             return Look(sequence, max(in_doubt, InDoubt.REFUSED))
-        case WrongLast():
-            return Look(expected.next, max(in_doubt, InDoubt.REFUSED))
+        case WrongLast(of_several):
+            leaves = InDoubt.REFUSED if of_several else InDoubt.NO
+            return Look(expected.next, max(in_doubt, leaves))
         case InProcess():
             # The copy under way may be another request's: it can still land. Or it was
             # refused as it was applied: 2.11 on several replicas says this of such a
@@ -189,8 +190,7 @@ def judge(expected: Expected, sequence: int, sight: Sight) -> Stored | Again | P
         return Again(InDoubt.YES, 0.05, errors.JETSTREAM_UNAVAILABLE)
     if sight.settled_last is None or sight.settled_last >= expected.last:
         # A thawed old leader was seen to answer from its past for a moment.
-        again = max(in_doubt, InDoubt.REFUSED)
-        return Again(again, 0.5, errors.JETSTREAM_UNAVAILABLE)
+        return Again(in_doubt, 0.5, errors.JETSTREAM_UNAVAILABLE)
     # One leader has said so for long enough: whoever refused the copies was right.
     return Problem(errors.OFFSET_AHEAD, _outcome(in_doubt), **ends)
 
@@ -469,13 +469,9 @@ class Doubt:
 
     def __init__(self, doubts: dict[object, float]) -> None:
         self._doubts = doubts
+        self._in_doubt = InDoubt.NO
         self.cause = errors.JETSTREAM_UNAVAILABLE
         self._jetstream_code: int | None = None
-
-    @property
-    def since(self) -> float | None:
-        """When the first copy without a definite answer was sent, monotonic."""
-        return self._doubts.get(self)
 
     def set(
         self,
@@ -486,6 +482,7 @@ class Doubt:
         """Record what the last step left; without a cause the one before stands."""
         if cause is not None:
             self.cause, self._jetstream_code = cause, jetstream_code
+        self._in_doubt = in_doubt
         if in_doubt:
             self._doubts.setdefault(self, time.monotonic())
         else:
@@ -496,8 +493,9 @@ class Doubt:
 
         The outcome unknown has a reason, or nobody could mend it.
         """
-        if self.since is None:
-            return Problem(self.cause, Outcome.NOT_STORED)
+        if self._in_doubt is not InDoubt.YES:
+            outcome = Outcome.UNKNOWN if self._in_doubt else Outcome.NOT_STORED
+            return Problem(self.cause, outcome)
         reason = bus_cause or self.cause
         members: dict[str, int | str | None] = {"reason": reason.code}
         if bus_cause is None and self._jetstream_code is not None:

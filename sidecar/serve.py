@@ -9,7 +9,7 @@ import resource
 import signal
 from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -122,6 +122,22 @@ class _Server(uvicorn.Server):
         yield
 
 
+def http_config(daemon: Daemon, guard: Guard, **options: Any) -> uvicorn.Config:
+    """Say how uvicorn serves: by our protocol, and telling nothing of itself."""
+    return uvicorn.Config(
+        guard,
+        http=partial(BoundedProtocol, Direct(daemon, guard), guard.admits),  # type: ignore[arg-type]
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        **options,
+    )
+
+
 def _server(
     daemon: Daemon, app: ASGIApp, listener: socket.socket, access: Access
 ) -> _Server:
@@ -138,16 +154,9 @@ def _server(
         own_names(settings.http_host) if is_tcp and not has_tls else None,
         daemon.refuse_caller,
     )
-    config = uvicorn.Config(
+    config = http_config(
+        daemon,
         guard,
-        http=partial(BoundedProtocol, Direct(daemon, guard), guard.admits),  # type: ignore[arg-type]
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
         timeout_graceful_shutdown=int(
             settings.publish_timeout_seconds + _GRACE_SECONDS
         ),

@@ -49,7 +49,6 @@ def parse(
             Acknowledged(7, duplicate=True),
         ),
         (b'{"stream":"hermes","domain":"d","seq":7}', Acknowledged(7, duplicate=False)),
-        (error(10071, "wrong last sequence: 7"), WrongLast()),
         (error(10158, "duplicate message id is in process"), InProcess()),
     ],
 )
@@ -57,6 +56,14 @@ def test_an_answer_of_our_stream_is_read_as_what_it_says(
     payload: bytes, answer: Answer, is_replicated: bool
 ) -> None:
     assert parse(payload, None, is_replicated) == answer
+
+
+@REPLICAS
+def test_a_wrong_last_sequence_says_whether_an_old_leader_may_say_so(
+    is_replicated: bool,
+) -> None:
+    answer = parse(error(10071, "wrong last sequence: 7"), None, is_replicated)
+    assert answer == WrongLast(of_several=is_replicated)
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,6 @@ def test_the_plugin_makes_such_keys(hermes_home: Any) -> None:
 
     plugin = load_plugin(hermes_home, "messagebus_producers", {"url": "http://x:1"})
     assert producer_of(key(plugin._keys_start, 7)) == plugin._keys_start
-    assert plugin._name() == {"Hermes-Producer": plugin._keys_start}
 
 
 # -- Unable ----------------------------------------------------------------------------

@@ -279,7 +279,16 @@ class Storm:
         writing.cancel()
         with suppress(asyncio.CancelledError):
             await writing
-        await asyncio.sleep(3)  # until the replicas agree
+        async with asyncio.timeout(60):  # a server that was parted may ask for a vote
+            while not self._is_agreed():  # noqa: ASYNC110 - virtual time
+                await asyncio.sleep(0.5)
+
+    def _is_agreed(self) -> bool:
+        truth = self.cluster.truth()
+        return all(
+            node.replica is not None and node.replica.store.messages == truth
+            for node in self.cluster.nodes
+        )
 
     async def _write(self) -> None:
         link: Link | None = None

@@ -148,13 +148,18 @@ def _index(name: str) -> int:
     return int(name[1:]) - 1
 
 
-def without_majority(side: Side) -> list[Any]:
-    """Ask a leader alone: it names itself, reads, and acknowledges nothing."""
+def _connect_to_leader(side: Side) -> list[int]:
+    """Store one message, and go to the leader; give the two others."""
     side.create()
     side.publish(key="k1", last=0)
-    leader = side.await_leader()
-    side.connect(_index(leader))
-    others = [node for node in range(3) if node != _index(leader)]
+    leader = _index(side.await_leader())
+    side.connect(leader)
+    return [node for node in range(3) if node != leader]
+
+
+def without_majority(side: Side) -> list[Any]:
+    """Ask a leader alone: it names itself, reads, and acknowledges nothing."""
+    others = _connect_to_leader(side)
     for node in others:
         side.kill(node)
     side.sleep(0.2)
@@ -263,11 +268,7 @@ def _bodies(messages: list[Message]) -> list[bytes]:
 
 def leaderless(side: Side) -> list[Any]:
     """Let a leader step down between two that are frozen: nobody follows it."""
-    side.create()
-    side.publish(key="k1", last=0)
-    leader = side.await_leader()
-    side.connect(_index(leader))
-    others = [node for node in range(3) if node != _index(leader)]
+    others = _connect_to_leader(side)
     for node in others:
         side.freeze(node)
     stepping = side.api(f"STREAM.LEADER.STEPDOWN.{STREAM}")

@@ -7,14 +7,12 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import uvicorn
 from uvicorn.server import ServerState
 
 from sidecar.access import Guard
 from sidecar.app import create_app
 from sidecar.daemon import Daemon
-from sidecar.protocol import BoundedProtocol
-from sidecar.store import Direct
+from sidecar.serve import http_config
 
 from .clock import Process
 
@@ -68,17 +66,7 @@ class SidecarProcess:
             return
         self.daemon = daemon = Daemon(self._settings, self._settings.nats_server)
         guard = Guard(create_app(daemon), "open")
-        config = uvicorn.Config(
-            guard,
-            http=partial(BoundedProtocol, Direct(daemon, guard), guard.admits),  # type: ignore[arg-type]
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,
-        )
+        config = http_config(daemon, guard)
         config.load()
         protocol: Any = config.http_protocol_class
         listener = self._hop.listener(self.path)
