@@ -19,6 +19,7 @@ from simulation.clock import VirtualLoop
 from simulation.failures import ALONE, REPLICATED, SLOW
 from simulation.jetstream import Cluster
 from simulation.messages import EXPECTED_LAST
+from simulation.replica import LEADER
 from simulation.scenarios import EVERYWHERE, answers
 from simulation.sides import STREAM, SUBJECT, ModelSide, RealSide, fences
 
@@ -212,6 +213,24 @@ def test_a_thawed_leader_answers_from_its_past(model: ModelSide) -> None:
         model.sleep(0.005)
     assert seen[0] == 1
     assert seen[-1] == 2
+
+
+def test_a_frozen_server_hears_of_the_leader_that_was_started_meanwhile(
+    model: ModelSide,
+) -> None:
+    leader = int(model.await_leader()[1:]) - 1
+    servers = model.cluster.servers
+    frozen, started = servers[(leader + 1) % 3], servers[leader]
+    for seed in range(20):
+        frozen.freeze()
+        started.kill()
+        started.start()
+        model.sleep(20)
+        frozen.thaw()
+        model.sleep(5)
+        leads = [server for server in servers if server.own[LEADER]]
+        assert len(leads) == 1
+        assert leads[0] is frozen or frozen.knows[leads[0]][LEADER], seed
 
 
 def test_a_refusal_of_rights_comes_late_and_the_link_stays(model: ModelSide) -> None:

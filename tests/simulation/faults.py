@@ -194,11 +194,12 @@ def _partition(cluster: Cluster, rng: Random) -> Begun:
     cuts = [(alone, server) for server in others]
     cluster.cuts.extend(cuts)
     part = _lose if is_lossy else _hold
-    release_routes, release_rafts = part(routes), part(rafts)
     if is_lossy:
-        for server in others:
-            server.after(0.0, server.lose_route, alone)
-            alone.after(0.0, alone.lose_route, server)
+        for pipe in (*routes, *rafts):
+            pipe.lose()
+        for one, other in both_ways:
+            one.lose_route(other)
+    release_routes, release_rafts = part(routes), part(rafts)
 
     def end() -> None:
         for cut in cuts:
@@ -216,7 +217,6 @@ def _partition(cluster: Cluster, rng: Random) -> Begun:
 
 def _lose(pipes: list[Pipe]) -> End:
     for pipe in pipes:
-        pipe.lose()
         pipe.drops += 1
 
     def end() -> None:

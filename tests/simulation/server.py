@@ -23,7 +23,6 @@ VERSIONS: Final = {
     (2, 15): "2.15.1",
 }
 _WAKE_SECONDS = 0.02
-_FORGET_SECONDS = 0.002
 _SYNC_SECONDS = 1.0
 _SKEW_NS = 20_000_000
 
@@ -209,8 +208,12 @@ class Server:
         self.knows[peer] = listens
 
     def lose_route(self, peer: Server) -> None:
-        """Forget what another server listens to: the connection to it is gone."""
-        self.knows[peer] = {}
+        """Lose the connection by which another server hears from this one.
+
+        It forgets what was listened to here, in order: a frozen one does so before it
+        hears what is said over the next connection.
+        """
+        self.routes[peer].send(peer.learn, self, {})
 
     def greet(self, peer: Server) -> None:
         """Tell another server, over a new connection, what is listened to here."""
@@ -232,7 +235,7 @@ class Server:
         for peer in self.routes:
             peer.routes[self].lose()
             peer.rafts[self].lose()
-            peer.after(_FORGET_SECONDS, peer.lose_route, self)
+            self.lose_route(peer)
         for link in list(self.links):
             link.break_off()
         self._release()
