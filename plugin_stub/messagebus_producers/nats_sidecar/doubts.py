@@ -88,15 +88,17 @@ class Doubts:
         """Recognise nothing any more."""
         self._stored_unseen.clear()
 
-    def forget_written(self, page: dict[str, Any], last: int) -> None:
-        """Forget the objects of which another producer wrote an event, up to `last`.
+    def forget_written(self, page: dict[str, Any], offset: int) -> int:
+        """Forget the objects of which another producer wrote these events.
 
-        All of them where that cannot be read: an event twice is better than one lost.
+        Give the offset to read on from. Nothing is recognised any more where the page
+        cannot be read: an event twice is better than one lost.
         """
         with suppress(Exception):  # anything may stand there
-            if page["next_offset"] > last:
+            if page["next_offset"] > offset:
                 events = [Event.from_json(each["data"]) for each in page["events"]]
                 for event in events:
                     self._stored_unseen.pop((event.objtype, event.objpkey), None)
-                return
+                return int(page["next_offset"])
         self._stored_unseen.clear()
+        return offset

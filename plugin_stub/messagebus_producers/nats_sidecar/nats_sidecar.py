@@ -237,10 +237,16 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
 
     def _forget_written(self, stream: dict[str, Any]) -> None:
         """Recognise nothing that another producer wrote anew behind L."""
-        if not self._is_all_ours(stream):
-            # It waits for a replica that lags.
-            page = self._ask(f"/v1/events?offset={self._last + 1}&limit=5000&wait=5")
-            self._doubts.forget_written(page.document, stream["last_offset"])
+        if self._is_all_ours(stream):
+            return
+        offset, until = self._last + 1, self._now() + ATTEMPT_SECONDS
+        while self._doubts.has_stored and offset <= stream["last_offset"]:
+            if self._now() > until:
+                self._doubts.forget_stored()
+                return
+            # It waits for a replica that lags; what comes may be only a part.
+            page = self._ask(f"/v1/events?offset={offset}&limit=5000&wait=5")
+            offset = self._doubts.forget_written(page.document, offset)
 
     @staticmethod
     def _error(in_doubt: bool, reason: str) -> NatsSidecarError:
