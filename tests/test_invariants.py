@@ -274,6 +274,19 @@ def test_an_event_behind_a_foreign_one_inside_its_pass_is_found(story: Story) ->
     assert story.names() == {"behind_foreign"}
 
 
+def test_an_event_in_an_older_copy_of_the_stream_is_behind_no_foreign_one(
+    story: Story,
+) -> None:
+    story.send(server="a")
+    story.begin("a")
+    story.begin("b")
+    story.send(event=added(OTHER, ONE), server="b")
+    story.make_anew(2)
+    story.send(event=added(OTHER, TWO), server="a")
+    assert "behind_foreign" in story.names()
+    assert story.names(restored=frozenset({1})) == set()
+
+
 def test_each_guarantee_has_a_test_that_sees_it_broken() -> None:
     here = Path(__file__).parent
     text = "".join(

@@ -312,6 +312,9 @@ def _check_fence(
                 break
             if stored[earlier].epoch in restored:
                 continue  # L may mean another event there, and fit
+            is_another = stored[earlier].epoch != stored[place].epoch
+            if is_another and stored[place].epoch in restored:
+                continue  # the backup may be older than that event
             foreign = claims.owners[earlier]
             if foreign is None or (foreign.server, foreign.life) != (
                 owner.server,
