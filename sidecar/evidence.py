@@ -62,12 +62,14 @@ class Said:
     """What the leader said: the stream's ends, and the first of what is read.
 
     The two may come from two servers: for a moment an old leader answers, too.
-    `first_again`: where the stream began after that message was found.
+    `first_again`: where the stream began after that message was found. `newest`: of
+    each category, where that message was not found.
     """
 
     position: Position
     message: StoredMessage | None
     first_again: int | None = None
+    newest: Came | None = None
 
 
 class Silent(NamedTuple):
@@ -89,6 +91,10 @@ class AskLeader(NamedTuple):
 
 class AskFirst(NamedTuple):
     """Ask the leader again where the stream begins: it may have moved since."""
+
+
+class AskNewest(NamedTuple):
+    """Ask a copy for the newest event of each category, in one answer."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ class Refuse(NamedTuple):
     offset: int
 
 
-Step = AskCopy | AskLeader | AskFirst | Serve | Ended | Again | Refuse
+Step = AskCopy | AskLeader | AskFirst | AskNewest | Serve | Ended | Again | Refuse
 
 
 def decide(asked: Asked, came: Came | None, said: Said | Silent | None) -> Step:
@@ -146,7 +152,9 @@ def _judge(asked: Asked, said: Said) -> Step | None:
     if asked.start < position.first:
         return Refuse(errors.OFFSET_GONE, asked.start)
     if message is None and asked.category is not None:
-        return Ended()
+        if said.newest is None:
+            return AskNewest()
+        return Ended() if is_end(asked, position.last, said.newest) else Again()
     if message is None or asked.start > position.last:
         return Again()  # two servers, or two moments
     if asked.category is None and message.sequence > asked.start:
@@ -159,6 +167,19 @@ def _judge(asked: Asked, said: Said) -> Step | None:
     if not message.is_readable:
         return Refuse(errors.UNREADABLE, message.sequence)
     return None
+
+
+def is_end(asked: Asked, last: int, newest: Came) -> bool:
+    """Tell whether a category has nothing more, up to the stream's last offset.
+
+    That a leader finds nothing more proves nothing: it may be an old one, which lacks
+    what another has stored. One answer that has come as far proves it, whoever gave it.
+    """
+    return newest.last >= last and all(
+        message.sequence < asked.start
+        for message in newest.messages
+        if message.category == asked.category
+    )
 
 
 def contiguous(

@@ -95,6 +95,7 @@ _NO_MESSAGE = 10037
 _NO_STREAM = 10059
 _STREAM_FIELD = b"\r\nNats-Stream: "
 _KEPT_MOMENTS = 16
+_MOST_CATEGORIES = 1024  # nats-server gives no more subjects' newest messages
 _PERMISSION = re.compile(
     r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE
 )
@@ -146,6 +147,7 @@ class _Batch:
     messages: list[StoredMessage]
     end: asyncio.Future[Came]
     noted: int = 0  # of its messages, see Connection._note_messages
+    block: bytes = b""  # of the last one
 
     def admits(self, message: StoredMessage) -> bool:
         """Tell whether it was asked for. Its place is for `evidence` to judge."""
@@ -475,12 +477,29 @@ class Connection:
         request: dict[str, Any] = {"seq": start, "batch": limit, "max_bytes": max_bytes}
         if category is not None:
             request["next_by_subj"] = self._subject(category)
+        return await self._batch(request, request.get("next_by_subj", ""))
+
+    async def newest(self, max_bytes: int) -> Came:
+        """Read the newest message of each category, of whoever answers (NATS ADR-31).
+
+        `last` is where that copy of the stream ended then; 0 if the answer is not
+        whole. Raises NoReply as `batch` does.
+        """
+        return await self._batch(
+            {
+                "multi_last": [self._plan.subject],
+                "batch": _MOST_CATEGORIES,
+                "max_bytes": max_bytes,
+            }
+        )
+
+    async def _batch(self, request: dict[str, Any], subject: str = "") -> Came:
         token = self._token()
         loop = asyncio.get_running_loop()
         batch = _Batch(
-            limit,
-            max_bytes + self._client.most_bytes,
-            request.get("next_by_subj", ""),
+            request["batch"],
+            request["max_bytes"] + self._client.most_bytes,
+            subject,
             [],
             loop.create_future(),
         )
@@ -606,15 +625,20 @@ def _take_of_batch(
     """Add a message of a batched direct get (NATS ADR-31); None if more is to come.
 
     Each names its stream, in the last field of that name: one before it was stored. As
-    many messages as are pending stand after the batch's last.
+    many messages as are pending stand after the batch's last. Where the newest of each
+    subject were asked for, the end mark says where the stream ended.
     """
     messages, code = batch.messages, status(block)
     if code is not None:
         last = 0
         if code == "204" and messages:
             end = header_fields(block)
-            pending = end.get(b"Nats-Num-Pending", b"0")
-            last = messages[-1].sequence + int(pending) * pending.isdigit()
+            pending = _number(end, b"Nats-Num-Pending") or 0
+            up_to = _number(end, b"Nats-UpTo-Sequence")
+            if up_to is None:
+                last = messages[-1].sequence + pending
+            elif _number(header_fields(batch.block), b"Nats-Num-Pending") == 0:
+                last = up_to  # whole: the end mark itself counts otherwise in 2.11
         return Came(messages, "marked", last)
     named_at = block.rfind(_STREAM_FIELD)
     if named_at < 0 or not block.startswith(named, named_at):
@@ -636,6 +660,7 @@ def _take_of_batch(
     if not batch.admits(message):
         return Came(messages, "unreadable")
     messages.append(message)
+    batch.block = block
     return None
 
 

@@ -12,7 +12,7 @@ import itertools
 import re
 import time
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from sidecar import errors
@@ -25,6 +25,7 @@ from sidecar.evidence import (
     Asked,
     AskFirst,
     AskLeader,
+    AskNewest,
     Came,
     Copies,
     Ended,
@@ -33,14 +34,15 @@ from sidecar.evidence import (
     Serve,
     agreed,
     decide,
+    is_end,
     jumps,
 )
-from sidecar.jetstream import NoReply
+from sidecar.jetstream import Connection, NoReply
 from sidecar.log import log
 from sidecar.stream import told_name
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 
     from sidecar.answer import Position, StoredMessage
     from sidecar.bus import Bus
@@ -67,6 +69,7 @@ _FETCHES_AT_ONCE = 4
 _BYTES_UNDER_WAY = 4 * 1024 * 1024  # of pages: on a slow link answers stand in line
 _LEAST_BYTES = 64 * 1024
 _TRIES_OF_FIRST = 10  # that it ages out while it is read
+_TRIES_OF_NEWEST = 4  # of copies that may lag, be frozen, or another stream's
 _AGAIN_SECONDS = 0.5
 _LEADERS_EVENTS = 64  # of a page that the leader alone gives
 _LEADERS_AT_ONCE = 8
@@ -286,6 +289,9 @@ class Reader:
                 case AskFirst():
                     assert isinstance(said, Said)  # noqa: S101 - its first was asked
                     said = await self._bus.said_again(said)
+                case AskNewest():
+                    assert isinstance(said, Said)  # noqa: S101 - it had no message
+                    said = await self._ask_newest(asked, said)
                 case Serve(events, is_leaders=False):
                     assert came is not None  # noqa: S101 - it was served
                     return await self._serve(events, came.last, query, position)
@@ -308,21 +314,42 @@ class Reader:
                     raise Problem(cause, offset=offset)
 
     async def _ask_copy(self, start: int, query: Query) -> Came:
-        # max_bytes is passed by one event at most.
-        size_bytes = query.max_bytes + self._bus.connection().limit_bytes
+        return await self._ask(
+            query.max_bytes,
+            lambda connection, max_bytes: connection.batch(
+                start, query.limit, max_bytes, query.category
+            ),
+        )
+
+    async def _ask_newest(self, asked: Asked, said: Said) -> Said:
+        """Ask until one copy has come as far as the leader, but only some times."""
+        came = UNASKED
+        for _ in range(_TRIES_OF_NEWEST):
+            came = await self._ask(MAX_BYTES, Connection.newest, rested=True)
+            if is_end(asked, said.position.last, came):
+                break
+        return replace(said, newest=came)
+
+    async def _ask(
+        self,
+        most_bytes: int,
+        ask: Callable[[Connection, int], Coroutine[None, None, Came]],
+        *,
+        rested: bool = False,
+    ) -> Came:
+        """Ask a copy for so many bytes at most, and one event; see Copies of rests."""
+        size_bytes = most_bytes + self._bus.connection().limit_bytes
         async with self._fetches.spend(size_bytes):
-            if not self.copies.may_be_asked(time.monotonic()):
+            if not (rested or self.copies.may_be_asked(time.monotonic())):
                 return UNASKED
             number = next(self._numbers)
             room_bytes = _BYTES_UNDER_WAY - sum(
                 size for _, size in self._coming.values()
             )
-            max_bytes = min(query.max_bytes, max(room_bytes, _LEAST_BYTES))
+            max_bytes = min(most_bytes, max(room_bytes, _LEAST_BYTES))
             self._coming[number] = time.monotonic(), max_bytes
             try:
-                came = await self._bus.connection().batch(
-                    start, query.limit, max_bytes, query.category
-                )
+                came = await ask(self._bus.connection(), max_bytes)
             except NoReply as absence:
                 if absence.cause is errors.NATS_PERMISSION:
                     self._refuse(absence.cause)

@@ -183,3 +183,18 @@ async def test_a_stranger_is_named_though_nobody_reads(
         assert checks["reads"].status == "warn"
         assert told in (checks["reads"].reason or "")
         assert b'copies_wanting_total{kind="stranger"} 1.0' in daemon.metrics.text()
+
+
+@pytest.mark.parametrize(
+    ("category", "name", "next_offset"),
+    [("base", "hermes", 12), ("initsync", "hermes", 14), ("initsync", "backup", 12)],
+)
+async def test_that_a_leader_finds_nothing_more_of_a_category_is_no_end_alone(
+    plain: NatsProcess, leader: Leader, category: str, name: str, next_offset: int
+) -> None:
+    """For a moment an old leader answers beside the one that named the stream's end."""
+    leader.finds_nothing = True
+    leader.direct_stream = name
+    async with serving(plain) as daemon:
+        page = await daemon.reader.read(Query(12, category=category))
+        assert (page.events, page.next_offset) == ([], next_offset)

@@ -17,6 +17,7 @@ from sidecar.evidence import (
     Asked,
     AskFirst,
     AskLeader,
+    AskNewest,
     Came,
     Copies,
     Ended,
@@ -54,9 +55,18 @@ def said(
     message: StoredMessage | int | None,
     position: Position = POSITION,
     first_again: int | None = None,
+    newest: Came | None = None,
 ) -> Said:
     found = stored(message) if isinstance(message, int) else message
-    return Said(position, found, first_again)
+    return Said(position, found, first_again, newest)
+
+
+def newest(*sequences: int, last: int = 0, initsync: int = 0) -> Came:
+    """Give the newest of base, and one of initsync, of a copy that ends there."""
+    messages = [stored(sequence) for sequence in sequences]
+    if initsync:
+        messages.append(stored(initsync, subject="hermes.initsync"))
+    return Came(messages, "marked", last)
 
 
 def leaders(message: StoredMessage | int) -> Serve:
@@ -115,7 +125,16 @@ GONE, HOLE = Refuse(errors.OFFSET_GONE, 5), Refuse(errors.HOLE, 5)
         (BASE, None, None, AskLeader()),
         (BASE, None, said(5), AskCopy(5)),
         (BASE, None, said(9), AskCopy(9)),
-        (BASE, None, said(None), Ended()),
+        # It finds nothing more, which an old leader says, too: what the copy shows.
+        (BASE, None, said(None), AskNewest()),
+        (BASE, None, said(None, newest=newest(4, last=20)), Ended()),
+        (BASE, None, said(None, newest=newest(4, initsync=19, last=21)), Ended()),
+        (BASE, None, said(None, newest=newest(initsync=20, last=20)), Ended()),
+        (BASE, None, said(None, newest=newest(4, last=19)), Again()),
+        (BASE, None, said(None, newest=newest(5, last=20)), Again()),
+        (BASE, None, said(None, newest=newest(4)), Again()),
+        (BASE, None, said(None, newest=UNASKED), Again()),
+        (BASE, None, said(None, newest=Came([], "stranger")), Again()),
         (BASE, None, SILENT, Again()),
         (BASE, None, said(9, Position(6, 20)), GONE),
         (BASE, None, said(DISPLACED), Refuse(errors.DISPLACED, 5)),

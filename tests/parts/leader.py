@@ -49,7 +49,8 @@ class Leader:
         self.direct_stream: str | None = name  # whose name direct gets bear
         self.is_silent = False  # to direct gets: they are answered when it no longer is
         self.direct_asked = 0
-        self._unanswered: list[tuple[str, int]] = []
+        self.finds_nothing = False  # as an old leader, by a second answer
+        self._unanswered: list[tuple[str, int | None]] = []
         self.cluster: dict[str, Any] = {
             "leader": "n1",
             "replicas": [{"name": "n2", "active": 1}, {"name": "n3", "active": 1}],
@@ -77,7 +78,8 @@ class Leader:
                 subject, reply, block, body = self._operator.receive_whole()
                 if ".DIRECT.GET." in subject:
                     self.direct_asked += 1
-                    self._unanswered.append((reply, json.loads(body)["seq"]))
+                    start = json.loads(body).get("seq")
+                    self._unanswered.append((reply, start))
                     while self._unanswered and not self.is_silent:
                         self._send_batch(*self._unanswered.pop(0))
                 else:
@@ -104,20 +106,28 @@ class Leader:
         self._messages = {at: each for at, each in self._messages.items() if at <= last}
         self.last = last
 
-    def _send_batch(self, reply: str, start: int) -> None:
-        """Answer a direct get, as a follower that lags behind nobody."""
-        held = range(max(start, self.first, self.followers_first), self.last + 1)
-        for sequence in filter(self._messages.__contains__, held):
+    def _send_batch(self, reply: str, start: int | None) -> None:
+        """Answer a direct get, as a follower that lags behind nobody.
+
+        Without a start, with the newest of each subject.
+        """
+        least = max(start or 0, self.first, self.followers_first)
+        held = [at for at in self._messages if least <= at <= self.last]
+        if start is None:
+            held = sorted({self._messages[at].subject: at for at in held}.values())
+        for sequence in held:
             headers = {
                 "Nats-Sequence": f"{sequence}",
                 "Nats-Subject": self._messages[sequence].subject,
                 "Nats-Time-Stamp": _TIME,
                 "Nats-Last-Sequence": "0",
+                "Nats-Num-Pending": f"{held[-1] - sequence}",
             }
             if self.direct_stream is not None:
                 headers["Nats-Stream"] = self.direct_stream
             self._operator.send(reply, self._messages[sequence].body, headers)
-        self._operator.send_status(reply, "204 EOB")
+        up_to = f"\r\nNats-UpTo-Sequence: {self.last}" if start is None else ""
+        self._operator.send_status(reply, f"204 EOB{up_to}")
 
     def _info(self) -> Any:
         last = self.last - self.lag
@@ -150,7 +160,7 @@ class Leader:
             if each in self._messages and wanted in (">", self._messages[each].subject)
         ]
         is_last = "last_by_subj" in request
-        sequence = held[-is_last] if held else None
+        sequence = held[-is_last] if held and not self.finds_nothing else None
         if sequence is None:
             error = {"err_code": 10037, "description": "no message found"}
             return _typed("stream_msg_get", error=error)

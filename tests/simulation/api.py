@@ -201,7 +201,7 @@ def answer_direct(server: Server, payload: bytes, origin: Origin) -> None:
     except ValueError:
         server.reply(origin, status_block("408 Malformed Request"), b"")
         return
-    if not request.get("seq") and not request.get("last_by_subj"):
+    if not any(map(request.get, ("seq", "last_by_subj", "multi_last"))):
         server.reply(origin, status_block("408 Empty Request"), b"")
         return
     name, store = str(replica.assignment.config["name"]), replica.store

@@ -268,6 +268,11 @@ def batches(side: Side) -> list[Any]:
         side.direct(seq=1, batch=9, max_bytes=large, next_by_subj=f"{STREAM}.nothing"),
         side.direct(seq=10),
         side.direct(seq=12),
+        side.direct(multi_last=[f"{STREAM}.*"], batch=9, max_bytes=large),
+        side.direct(multi_last=[f"{STREAM}.*"], batch=1, max_bytes=large),
+        side.direct(multi_last=[f"{STREAM}.*"], batch=9, max_bytes=10),
+        side.direct(multi_last=[SUBJECT, f"{STREAM}.nothing"], batch=9),
+        side.direct(multi_last=[f"{STREAM}.nothing"], batch=9),
     ]
 
 

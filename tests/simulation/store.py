@@ -212,6 +212,9 @@ class Store:
         """
         batch, subject = request.get("batch", 0), request.get("next_by_subj", "")
         sequence = request.get("seq", 0)
+        if "multi_last" in request:
+            yield from self._newest(name, request, version)
+            return
         if not batch:
             yield self._single(name, request)
             return
@@ -238,6 +241,45 @@ class Store:
                 "204 EOB",
                 ("Nats-Num-Pending", pending),
                 ("Nats-Last-Sequence", previous),
+            ),
+            b"",
+        )
+
+    def _newest(
+        self, name: str, request: dict[str, Any], version: tuple[int, int]
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Answer with the newest of each subject (getDirectMulti).
+
+        Before 2.12 the end mark counted one less that is pending.
+        """
+        wanted = request["multi_last"]
+        is_all = any(each in (ALL, *self.config["subjects"]) for each in wanted)
+        found = sorted(
+            order[-1]
+            for subject, order in self._by_subject.items()
+            if order and (is_all or subject in wanted)
+        )
+        if not found:
+            yield status_block("404 No Results"), b""
+            return
+        pending, previous, sent = len(found), 0, 0
+        limit = request.get("max_bytes") or _SERVER_PENDING_BYTES
+        for sequence in found[: request.get("batch") or len(found)]:
+            message = self.get(sequence)
+            assert message is not None
+            pending -= 1
+            counts = ("Nats-Num-Pending", pending), ("Nats-Last-Sequence", previous)
+            yield message.read(name, *counts), message.body
+            previous = sequence
+            sent += len(message.subject) + len(message.block) + len(message.body)
+            if sent >= limit:
+                break
+        yield (
+            status_block(
+                "204 EOB",
+                ("Nats-Num-Pending", max(pending - (version < (2, 12)), 0)),
+                ("Nats-Last-Sequence", previous),
+                ("Nats-UpTo-Sequence", self.last),
             ),
             b"",
         )
