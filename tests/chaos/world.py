@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .options import Options
 
 STREAM: Final = "hermes"
+MIRROR: Final = "backup"
 DUPLICATE_WINDOW: Final = 100_000_000
 """0.1 s in nanoseconds: nothing here may rest on JetStream's deduplication."""
 
@@ -231,6 +232,18 @@ class World:
             return "messages" in wire.state("other")
         return False
 
+    def remove_mirror(self, seconds: float = 30) -> None:
+        """Delete the mirror, if there is one."""
+
+        def is_gone() -> bool:
+            with suppress(*Silence), self.wire() as wire:
+                if MIRROR not in wire.names():
+                    return True
+                wire.delete(MIRROR)
+            return False
+
+        wait_until(is_gone, seconds, "the mirror is deleted")
+
     def wire(self) -> Wire:
         """Connect to a node that knows the stream's leader; raise one of Silence."""
         for node in self.nodes:
@@ -286,7 +299,7 @@ class World:
         ]
 
     def heal(self) -> None:
-        """Bring back whatever a fault may have left away."""
+        """Bring back whatever a fault may have left away, and the other way round."""
         self.proxy.order("join")
         for kind in ("http", "nats"):
             self.proxy.order("delay", kind=kind, seconds=0)
