@@ -151,8 +151,7 @@ class _Run:
             server.active.clear()
         self.readers = [self._reader(home, number) for number in range(options.readers)]
         self.scanners = [
-            Scanner(f"scanner {number}", self._consumer(home), self._another_rng())
-            for number in range(options.scanners)
+            self._scanner(home, number) for number in range(options.scanners)
         ]
 
     def _server(self, home: Path, number: int) -> HermesServer:
@@ -167,13 +166,15 @@ class _Run:
         )
 
     def _reader(self, home: Path, number: int) -> Reader:
-        return Reader(f"reader {number}", self._consumer(home), self._another_rng())
+        plugin = self._consumer(home, self.rng.choice([2, 30, 100, 500]))
+        return Reader(f"reader {number}", plugin, self._another_rng())
 
-    def _consumer(self, home: Path) -> Any:
-        settings = {
-            "url": self.world.url,
-            "batch_size": self.rng.choice([2, 30, 100, 500]),
-        }
+    def _scanner(self, home: Path, number: int) -> Scanner:
+        plugin = self._consumer(home, self.rng.choice([100, 500, 500, 5_000]))
+        return Scanner(f"scanner {number}", plugin, self._another_rng())
+
+    def _consumer(self, home: Path, batch_size: int) -> Any:
+        settings = {"url": self.world.url, "batch_size": batch_size}
         return load_plugin(home, "messagebus_consumers", settings)
 
     def _another_rng(self) -> random.Random:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CATEGORY: Final = "initsync"
+_CATEGORY_SHARE: Final = 0.3
+"""How often it asks by category, which takes a request for each event."""
+_TIMEOUTS_MS: Final = (1, 1, 1, 20, 200)
+"""Short: events come all the while, and a scan ends where none comes for so long."""
 _PAUSE_SHARE: Final = 2.0
 """How long it pauses, in times that it read: it shares a processor with the run."""
 
@@ -57,15 +61,16 @@ class Scanner(threading.Thread):
         return any(scan.is_whole and scan.began > moment for scan in self.scans)
 
     def _begin_anew(self) -> None:
-        self.plugin.setTimeout(self.rng.choice([100, 200, 1_000]))
+        self.plugin.setTimeout(self.rng.choice(_TIMEOUTS_MS))
         self.plugin.seekToBeginning()
         found = taken(self._scan(iter(self.plugin)))
         if found is not None:
             start, stop = found
             self.plugin.seek(start)
             self._scan(iter(self.plugin), start=start, stop=stop)
-        self.plugin.seekToBeginning()
-        self._scan(self._each_of_category(), category=_CATEGORY)
+        if self.rng.random() < _CATEGORY_SHARE:
+            self.plugin.seekToBeginning()
+            self._scan(self._each_of_category(), category=_CATEGORY)
 
     def _each_of_category(self) -> Iterator[Any]:
         while event := self.plugin.findNextEventOfCategory(_CATEGORY):
