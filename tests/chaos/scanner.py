@@ -20,7 +20,7 @@ _CATEGORY_SHARE: Final = 0.3
 """How often it asks by category, which takes a request for each event."""
 _TIMEOUTS_MS: Final = (1, 1, 1, 20, 200)
 """Short: events come all the while, and a scan ends where none comes for so long."""
-_PAUSE_SHARE: Final = 2.0
+_PAUSE_SHARE: Final = 1.0
 """How long it pauses, in times that it read: it shares a processor with the run."""
 
 

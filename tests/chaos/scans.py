@@ -113,8 +113,9 @@ def check_scans(
         key = scan.start, scan.category
         if key not in pieces:
             pieces[key] = _piece(rows, *key)
-        violations += _check_piece(scan, pieces[key])
-        if scan.is_ended:
+        gaps = list(_check_piece(scan, pieces[key]))
+        violations += gaps
+        if scan.is_ended and not gaps:
             violations += _check_end(scan, pieces[key], standing)
         if scan.is_whole:
             violations += _check_taken(scan, complete, standing)
@@ -157,9 +158,7 @@ def _check_taken(
     found = taken(scan.seen)
     last = standing.last(scan.began)
     least = max((each for each in complete if each[1] <= last), default=None)
-    if found is None and least is None:
-        return
-    if found not in complete:
-        yield f"{scan} took initsync {found}, which is none; {least} stood"
-    elif least is not None and found is not None and found < least:
+    if found is not None and found not in complete:
+        yield f"{scan} took initsync {found}, and the stream has no such"
+    elif least is not None and (found is None or found < least):
         yield f"{scan} took initsync {found}, and {least} stood when it began"
