@@ -230,8 +230,10 @@ def test_a_new_client_reads_the_last_initsync_that_it_has_found() -> None:
     scanner = _scans_of(_Plugin(_STREAM))
     whole = [scan for scan in scanner.scans if scan.is_whole]
     assert [scan.seen for scan in whole] == [_ROWS, _ROWS]
-    (sought, *_) = [scan for scan in scanner.scans if scan.start is not None]
+    sought, asked, *_ = [scan for scan in scanner.scans if scan.start is not None]
     assert (sought.start, sought.seen, sought.is_ended) == (6, _ROWS[5:8], False)
+    assert (asked.start, asked.category, asked.is_ended) == (6, "initsync", True)
+    assert asked.seen == [*_ROWS[5:8], *_ROWS[9:]]
     assert scanner.has_ended_since(0.0)
     assert not scanner.has_ended_since(scanner.scans[-1].began)
     assert check_scans(scanner.scans, _STREAM, scanner.told) == []

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import Counter
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CATEGORY: Final = "initsync"
-_CATEGORY_SHARE: Final = 0.3
-"""How often it asks by category, which takes a request for each event."""
+_CATEGORY_SHARE, _MOST = 0.3, 40
+"""How often it asks by category from the beginning, and for how many events: each takes
+a request of its own."""
 _TIMEOUTS_MS: Final = (1, 1, 1, 20, 200)
 """Short: events come all the while, and a scan ends where none comes for so long."""
 _PAUSE_SHARE: Final = 1.0
@@ -28,7 +30,7 @@ class Scanner(threading.Thread):
     """Scans from the beginning again and again, as a hermes-client's first start does.
 
     It looks for the last complete initsync, seeks it, and reads it up to its end; and
-    then it asks for the category, which clients of other kinds do.
+    it asks for the category, which clients of other kinds do.
     """
 
     def __init__(self, title: str, plugin: Any, rng: random.Random) -> None:
@@ -64,13 +66,15 @@ class Scanner(threading.Thread):
         self.plugin.setTimeout(self.rng.choice(_TIMEOUTS_MS))
         self.plugin.seekToBeginning()
         found = taken(self._scan(iter(self.plugin)))
+        if self.rng.random() < _CATEGORY_SHARE:
+            self.plugin.seekToBeginning()
+            self._scan(self._each_of_category(), most=_MOST, category=_CATEGORY)
         if found is not None:
             start, stop = found
             self.plugin.seek(start)
-            self._scan(iter(self.plugin), start=start, stop=stop)
-        if self.rng.random() < _CATEGORY_SHARE:
-            self.plugin.seekToBeginning()
-            self._scan(self._each_of_category(), category=_CATEGORY)
+            self._scan(iter(self.plugin), most=stop - start + 1, start=start)
+            self.plugin.seek(start)
+            self._scan(self._each_of_category(), start=start, category=_CATEGORY)
 
     def _each_of_category(self) -> Iterator[Any]:
         while event := self.plugin.findNextEventOfCategory(_CATEGORY):
@@ -79,16 +83,17 @@ class Scanner(threading.Thread):
     def _scan(
         self,
         events: Iterator[Any],
+        *,
+        most: int = sys.maxsize,
         start: int | None = None,
-        stop: int | None = None,
         category: str | None = None,
     ) -> list[Row]:
-        """Read up to an offset, or the end; keep what came even of one that fails."""
+        """Read so many, or up to the end; keep what came even of one that fails."""
         seen: list[Row] = []
         began = asked_at = time.monotonic()
         is_ended = False
         try:
-            while not self.stopping.is_set() and not (seen and seen[-1][0] == stop):
+            while not self.stopping.is_set() and len(seen) < most:
                 asked_at = time.monotonic()
                 event = next(events, None)
                 if event is None:
