@@ -533,7 +533,7 @@ def minority_down(stage: Stage) -> float:
 
 def long_freeze_seconds(rng: random.Random, most: float) -> float:
     """Up to a minute, where a run is long enough for it."""
-    low, high = rng.choices([(0.2, 1.0), (5.0, 15.0), (60.0, 60.0)], [50, 40, 10])[0]
+    low, high = rng.choices([(0.2, 1.0), (5.0, 15.0), (60.0, 60.0)], [60, 34, 6])[0]
     return min(rng.uniform(low, high), most)
 
 
