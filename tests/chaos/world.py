@@ -232,7 +232,7 @@ class World:
             return "messages" in wire.state("other")
         return False
 
-    def remove_mirror(self, seconds: float = 30) -> None:
+    def remove_mirror(self, seconds: float = 60) -> None:
         """Delete the mirror, if there is one."""
 
         def is_gone() -> bool:
@@ -299,7 +299,7 @@ class World:
         ]
 
     def heal(self) -> None:
-        """Bring back whatever a fault may have left away, and the other way round."""
+        """Bring back whatever a fault may have left away."""
         self.proxy.order("join")
         for kind in ("http", "nats"):
             self.proxy.order("delay", kind=kind, seconds=0)
