@@ -46,6 +46,7 @@ def test_every_returned_event_stands_once_in_order_whatever_dies(
     result = run(Options(seed=7, seconds=10, burst=80, faults=QUICK), hermes_home)
     assert not result.violations, summary(result)
     assert result.acknowledged > 100
+    assert result.scans > 1
     assert len(result.faults) > 3
 
 
@@ -68,6 +69,7 @@ def test_a_broken_publisher_is_found_out_with_the_command_that_repeats_it(
         faults=(fault,),
         publisher=publisher,
         readers=0,
+        scanners=0,
         report=tmp_path / "chaos.json",
     )
     result = run(options, hermes_home)
@@ -443,7 +445,7 @@ def test_a_damage_is_told_with_what_proves_it() -> None:
 _COUNTS: dict[str, Any] = dict.fromkeys(
     (
         *("acknowledged", "standing", "not_stored"),
-        *("unknown_stored", "unknown_absent", "killed", "read"),
+        *("unknown_stored", "unknown_absent", "killed", "read", "scans"),
     ),
     0,
 ) | {"late": {}, "faults": {}, "repeats": {}, "violations": []}

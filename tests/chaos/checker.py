@@ -67,6 +67,7 @@ class Attempt:
     offset: int | None = None
     text: str = ""
     during: Pass = Pass()
+    at: float = 0.0  # when it ended, monotonic
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .checker import Told
 from .hermes_server import DEATHS
 from .wire import Silence
-from .world import STREAM, can_mount
+from .world import MIRROR, STREAM, can_mount
 
 if TYPE_CHECKING:
     import random
@@ -66,6 +66,7 @@ class Fault:
 _EVERY = ("single", "cluster", "two-sidecars", "two-producers")
 _ALONE = ("single", "two-sidecars", "two-producers")
 _PAIR = ("two-producers",)
+_CLUSTER = ("cluster",)
 FAULTS: Final[dict[str, Fault]] = {}
 
 
@@ -267,6 +268,16 @@ def _delay(kind: str, stage: Stage) -> float:
     return time.monotonic()
 
 
+def _slow(kind: str, stage: Stage) -> float:
+    """Let a page take seconds, as over a radio link to another site."""
+    proxy, rng = stage.world.proxy, stage.rng
+    rate = rng.choice([250_000, 1_000_000])  # bytes per second
+    proxy.order("delay", kind=kind, seconds=rng.uniform(0.02, 0.2), rate=rate)
+    time.sleep(rng.choice([rng.uniform(2.0, 5.0)] * 4 + [rng.uniform(5.0, 15.0)]))
+    proxy.order("delay", kind=kind, seconds=0)
+    return time.monotonic()
+
+
 def _lossy(kind: str, stage: Stage) -> float:
     """Lose answers until outcomes stay unknown in several passes after each other."""
     proxy = stage.world.proxy
@@ -287,6 +298,12 @@ for _kind, _hop in _HOPS.items():
         f"{_kind}_delay",
         f"{_hop}: each packet delayed by 10 to 200 ms",
         partial(_delay, _kind),
+        _EVERY,
+    )
+    FAULTS[f"{_kind}_slow"] = Fault(
+        f"{_kind}_slow",
+        f"{_hop}: 2 or 8 Mbit/s and up to 200 ms, for 2 to 15 s",
+        partial(_slow, _kind),
         _EVERY,
     )
 
@@ -343,6 +360,55 @@ def _more(stage: Stage, count: int) -> Callable[[], bool]:
     attempts = stage.ledger.attempts
     goal = len(attempts) + count
     return lambda: len(attempts) >= goal
+
+
+# -- Mirrors -------------------------------------------------------------------------
+
+_MIRRORS: Final[dict[str, dict[str, Any]]] = {
+    "plain": {},
+    "holds less": {"max_msgs": 50, "discard": "old"},
+    "holds one category": {"filter_subject": f"{STREAM}.base"},
+    "lags": {"discard": "new"},
+}
+
+
+def _let_answer(stage: Stage) -> None:
+    """Wait until the mirror has met live events, from which on it answers, and more."""
+    stage.ledger.wait_acknowledged(stage.rng.randint(5, 20), 5)
+    time.sleep(stage.rng.uniform(0.5, 4.0))
+
+
+@fault("a mirror answers direct gets: whole, with less, or behind", _CLUSTER)
+def mirror_answers(stage: Stage) -> float | None:
+    kind = stage.rng.choice(list(_MIRRORS))
+    world, config = stage.world, dict(_MIRRORS[kind])
+    try:
+        with world.wire() as wire:
+            if kind == "lags":  # it takes some more, and then it is full
+                messages = wire.info(STREAM)["state"]["messages"]
+                config["max_msgs"] = messages + stage.rng.randint(3, 40)
+            wire.mirror(MIRROR, STREAM, **config)
+        _let_answer(stage)
+    except Silence:
+        return None
+    finally:
+        world.remove_mirror()
+    return time.monotonic()
+
+
+@fault("a restored mirror of an older stream answers direct gets", _CLUSTER)
+def older_mirror_answers(stage: Stage) -> float | None:
+    world = stage.world
+    try:
+        with world.wire() as wire:
+            last = wire.info(STREAM)["state"]["last_seq"]
+            wire.restore_older(MIRROR, STREAM, world.first_offset, last)
+        _let_answer(stage)
+    except Silence:
+        return None
+    finally:
+        world.remove_mirror()
+    return time.monotonic()
 
 
 # -- Room ------------------------------------------------------------------------------
@@ -429,8 +495,6 @@ def _fill(filler: Path, left_bytes: int) -> None:
 
 # -- The cluster -----------------------------------------------------------------------
 
-_CLUSTER = ("cluster",)
-
 
 @fault("kill -9 of the stream's leader, and its restart", _CLUSTER)
 def leader_kill(stage: Stage) -> float:
@@ -465,6 +529,22 @@ def minority_down(stage: Stage) -> float:
     stage.ledger.wait_acknowledged(stage.rng.randint(1, 30), 10)
     world.restart(node)
     return time.monotonic()
+
+
+def long_freeze_seconds(rng: random.Random, most: float) -> float:
+    """Up to a minute, where a run is long enough for it."""
+    low, high = rng.choices([(0.2, 1.0), (5.0, 15.0), (60.0, 60.0)], [60, 34, 6])[0]
+    return min(rng.uniform(low, high), most)
+
+
+@fault("a follower frozen for 0.2 to 60 s, events and scans go on", _CLUSTER)
+def follower_freeze(stage: Stage) -> float:
+    """Leave it in the queue group, where it goes on being asked for pages."""
+    world = stage.world
+    leader = world.leader()
+    node = stage.rng.choice([each for each in world.nodes if each is not leader])
+    most = world.options.seconds / 4
+    return _freeze(node, long_freeze_seconds(stage.rng, most))
 
 
 @fault("two of three nodes down by kill -9, and back", _CLUSTER)

@@ -30,6 +30,8 @@ _BETWEEN_PASSES_SECONDS = 0.1
 """After a bus that could not be opened; Hermes waits longer."""
 _CUT_SECONDS = 0.001
 """After which a killed process leaves the request that it has sent."""
+_INITSYNCS = 0.05
+"""The share of passes in which somebody asks for an initsync."""
 _UNKNOWN = "It is not known"
 
 DEATHS: Final = ("before its request", "in its request", "after its answer")
@@ -66,7 +68,8 @@ class HermesServer(threading.Thread):
         self._failed: Planned | None = None
         self._keys: dict[str, None] = {}
         self._unsaved: list[int] = []  # attempts that only the cache in memory holds
-        self._wants_initsync = self._wants_schema = False
+        self._wants_initsync = True
+        self._wants_schema = False
         self._death: str | None = None
         self._ends: str | None = None
         self._hold, self._held = threading.Event(), threading.Event()
@@ -176,7 +179,7 @@ class HermesServer(threading.Thread):
                 self._wants_schema = not self._go_through([[self.source.schema()]])
                 return
             draw = self.rng.random()
-            if self._wants_initsync or draw < 0.02:
+            if self._wants_initsync or draw < _INITSYNCS:
                 self._wants_initsync = not self._go_through([self.source.initsync()])
                 return
             if self._failed is None:
@@ -270,6 +273,7 @@ class HermesServer(threading.Thread):
                     offset=offset,
                     text=text,
                     during=self._pass,
+                    at=time.monotonic(),
                 )
             )
             self._unsaved.append(number)

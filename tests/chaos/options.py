@@ -33,6 +33,7 @@ class Options:
     server_version: str = ""
     faults: tuple[str, ...] = ()
     readers: int = 1
+    scanners: int = 1
     publisher: str = "real"
     report: Path | None = None
 
@@ -81,6 +82,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         "--faults", default="", help="comma list of: " + " ".join(FAULTS)
     )
     parser.add_argument("--readers", type=int, default=1)
+    parser.add_argument(
+        "--scanners", type=int, default=1, help="which begin anew all the while"
+    )
     parser.add_argument(
         "--publisher", choices=PUBLISHERS, default="real", help="or a broken one"
     )

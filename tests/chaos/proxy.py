@@ -97,6 +97,8 @@ class Proxy:
         self.gates: dict[str, Gate] = {}
         self.strikes: dict[str, Strike] = {}
         self.delay_seconds: dict[str, float] = {}
+        self.rates: dict[str, float] = {}  # bytes per second, all connections together
+        self._free_at: dict[str, float] = {}
         self.loss: dict[str, float] = {}
         self.spares = ""  # the status of answers that are not lost
         self.lagging: dict[str, Any] | None = None  # the state that STREAM.INFO tells
@@ -119,6 +121,7 @@ class Proxy:
                 self.strikes.pop(order["kind"], None)
             case "delay":
                 self.delay_seconds[order["kind"]] = order["seconds"]
+                self.rates[order["kind"]] = order.get("rate", 0)
             case "lose":
                 self.loss[order["kind"]] = order["share"]
                 self.spares = order.get("spares", "")
@@ -139,6 +142,14 @@ class Proxy:
             case "flush":
                 self.flushing.set()
                 self.report_if_flushed()
+
+    def line_seconds(self, kind: str, size: int, now: float) -> float:
+        """Say when a slow link has let so many bytes through, after what is in line."""
+        if not (rate := self.rates.get(kind)):
+            return 0.0
+        begin = max(now, self._free_at.get(kind, now))
+        self._free_at[kind] = begin + size / rate
+        return self._free_at[kind] - now
 
     def strike(self, kind: str) -> Strike | None:
         """Give what falls on the next publish."""
@@ -439,8 +450,11 @@ class Link:
 
     async def _wait(self, chunk: bytes) -> None:
         gate = self.gate
-        if delay_seconds := gate.proxy.delay_seconds.get(gate.kind):
-            await asyncio.sleep(delay_seconds)
+        now = asyncio.get_running_loop().time()
+        seconds = gate.proxy.delay_seconds.get(gate.kind, 0.0)
+        seconds += gate.proxy.line_seconds(gate.kind, len(chunk), now)
+        if seconds:
+            await asyncio.sleep(seconds)
         if gate.kind == "route":
             name = _ROUTE_NAME.search(chunk) if not self.source else None
             if name and name[1].decode() != gate.node:

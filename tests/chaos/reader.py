@@ -47,7 +47,7 @@ class Reader(threading.Thread):
         while left > 0 and not self.stopping.is_set():
             left -= 100
             for event in self.plugin:
-                self.seen.append((event.offset, _name(event)))
+                self.seen.append((event.offset, name(event)))
                 left -= 1
                 if left < 0 or self.stopping.is_set():
                     return
@@ -63,7 +63,8 @@ class Reader(threading.Thread):
         return self.seen[-1][0] if self.seen else 0
 
 
-def _name(event: Any) -> str:
+def name(event: Any) -> str:
+    """Name what the plugin gave as `checker.name_of` names what the stream holds."""
     return named(
         *(event.evcategory, event.eventtype, event.objtype, event.objpkey),
         event.objattrs,

@@ -57,7 +57,11 @@ Checked in each run, by the key of each `_send` and by the events of each object
 - all replicas hold the same, but for those that are proven to be damaged by their own
   server, which are counted;
 - each reader (the real consumer plugin, opened and sought anew through all faults) saw
-  the same, once, in order, and was never told that its offset is not in the stream.
+  the same, once, in order, and was never told that its offset is not in the stream;
+- what a new client got (the real consumer plugin again, which all the while begins at
+  the first offset, as a hermes-client's first start does, and seeks what it has found)
+  is a piece of the stream without a gap; an end that it met was one while it asked; and
+  no initsync that was complete when it began is newer than the one that it would take.
 
 Known and counted: what a hermes-server had stored and not saved, or was never told of,
 when it was stopped or killed, it stores again after its start (*Repeated*).
@@ -252,16 +256,17 @@ def _runs(runs: Sequence[Run]) -> list[str]:
         (
             "| Topology | nats-server | Seeds | Acknowledged | Recognised | Not "
             "stored | Unknown, stored | Unknown, not stored | Killed in a `_send` "
-            "| Repeated | Read | Violations |"
+            "| Repeated | Read | Scans | Violations |"
         ),
-        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
         *rows,
         "",
         (
             "*Recognised*: events that Hermes sent again after an unknown outcome "
             "and that "
             "stood already. *Repeated*: events that a hermes-server stored again "
-            "after its start. *Read*: events seen by the readers."
+            "after its start. *Read*: events seen by the readers. *Scans*: of new "
+            "clients, from the first offset to an end."
         ),
         "",
         "`make chaos` does all of this again. One run, with the seed of a row:",
@@ -277,7 +282,7 @@ def _run_row(key: tuple[str, str], runs: list[Run]) -> str:
     names = ("acknowledged", "standing", "not_stored", "unknown_stored")
     numbers = [_sum(runs, name) for name in (*names, "unknown_absent", "killed")]
     numbers.append(sum(sum(run["repeats"].values()) for run in runs))
-    numbers.append(_sum(runs, "read"))
+    numbers += [_sum(runs, "read"), _sum(runs, "scans")]
     numbers.append(sum(len(run["violations"]) for run in runs))
     seeds = sorted({run["seed"] for run in runs})
     shown = f"{len(seeds)}: {seeds[0]} to {seeds[-1]}" if seeds[1:] else f"{seeds[0]}"

@@ -34,6 +34,8 @@ from .offsets import check_a_stream_made_anew
 from .options import Options, parse
 from .reader import Reader
 from .report import code, merge
+from .scanner import Scanner
+from .scans import check_scans, summary_of
 from .servers import nats_server
 from .world import World, can_mount
 
@@ -48,6 +50,8 @@ _SHOWN = 20
 _STARTS = 3
 _OTHERS = 10
 _OTHERS_ON_CLUSTER = 3
+_LAST_SCAN_SECONDS = 90.0
+"""Beyond the 30 s that the plugin may ask for an end, and its pauses."""
 
 
 @dataclass
@@ -95,6 +99,7 @@ class Result:
     repeats: dict[str, int]
     readers: int
     read: int
+    scans: int
     late: dict[str, int]
     faults: dict[str, FaultCount]
     violations: list[str]
@@ -145,6 +150,9 @@ class _Run:
         for server in self.servers[1:]:
             server.active.clear()
         self.readers = [self._reader(home, number) for number in range(options.readers)]
+        self.scanners = [
+            self._scanner(home, number) for number in range(options.scanners)
+        ]
 
     def _server(self, home: Path, number: int) -> HermesServer:
         settings = {
@@ -158,24 +166,34 @@ class _Run:
         )
 
     def _reader(self, home: Path, number: int) -> Reader:
-        settings = {
-            "url": self.world.url,
-            "batch_size": self.rng.choice([2, 30, 100, 500]),
-        }
-        plugin = load_plugin(home, "messagebus_consumers", settings)
+        plugin = self._consumer(home, self.rng.choice([2, 30, 100, 500]))
         return Reader(f"reader {number}", plugin, self._another_rng())
+
+    def _scanner(self, home: Path, number: int) -> Scanner:
+        plugin = self._consumer(home, self.rng.choice([100, 500, 500, 5_000]))
+        return Scanner(f"scanner {number}", plugin, self._another_rng())
+
+    def _consumer(self, home: Path, batch_size: int) -> Any:
+        settings = {"url": self.world.url, "batch_size": batch_size}
+        return load_plugin(home, "messagebus_consumers", settings)
 
     def _another_rng(self) -> random.Random:
         return random.Random(self.rng.random())  # noqa: S311 - to be repeatable
 
     def result(self) -> Result:
-        threads: list[HermesServer | Reader] = [*self.servers, *self.readers]
+        threads: list[HermesServer | Reader | Scanner] = [
+            *self.servers,
+            *self.readers,
+            *self.scanners,
+        ]
         for thread in threads:
             thread.start()
         try:
             self._harm()
             self._finish()
-            self._finish_readers(self.world.last_offset())
+            last = self.world.last_offset()
+            self._finish_scanners(time.monotonic())
+            self._finish_readers(last)
             copies = self.world.read()
             if self.options.topology == "single":
                 self.violations += check_a_stream_made_anew(self.world)
@@ -281,6 +299,31 @@ class _Run:
             if reader.violation:
                 self.violations.append(reader.violation)
 
+    def _finish_scanners(self, now: float) -> None:
+        """Let each new client come to an end once more, since nothing hinders it."""
+        ends_at = now + _LAST_SCAN_SECONDS
+        for scanner in self.scanners:
+            while scanner.is_alive() and not scanner.has_ended_since(now):
+                if time.monotonic() > ends_at:
+                    self.violations.append(f"{scanner.name} comes to no end")
+                    break
+                time.sleep(0.05)
+            scanner.stopping.set()
+        for scanner in self.scanners:
+            scanner.join(60)
+            if scanner.violation:
+                self.violations.append(scanner.violation)
+
+    def _check_scans(self, messages: Sequence[Message]) -> list[str]:
+        scans = [scan for scanner in self.scanners for scan in scanner.scans]
+        told = [moment for scanner in self.scanners for moment in scanner.told]
+        told += [
+            (attempt.at, attempt.offset)
+            for attempt in self.ledger.attempts
+            if attempt.told is Told.STORED and attempt.offset is not None
+        ]
+        return check_scans(scans, messages, told)
+
     def _compare(self, replicas: Replicas) -> Result:
         attempts, messages = self.ledger.attempts, replicas.messages
         forgotten = self.ledger.forgotten
@@ -301,6 +344,7 @@ class _Run:
             self.violations += check_reader(
                 reader.name, reader.seen, messages, was_refused=was_refused
             )
+        self.violations += self._check_scans(messages)
         told = Counter(attempt.told for attempt in attempts)
         unknown_stored = [
             number
@@ -323,6 +367,9 @@ class _Run:
             repeats=dict(verdict.repeats),
             readers=len(self.readers),
             read=sum(len(reader.seen) for reader in self.readers),
+            scans=sum(
+                scan.is_whole for scanner in self.scanners for scan in scanner.scans
+            ),
             late=dict(self.world.proxy.late_answers),
             faults=self._count_faults(verdict),
             violations=self.violations,
@@ -354,7 +401,14 @@ class _Run:
                 "failed-opens": self.ledger.failed_opens,
                 "forgotten": sorted(self.ledger.forgotten),
                 **{each.name.replace(" ", "-"): each.seen for each in self.readers},
-                "failures-of-readers": [each.failures for each in self.readers],
+                **{
+                    each.name.replace(" ", "-"): map(summary_of, each.scans)
+                    for each in self.scanners
+                },
+                "failures-of-readers": [
+                    *(each.failures for each in self.readers),
+                    *(each.failures for each in self.scanners),
+                ],
             },
             sorted(self.world.directory.glob("*/*.log")),
         )
@@ -411,7 +465,8 @@ def summary(result: Result) -> str:
         ),
         (
             f"{times} faults of {len(result.faults)} kinds, late copies answered "
-            f"{result.late}, {result.read} events read by {result.readers} readers"
+            f"{result.late}, {result.read} events read by {result.readers} readers, "
+            f"{result.scans} whole scans of new clients"
         ),
     ]
     lines += [

@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from parts.jetstream import Operator
+from parts.sidecar import event
 
 from .checker import Message
 
@@ -32,6 +33,63 @@ class Wire(Operator):
     def info(self, stream: str) -> dict[str, Any]:
         document: dict[str, Any] = self.api(f"STREAM.INFO.{stream}")
         return document
+
+    def names(self) -> list[str]:
+        """Name the streams of our account."""
+        streams: list[str] | None = self.api("STREAM.NAMES")["streams"]
+        return streams or []
+
+    def mirror(self, name: str, origin: str, **config: Any) -> None:
+        """Create a mirror; nats-server lets it answer the origin's direct gets."""
+        filters = {key: config.pop(key) for key in ("filter_subject",) if key in config}
+        document = {
+            "name": name,
+            "storage": "file",
+            "mirror": {"name": origin} | filters,
+        }
+        self.api(f"STREAM.CREATE.{name}", document | config)
+
+    def restore_older(self, name: str, origin: str, first: int, last: int) -> None:
+        """Restore a mirror that holds an older stream at the offsets of the origin.
+
+        As after a stream that was made anew, or restored to an earlier day, while its
+        mirror was kept. It ends before `last`, so that it goes on with what comes.
+        """
+        self._make_older(name, origin, first, last - first)
+        state, chunks = self._snapshot(name)
+        self.delete(name)
+        config = {"name": name, "storage": "file", "mirror": {"name": origin}}
+        restore = self.api(f"STREAM.RESTORE.{name}", {"config": config, "state": state})
+        for chunk in chunks:
+            self.ask(restore["deliver_subject"], chunk)
+        made = json.loads(self.ask(restore["deliver_subject"]))
+        assert "error" not in made, made["error"]
+
+    def _make_older(self, name: str, origin: str, first: int, count: int) -> None:
+        """Fill a stream with one whole initsync, whose objects are in no other."""
+        older = f"{name}_older"
+        to = {"src": f"{older}.*", "dest": origin + ".{{wildcard(1)}}"}
+        self.create(name, older, first_seq=first, subject_transform=to)
+        self.publish(f"{older}.initsync", event("initsync", eventtype="init-start"))
+        body = event("initsync", objpkey=-1)
+        self.publish_many(f"{older}.initsync", "added", max(1, count - 2), body)
+        self.publish(f"{older}.initsync", event("initsync", eventtype="init-stop"))
+
+    def _snapshot(self, stream: str) -> tuple[dict[str, Any], list[bytes]]:
+        """Take a backup, as `nats stream backup` does: its state, and its chunks."""
+        request = {"deliver_subject": self.inbox, "no_consumers": True}
+        subject = f"$JS.API.STREAM.SNAPSHOT.{stream}"
+        self.send(subject, json.dumps(request).encode(), reply=self.inbox)
+        answer = json.loads(self.receive()[1])
+        assert "error" not in answer, answer["error"]
+        chunks: list[bytes] = []
+        while True:
+            reply, chunk = self.receive()
+            if not chunk:
+                return answer["state"], chunks
+            chunks.append(chunk)
+            if reply:
+                self.send(reply)
 
     def batch(self, stream: str, first: int) -> tuple[list[Message], bool]:
         """Read from a sequence on, and say whether there is more behind it."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .options import Options
 
 STREAM: Final = "hermes"
+MIRROR: Final = "backup"
 DUPLICATE_WINDOW: Final = 100_000_000
 """0.1 s in nanoseconds: nothing here may rest on JetStream's deduplication."""
 
@@ -230,6 +231,18 @@ class World:
                 wire.create("other", STREAM)
             return "messages" in wire.state("other")
         return False
+
+    def remove_mirror(self, seconds: float = 60) -> None:
+        """Delete the mirror, if there is one."""
+
+        def is_gone() -> bool:
+            with suppress(*Silence), self.wire() as wire:
+                if MIRROR not in wire.names():
+                    return True
+                wire.delete(MIRROR)
+            return False
+
+        wait_until(is_gone, seconds, "the mirror is deleted")
 
     def wire(self) -> Wire:
         """Connect to a node that knows the stream's leader; raise one of Silence."""

@@ -154,7 +154,9 @@ class Operator:
         self._write(b"PUB %s %d\r\n%s\r\nPING\r\n" % (subject, len(payload), payload))
         self._read_until(b"PONG")
 
-    def publish_many(self, subject: str, kind: str, count: int) -> None:
+    def publish_many(
+        self, subject: str, kind: str, count: int, body: bytes = b"{}"
+    ) -> None:
         """Store many small messages of one event type.
 
         Only the last of some thousands is acknowledged: more than ten thousand on their
@@ -162,11 +164,11 @@ class Operator:
         """
         headers = {"Hermes-Event-Type": kind}
         block = f"NATS/1.0\r\nHermes-Event-Type: {kind}\r\n\r\n".encode()
-        head = f"HPUB {subject} {len(block)} {len(block) + 2}\r\n".encode()
+        head = f"HPUB {subject} {len(block)} {len(block) + len(body)}\r\n".encode()
         for start in range(0, count, 5_000):
             unanswered = min(5_000, count - start) - 1
-            self._write((head + block + b"{}\r\n") * unanswered)
-            self.publish(subject, b"{}", headers)
+            self._write((head + block + body + b"\r\n") * unanswered)
+            self.publish(subject, body, headers)
 
     def bodies(self, name: str) -> list[bytes]:
         """Every message of a stream, in order."""
