@@ -53,6 +53,7 @@ def run(scenario: Scenario) -> Result:
             )
             stack.enter_context(broken(scenario.broken))
             world.loop.run_until_complete(world.live())
+            world.end_unseen()
             violations = _check(world)
             world.end()
     finally:
@@ -102,6 +103,7 @@ def _check(world: World) -> list[Violation]:
         for actor in world.actors.all
         if actor.failure is not None
     ]
+    violations += [Violation("unhandled", text, at) for at, text in world.unhandled]
     violations += [
         Violation("internal", text % arguments, at)
         for at, who, text, arguments in world.lines

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +15,7 @@ from sidecar.settings import Settings
 from . import nemesis
 from .actors import Actors
 from .clients import ClientHabits, HermesClient
-from .clock import VirtualLoop
+from .clock import VirtualLoop, process_of
 from .hermes import Habits, HermesServer, Person
 from .history import History, Outcome, Sample, Told
 from .http_hop import HttpHop
@@ -46,6 +47,8 @@ class World:
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.loop = VirtualLoop()
+        self.loop.set_exception_handler(self._note_unhandled)
+        self.unhandled: list[tuple[float, str]] = []
         self.lines: list[tuple[float, str, str, tuple[Any, ...]]] = []
         self.actors = Actors(self.loop)
         self.history = History(self.loop.time)
@@ -81,6 +84,18 @@ class World:
     def record(self, who: str, text: str, *arguments: Any) -> None:
         """Keep a line of the history; it is formatted only if somebody reads it."""
         self.lines.append((self.loop.time(), who, text, arguments))
+
+    def _note_unhandled(self, _: Any, context: dict[str, Any]) -> None:
+        """Note what nobody caught; what a dead process leaves behind is nobody's."""
+        process = process_of(context)
+        if process is not None and process.is_dead:
+            return
+        task = context.get("task")
+        error = context.get("exception") or (task and task.done() and task.exception())
+        frames = traceback.extract_tb(getattr(error, "__traceback__", None))
+        where = f", {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+        text = f"{context['message']}: {error!r}{where}"
+        self.unhandled.append((self.loop.time(), text))
 
     def nats_client(self, take: Callable[[str, bytes, bytes], None]) -> Any:
         """Make what takes the place of nats-py's client."""
@@ -409,6 +424,12 @@ class World:
     def _has_failed_standby(self) -> bool:
         last = {each.server: each.went_through for each in self.history.passes}
         return not all(last.get(name, True) for name in self.stays_down)
+
+    def end_unseen(self) -> None:
+        """Note the tasks that died unseen in processes that still run."""
+        for sidecar in self.sidecars:
+            if sidecar.process is not None:
+                self.loop.tell_of_died(sidecar.process)
 
     def open_requests(self) -> list[str]:
         """Name what still waits for an outcome at the end."""
