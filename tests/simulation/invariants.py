@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .claims import Claims, Stored, Timeline, Violation, claim
 from .history import Told
-from .readers import check_readers
+from .readers import check_readers, check_starved
 from .targets import check_targets
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ GUARANTEES: Final[Mapping[str, str]] = {
     "reader_refused": "IndexError only outside of [first, last + 1], on that side of it",
     "false_damage": "an event is told to be lost only where one is",
     "false_end": "an iteration ends only where nothing stands after it",
+    "given_up": "as long as a page is coming nobody gives it up",
+    "starved": "over a slow link all arrives, and no reader is told of a failure",
+    "untrue_page": "pages tell of what the stream holds",
     "wrong_initsync": "a client begins with the last complete initsync of its scan",
     "target_differs": "in the end each target equals the source",
     "secret_lost": "a secret that was wiped at its source stands in the stream",
@@ -85,6 +88,8 @@ class Facts:
     restored: frozenset[int] = frozenset()
     """Epochs that began with a backup: offsets come again."""
     limits: Limits = field(default_factory=Limits)
+    is_only_slow: bool = False
+    """Nothing was wrong but slow links."""
 
 
 def check(history: History, facts: Facts, end: End | None = None) -> list[Violation]:
@@ -101,6 +106,7 @@ def check(history: History, facts: Facts, end: End | None = None) -> list[Violat
         *_check_offsets(stored, facts.restored),
         *_check_fence(history, stored, claims, facts.restored),
         *check_readers(history, stored, timeline),
+        *(check_starved(history) if facts.is_only_slow else ()),
         *_check_health(history.samples, facts.limits),
         *_check_spins(history),
     ]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from sidecar.page import size
 
 from .claims import Violation, backups
 from .events import parsed
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from .claims import Held, Stored, Timeline
-    from .history import Asking, History, Scan
+    from .history import Asking, History, Scan, Sight
 
 _DAMAGES = ("hole", "displaced", "unreadable")
 """What the sidecar tells of a stream that has lost something."""
@@ -59,6 +61,8 @@ def check_readers(
                     yield Violation("reader_skipped", text, asking.ended)
             case _:
                 pass
+    for sight in history.sights:
+        yield from _check_sight(sight, at, timeline, held)
     initsyncs = _initsyncs(of_category["initsync"], held)
     for scan in history.scans:
         yield from _check_scan(scan, initsyncs, timeline)
@@ -158,6 +162,45 @@ def _check_nothing_found(
     if missed is not None:
         text = f"{_name(asking)} found nothing, though {missed.offset} stands"
         yield Violation("false_end", text, asking.ended)
+
+
+def check_starved(history: History) -> Iterator[Violation]:
+    """See that nobody was told of a failure where links were slow, and no more."""
+    for at, client, text in history.no_bus:
+        yield Violation("starved", f"{client} had no bus: {text}", at)
+    for asking in history.askings:
+        if asking.outcome is Outcome.FAILED:
+            text = f"{_name(asking)} was told: {asking.text}"
+            yield Violation("starved", text, asking.ended)
+
+
+PAGE_SECONDS: Final = 10.0
+"""How old a page may be: it is read once for many, and not before it is asked for."""
+
+
+def _check_sight(
+    sight: Sight, at: dict[int, list[Stored]], timeline: Timeline, held: Held
+) -> Iterator[Violation]:
+    since = sight.began - PAGE_SECONDS
+    for row in sight.rows:
+        offset, *shown = row
+        if not any(
+            [each.category, parsed(each.body).eventtype, size(len(each.body))] == shown
+            and timeline.held(each, since, sight.ended, held)
+            for each in at.get(offset, ())
+        ):
+            text = f"a page showed {row}, which does not stand"
+            yield Violation("untrue_page", text, sight.ended)
+    for offset, kind in zip(
+        sight.initsync or (), ("init-start", "init-stop"), strict=False
+    ):
+        if not any(
+            parsed(each.body).eventtype == kind
+            and timeline.held(each, since, sight.ended, held)
+            for each in at.get(offset, ())
+        ):
+            text = f"/v1/stream told of an initsync's {kind} at {offset}"
+            yield Violation("untrue_page", text, sight.ended)
 
 
 def _check_refused(asking: Asking, timeline: Timeline) -> Iterator[Violation]:

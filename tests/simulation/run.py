@@ -14,6 +14,7 @@ from . import seams
 from .broken import broken
 from .claims import Stored, Violation
 from .invariants import End, Facts, Limits, check
+from .nemesis import SLOW_ALONE
 from .scenario import Scenario, draw
 from .world import World
 
@@ -95,7 +96,8 @@ def _check(world: World) -> list[Violation]:
     # A restored stream ends before an event in doubt: that is asked for so long.
     waits = scenario.send_timeout + scenario.unknown_timeout
     limits = Limits(not_ready_in_vain_seconds=60.0 + waits)
-    facts = Facts(stored, frozenset(world.cluster.restored), limits)
+    is_only_slow = {fault.name for fault in scenario.faults} <= SLOW_ALONE
+    facts = Facts(stored, frozenset(world.cluster.restored), limits, is_only_slow)
     violations = check(world.history, facts, end)
     now = world.loop.time()
     violations += [
@@ -104,6 +106,7 @@ def _check(world: World) -> list[Violation]:
         if actor.failure is not None
     ]
     violations += [Violation("unhandled", text, at) for at, text in world.unhandled]
+    violations += [Violation("given_up", text, at) for at, text in world.hop.given_up]
     violations += [
         Violation("internal", text % arguments, at)
         for at, who, text, arguments in world.lines

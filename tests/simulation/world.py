@@ -19,6 +19,7 @@ from .clock import VirtualLoop, process_of
 from .hermes import Habits, HermesServer, Person
 from .history import History, Outcome, Sample, Told
 from .http_hop import HttpHop
+from .onlooker import Onlooker
 from .nats_hop import VirtualNatsClient
 from .seams import CONSUMERS, PRODUCERS, plugin_module, plugin_settings
 from .sidecar_process import SidecarProcess
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from .scenario import Scenario
 
 HEALTH_SECONDS: Final = 1.0
+LOOKS_AT: Final = 8
+"""Events of a page where reading is looked at: so that there are many pages."""
+
 SETTLE_SECONDS: Final = 600.0
 """How long everybody has to come to rest once the faults are over."""
 
@@ -68,7 +72,12 @@ class World:
             )
             for n in range(1, scenario.sidecars + 1)
         ]
-        self.source = Source(scenario.rng("source"), self.loop.time, scenario.objects)
+        self.source = Source(
+            scenario.rng("source"),
+            self.loop.time,
+            scenario.objects,
+            max(1, scenario.blob_bytes),
+        )
         self._keys = scenario.rng("keys")
         names = ["hermes-1", *(["hermes-2"] if scenario.standby else [])]
         self.servers = [self._server(name) for name in names]
@@ -140,6 +149,7 @@ class World:
             habits=ClientHabits(
                 timeout_seconds=rng.choice((0.2, 0.5)),
                 pause_seconds=(0.5, 5.0),
+                find_chance=0.5 if self.scenario.looks else 0.05,
                 idle_seconds=rng.choice((1.0, 4.0)),
                 no_bus_seconds=5.0,
             ),
@@ -161,7 +171,8 @@ class World:
 
     def _consumer(self, url: str) -> Any:
         module = plugin_module(CONSUMERS)
-        settings = plugin_settings(CONSUMERS, url=url)
+        more = {"batch_size": LOOKS_AT} if self.scenario.looks else {}
+        settings = plugin_settings(CONSUMERS, url=url, **more)
         return self._on_virtual_time(module.NatsSidecarConsumerPlugin(settings))
 
     def _on_virtual_time(self, plugin: Any) -> Any:
@@ -242,6 +253,8 @@ class World:
         source_is_still = asyncio.Event()
         source = self.actors.spawn("source", self._change)
         source.when_done(source_is_still.set)
+        if self.scenario.looks:
+            self.actors.spawn("onlooker", self._look)
         if self.scenario.curl:
             self.actors.spawn("person", self._person)
         sampling = self.loop.create_task(self._sample_health())
@@ -395,6 +408,17 @@ class World:
             self.actors.sleep,
             self.history,
         ).run(self.scenario.seconds, mean_pause_seconds=15.0)
+
+    def _look(self) -> None:
+        onlooker = Onlooker(
+            self.hop.module(),
+            self.sidecars[-1].path,
+            self.scenario.rng("onlooker"),
+            self.actors.sleep,
+            self.history,
+        )
+        while not self.is_over:
+            onlooker.look()
 
     async def _sample_health(self) -> None:
         while True:
