@@ -11,7 +11,7 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from .copies import ITS_SHARE, MIRROR, reply_late
+from .copies import ITS_SHARE, reply_late
 from .messages import (
     BAD_REQUEST,
     NAME_IN_USE,
@@ -208,7 +208,7 @@ def answer_direct(server: Server, payload: bytes, origin: Origin) -> None:
     trouble, rng = server.cluster.trouble, server.cluster.rng
     if trouble.mirror is not None and rng.random() < ITS_SHARE:
         trouble.catch_up()
-        name, store = MIRROR, trouble.mirror
+        name, store = trouble.mirror_name, trouble.mirror
     seconds = trouble.late_pages_seconds
     for block, data in store.direct(name, request, server.cluster.version):
         if seconds:

@@ -265,6 +265,7 @@ def _believes_late_answers() -> Iterator[None]:
     with (
         patch.object(jetstream.Connection, "_take", take),
         patch.object(VirtualNatsClient, "new_inbox", lambda self: self._inbox_prefix),
+        patch.dict(evidence.REST_SECONDS, {"late": 0.0}),
         patch.object(evidence, "contiguous", contiguous),
         patch.object(plugin, "_is_page", is_page),
     ):

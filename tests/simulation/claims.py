@@ -289,9 +289,7 @@ class Timeline:
         """Give what holds after all that happened at a moment."""
         return self._ends[bisect_right(self._times, time) - 1]
 
-    def held(
-        self, message: Stored, began: float, ended: float, held: Held
-    ) -> bool:
+    def held(self, message: Stored, began: float, ended: float, held: Held) -> bool:
         """Tell whether the stream held a message at some moment of a time.
 
         Not only once, in a stream that was deleted or restored away before it.

@@ -59,7 +59,7 @@ class Task(asyncio.Task[Any]):
     @property
     def has_died_unseen(self) -> bool:
         """Tell whether it failed, and nobody has asked how it ended."""
-        return bool(self._log_traceback)  # type: ignore[attr-defined]  # asyncio's own
+        return bool(self._log_traceback)  # asyncio's own
 
     def __hash__(self) -> int:
         return self.number

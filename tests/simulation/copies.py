@@ -9,6 +9,7 @@ restored away, or follows the stream some messages behind; it bears its own name
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from .store import Store
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 MIRROR: Final = "backup"
 ITS_SHARE: Final = 0.5
+_EXPECTED: Final = re.compile(rb"Nats-Expected-[^\r\n]*\r\n")
 
 
 def mirror(cluster: Cluster, rng: Random) -> Begun:
@@ -43,6 +45,19 @@ def mirror(cluster: Cluster, rng: Random) -> Begun:
     else:
         held = [*held[:place], *map(_other, held[place:])]
     return rng.uniform(1.0, 15.0), _join(cluster, _store(assignment, held))
+
+
+def damaged_copy(cluster: Cluster, rng: Random) -> Begun:
+    """Let a replica answer that has lost messages: by its name it is one of ours."""
+    assignment = cluster.assignment
+    held = cluster.truth()
+    if assignment is None or not held:
+        return None
+    kept = [message for message in held if rng.random() < 0.7]
+    store = Store(assignment.config)
+    for message in kept:
+        store.put(message)
+    return rng.uniform(1.0, 15.0), _join(cluster, store, name=cluster.stream)
 
 
 def mirror_of_more(cluster: Cluster, rng: Random) -> Begun:
@@ -79,7 +94,7 @@ def follow(cluster: Cluster, assignment: Assignment, behind: int = 0) -> End:
         held = cluster.truth()
         for message in held[: max(0, len(held) - behind)]:
             if message.sequence > store.last:
-                store.put(message)
+                store.put(_mirrored(message))
 
     return _join(cluster, store, catch_up)
 
@@ -87,16 +102,24 @@ def follow(cluster: Cluster, assignment: Assignment, behind: int = 0) -> End:
 def _store(assignment: Assignment, held: list[StoredMessage]) -> Store:
     store = Store(assignment.config | {"first_seq": 1})
     for message in held:
-        store.put(message)
+        store.put(_mirrored(message))
     store.first = held[0].sequence if held else 1
     return store
 
 
+def _mirrored(message: StoredMessage) -> StoredMessage:
+    """Give it as a mirror stores it: without what its publisher expected."""
+    return message._replace(block=_EXPECTED.sub(b"", message.block))
+
+
 def _join(
-    cluster: Cluster, store: Store, catch_up: Callable[[], None] = lambda: None
+    cluster: Cluster,
+    store: Store,
+    catch_up: Callable[[], None] = lambda: None,
+    name: str = MIRROR,
 ) -> End:
     trouble = cluster.trouble
-    trouble.mirror, trouble.catch_up = store, catch_up
+    trouble.mirror, trouble.mirror_name, trouble.catch_up = store, name, catch_up
 
     def end() -> None:
         if trouble.mirror is store:

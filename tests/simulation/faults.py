@@ -257,7 +257,7 @@ def _slow_links(cluster: Cluster, rng: Random) -> Begun:
         if trouble.slow is slow:
             trouble.slow = None
 
-    return rng.uniform(15.0, 60.0), end
+    return rng.uniform(30.0, 60.0), end
 
 
 def _foreign_responder(cluster: Cluster, rng: Random) -> Begun:
@@ -309,12 +309,18 @@ _FAULTS: Final[dict[str, Callable[[Cluster, Random], Begun]]] = {
 }
 _BESIDE: Final[dict[str, Callable[[Cluster, Random], Begun]]] = {
     "mirror_of_more": copies.mirror_of_more,
+    "damaged_copy": copies.damaged_copy,
     "following_mirror": copies.following_mirror,
     "slow_links": _slow_links,
     "expire_steadily": stream_faults.expire_steadily,
 }
 """Faults of decks alone, so that the draws of all other runs stay as they are."""
-_HARMLESS: Final = ("slow_links", "following_mirror", "mirror_of_more")
+_HARMLESS: Final = (
+    "slow_links",
+    "following_mirror",
+    "mirror_of_more",
+    "damaged_copy",
+)
 _ALONE: Final = ("write_error",)
 _REPLICATED: Final = (
     "step_down",

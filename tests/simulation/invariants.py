@@ -45,7 +45,7 @@ GUARANTEES: Final[Mapping[str, str]] = {
     "behind_foreign": "a foreign event inside a pass ends the pass",
     "reader_skipped": "a reader gets each event once, in order",
     "reader_altered": "a reader gets the bytes that our stream holds, while it does",
-    "reader_refused": "IndexError only outside of [first, last + 1], on that side of it",
+    "reader_refused": "IndexError only outside of [first, last + 1], on that side",
     "false_damage": "an event is told to be lost only where one is",
     "false_end": "an iteration ends only where nothing stands after it",
     "given_up": "as long as a page is coming nobody gives it up",
@@ -69,6 +69,7 @@ class Limits:
 
     ready_in_vain_seconds: float = 30.0
     not_ready_in_vain_seconds: float = 60.0
+    page_seconds: float = 3.0
 
 
 class End(NamedTuple):
@@ -105,7 +106,7 @@ def check(history: History, facts: Facts, end: End | None = None) -> list[Violat
         *_check_initsyncs(history, stored, claims),
         *_check_offsets(stored, facts.restored),
         *_check_fence(history, stored, claims, facts.restored),
-        *check_readers(history, stored, timeline),
+        *check_readers(history, stored, timeline, facts.limits.page_seconds),
         *(check_starved(history) if facts.is_only_slow else ()),
         *_check_health(history.samples, facts.limits),
         *_check_spins(history),

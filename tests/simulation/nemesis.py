@@ -231,8 +231,9 @@ BESIDE: Final = (
         (
             "following_mirror",
             "mirror_of_more",
+            "damaged_copy",
             "mirror",
-            "mirror",
+            "late_pages",
             "late_pages",
             "kill_client",
             "kill_client",
@@ -258,9 +259,9 @@ BESIDE: Final = (
             "delete_and_create",
             "expire_steadily",
             "kill_client",
-            "old_leader_answers",
             "ask_initsync",
         ),
+        seconds=(20.0, 30.0),
         looks=True,
     ),
     # What has aged out between two questions is no hole.
@@ -299,7 +300,12 @@ BESIDE: Final = (
 SLOW_ALONE: Final = frozenset(BESIDE[1].faults)
 """Where nothing but these goes wrong no reader may be told of a failure."""
 
-LONG_SECONDS: Final = (10.0, 40.0)
+STALE_PAGES: Final = frozenset(
+    ("slow_links", "freeze", "stall_links", "late_replies", "old_leader_answers")
+)
+"""Faults with which the status page may be a minute old."""
+
+LONG_SECONDS: Final = (20.0, 60.0)
 LAST_LONG: Final = ("slow_http", "slow_links", "following_mirror")
 
 

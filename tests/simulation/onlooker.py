@@ -11,6 +11,7 @@ import json
 import re
 from contextlib import closing
 from copy import copy
+from functools import partial
 from html import unescape
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,8 +53,8 @@ class Onlooker:
     def look(self) -> None:
         """Wait a while, then look at something."""
         self._sleep(self._rng.uniform(0.1, 1.5))
-        look = self._rng.choice((self._category, self._category, self._page, self._stream))
-        look()
+        looks = self._pages, self._pages, self._page, self._page, self._stream
+        self._rng.choice(looks)()
 
     def _get(self, path: str) -> tuple[int, bytes]:
         request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -72,8 +73,8 @@ class Onlooker:
         began = self._history.clock()
         _, text = self._get("/")
         rows = [
-            (int(offset), *map(unescape, rest))
-            for offset, *rest in _ROW.findall(text.decode())
+            (int(offset), unescape(category), unescape(kind), size)
+            for offset, category, kind, size in _ROW.findall(text.decode())
         ]
         self._history.sights.append(Sight(began, self._history.clock(), rows))
 
@@ -86,34 +87,51 @@ class Onlooker:
         found = initsync and (initsync["start_offset"], initsync["stop_offset"])
         self._history.sights.append(Sight(began, self._history.clock(), [], found))
 
-    def _category(self) -> None:
-        """Read pages of one category from the beginning, or from somewhere."""
-        category = self._rng.choice(("base", "base", "initsync"))
+    def _pages(self) -> None:
+        """Read pages from the beginning, of all or of one category."""
+        category = self._rng.choice((None, "base", "base", "initsync"))
         limit = self._rng.choice((3, 20, 500))
-        position = FIRST
+        of_category = f"&category={category}" if category else ""
+        position = at = FIRST
         for _ in range(_MOST_PAGES):
-            at = "first" if position == FIRST else position
             began = self._history.clock()
-            path = f"/v1/events?offset={at}&limit={limit}&category={category}"
+            offset = "first" if at == FIRST else at
+            path = f"/v1/events?offset={offset}&limit={limit}{of_category}"
             status, text = self._get(path)
-            document = json.loads(text) if status == 200 else {}
+            note = partial(self._note, category, began)
+            document = _document(text)
+            if "code" in document:
+                is_refused = status in (409, 410)
+                outcome = Outcome.REFUSED if is_refused else Outcome.FAILED
+                note(position, outcome, text=f"({document['code']})")
             if "events" not in document:
                 return
             for row in document["events"]:
                 event = copy(parsed(row["data"].encode()))
                 event.offset = row["offset"]
-                self._note(position, category, began, event)
-                position = row["offset"] + 1
-            if document["next_offset"] > document["last_offset"]:
-                self._note(position, category, began, None)
-            if not document["events"] or document["next_offset"] > document["last_offset"]:
+                note(position, Outcome.EVENT, event)
+                position = event.offset + 1
+            at = document["next_offset"]
+            if not document["events"]:  # one that has some may not know of the newest
+                if at > document["last_offset"]:
+                    note(position, Outcome.END)
                 return
-            position = document["next_offset"]
+            if category is None:
+                position = at
 
-    def _note(
-        self, position: int, category: str, began: float, event: Any
+    def _note(  # noqa: PLR0917 - bound in part
+        self,
+        category: str | None,
+        began: float,
+        position: int,
+        outcome: Outcome,
+        event: Any = None,
+        text: str = "",
     ) -> None:
         asking = self._history.begin_asking(NAME, 1, position, category)
         asking.began = began
-        outcome = Outcome.END if event is None else Outcome.EVENT
-        self._history.end_asking(asking, outcome, event)
+        self._history.end_asking(asking, outcome, event, text)
+
+
+def _document(text: bytes) -> dict[str, Any]:
+    return json.loads(text) if text.strip() else {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from sidecar.page import size
 
@@ -29,9 +29,12 @@ _FIELDS = ("evcategory", "eventtype", "objtype", "objpkey", "objattrs")
 
 
 def check_readers(
-    history: History, stored: Sequence[Stored], timeline: Timeline
+    history: History,
+    stored: Sequence[Stored],
+    timeline: Timeline,
+    page_seconds: float,
 ) -> Iterator[Violation]:
-    """Judge all that clients were told."""
+    """Judge all that clients were told, and pages that may be so old."""
     at: dict[int, list[Stored]] = defaultdict(list)
     of_category: dict[str, list[Stored]] = defaultdict(list)
     for message in stored:
@@ -62,7 +65,7 @@ def check_readers(
             case _:
                 pass
     for sight in history.sights:
-        yield from _check_sight(sight, at, timeline, held)
+        yield from _check_sight(sight, at, timeline, held, page_seconds)
     initsyncs = _initsyncs(of_category["initsync"], held)
     for scan in history.scans:
         yield from _check_scan(scan, initsyncs, timeline)
@@ -174,14 +177,14 @@ def check_starved(history: History) -> Iterator[Violation]:
             yield Violation("starved", text, asking.ended)
 
 
-PAGE_SECONDS: Final = 10.0
-"""How old a page may be: it is read once for many, and not before it is asked for."""
-
-
 def _check_sight(
-    sight: Sight, at: dict[int, list[Stored]], timeline: Timeline, held: Held
+    sight: Sight,
+    at: dict[int, list[Stored]],
+    timeline: Timeline,
+    held: Held,
+    page_seconds: float,
 ) -> Iterator[Violation]:
-    since = sight.began - PAGE_SECONDS
+    since = sight.began - page_seconds
     for row in sight.rows:
         offset, *shown = row
         if not any(

@@ -14,7 +14,7 @@ from . import seams
 from .broken import broken
 from .claims import Stored, Violation
 from .invariants import End, Facts, Limits, check
-from .nemesis import SLOW_ALONE
+from .nemesis import SLOW_ALONE, STALE_PAGES
 from .scenario import Scenario, draw
 from .world import World
 
@@ -95,9 +95,14 @@ def _check(world: World) -> list[Violation]:
     scenario = world.scenario
     # A restored stream ends before an event in doubt: that is asked for so long.
     waits = scenario.send_timeout + scenario.unknown_timeout
-    limits = Limits(not_ready_in_vain_seconds=60.0 + waits)
-    is_only_slow = {fault.name for fault in scenario.faults} <= SLOW_ALONE
-    facts = Facts(stored, frozenset(world.cluster.restored), limits, is_only_slow)
+    # A reading of the status page that takes three seconds serves for a minute.
+    names = {fault.name for fault in scenario.faults}
+    limits = Limits(
+        not_ready_in_vain_seconds=60.0 + waits,
+        page_seconds=64.0 if names & STALE_PAGES else 3.0,
+    )
+    restored = frozenset(world.cluster.restored)
+    facts = Facts(stored, restored, limits, is_only_slow=names <= SLOW_ALONE)
     violations = check(world.history, facts, end)
     now = world.loop.time()
     violations += [

@@ -94,7 +94,7 @@ def expire_steadily(cluster: Cluster, rng: Random) -> Begun:
         is_over = True
 
     once()
-    return rng.uniform(0.5, 2.0), end
+    return rng.uniform(1.0, 5.0), end
 
 
 def delete_and_create(cluster: Cluster, rng: Random) -> Begun:

@@ -51,6 +51,7 @@ class Trouble:
         self.writes_fail = False
         self.followers_answer = False
         self.mirror: Store | None = None
+        self.mirror_name = ""
         self.catch_up: Callable[[], None] = lambda: None  # before it answers
         self.slow: Slow | None = None
         self.late_pages_seconds = 0.0

@@ -19,8 +19,8 @@ from .clock import VirtualLoop, process_of
 from .hermes import Habits, HermesServer, Person
 from .history import History, Outcome, Sample, Told
 from .http_hop import HttpHop
-from .onlooker import Onlooker
 from .nats_hop import VirtualNatsClient
+from .onlooker import Onlooker
 from .seams import CONSUMERS, PRODUCERS, plugin_module, plugin_settings
 from .sidecar_process import SidecarProcess
 from .source import Source
