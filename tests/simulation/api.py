@@ -11,7 +11,7 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from .copies import ITS_SHARE, MIRROR
+from .copies import ITS_SHARE, reply_late
 from .messages import (
     BAD_REQUEST,
     NAME_IN_USE,
@@ -207,11 +207,12 @@ def answer_direct(server: Server, payload: bytes, origin: Origin) -> None:
     name, store = str(replica.assignment.config["name"]), replica.store
     trouble, rng = server.cluster.trouble, server.cluster.rng
     if trouble.mirror is not None and rng.random() < ITS_SHARE:
-        name, store = MIRROR, trouble.mirror
+        trouble.catch_up()
+        name, store = trouble.mirror_name, trouble.mirror
     seconds = trouble.late_pages_seconds
     for block, data in store.direct(name, request, server.cluster.version):
         if seconds:
-            server.after(seconds, server.reply, origin, block, data)
+            server.after(seconds, reply_late, server, origin, block, data)
         else:
             server.reply(origin, block, data)
 

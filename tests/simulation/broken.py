@@ -18,16 +18,19 @@ from sidecar import (
     last_offset,
     publish,
     read,
+    recent,
     store,
 )
 from sidecar import stream as stream_module
 from sidecar.answer import Refused
 from sidecar.errors import Outcome, Problem
 from sidecar.event import LAST
-from sidecar.evidence import AskLeader, Ended
+from sidecar.evidence import AskCopy, AskLeader, Ended, Said, Serve
 from sidecar.nats_client import header_fields
 
-from .seams import PRODUCERS, plugin_module
+from .http_hop import VirtualSocket
+from .nats_hop import VirtualNatsClient
+from .seams import CONSUMERS, PRODUCERS, plugin_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -222,6 +225,125 @@ def _believes_a_mirror() -> Context:
     return patch.object(jetstream, "_take_of_batch", take)
 
 
+def _ends_with_an_empty_page() -> Context:
+    """Let an iteration end where a page is empty, whatever it says of the end."""
+    http = plugin_module(CONSUMERS, "sidecar_http").SidecarHttp
+    real = http.ask_page
+
+    def ask_page(self: Any, *rest: Any) -> Any:
+        answer = real(self, *rest)
+        if answer.status == 200 and not answer.document["events"]:
+            answer.document["last_offset"] = answer.document["next_offset"] - 1
+        return answer
+
+    return patch.object(http, "ask_page", ask_page)
+
+
+@contextmanager
+def _believes_late_answers() -> Iterator[None]:
+    """Take a late page for the one that is waited for, wherever it begins.
+
+    On another connection, too: all have one reply subject.
+    """
+    plugin = plugin_module(CONSUMERS)
+    real = plugin._is_page
+
+    def contiguous(_: int, batch: Any, *, filtered: bool) -> Any:
+        start = batch[0].sequence if batch else 0
+        return real_contiguous(start, batch, filtered=filtered)
+
+    def is_page(answer: Any, *_: Any) -> Any:
+        return real(answer, "first")
+
+    def take(self: Any, subject: str, block: bytes, data: bytes) -> None:
+        inbox, _, token = subject.rpartition(".")
+        if block and self._batches and token not in (*self._batches, *self._waiting):
+            subject = f"{inbox}.{next(iter(self._batches))}"
+        real_take(self, subject, block, data)
+
+    real_contiguous, real_take = evidence.contiguous, jetstream.Connection._take
+    with (
+        patch.object(jetstream.Connection, "_take", take),
+        patch.object(VirtualNatsClient, "new_inbox", lambda self: self._inbox_prefix),
+        patch.dict(evidence.REST_SECONDS, {"late": 0.0}),
+        patch.object(evidence, "contiguous", contiguous),
+        patch.object(plugin, "_is_page", is_page),
+    ):
+        yield
+
+
+def _filters_by_a_copy() -> Context:
+    """Believe a copy that a category begins, or ends, where it says."""
+    real = evidence.decide
+
+    def decide(asked: Any, came: Any, said: Any) -> Any:
+        if asked.category is None:
+            return real(asked, came, said)
+        if came is None:
+            return AskCopy(asked.start)
+        return Serve(came.messages) if came.messages else Ended()
+
+    return patch.object(read, "decide", decide)
+
+
+def _jumps_without_the_leader() -> Context:
+    """Let a page of a category pass over what its copy did not have."""
+
+    async def agreed(_: Any, events: Any, __: str) -> Any:
+        return events
+
+    return patch.object(read.Reader, "_agreed", agreed)
+
+
+def _tells_a_hole_at_once() -> Context:
+    """Take two answers of the leader for one moment."""
+    real = evidence.decide
+
+    def decide(asked: Any, came: Any, said: Any) -> Any:
+        if isinstance(said, Said) and said.first_again is None:
+            said = replace(said, first_again=said.position.first)
+        return real(asked, came, said)
+
+    return patch.object(read, "decide", decide)
+
+
+def _keeps_a_page() -> Context:
+    """Keep what the status page shows over the end of its stream."""
+
+    async def forget_nothing(*_: Any) -> None:
+        pass
+
+    return patch.object(recent.Recent, "_forget_another", forget_nothing)
+
+
+@contextmanager
+def _limits_an_answer() -> Iterator[None]:
+    """Give an answer up after five seconds, however much of it has come."""
+    module = plugin_module(CONSUMERS, "sidecar_http")
+
+    class Limited(VirtualSocket):
+        ends_at = 0.0
+
+        def sendall(self, data: bytes) -> None:
+            self.ends_at = self._hop.loop.time() + 5.0
+            super().sendall(data)
+
+        def recv(self, size: int, flags: int = 0) -> bytes:
+            left_seconds = self.ends_at - self._hop.loop.time()
+            if left_seconds <= 0:
+                raise TimeoutError
+            self.settimeout(left_seconds)
+            return super().recv(size, flags)
+
+    with patch.object(module.socket, "socket", lambda _: Limited(module.socket._hop)):
+        yield
+
+
+def _limits_a_page() -> Context:
+    """Wait a second for a page and two for the leader, whatever comes meanwhile."""
+    return patch.object(jetstream.Connection, "_left_seconds", lambda *_: 0.0)
+
+
 def _takes_nothing_for_the_end() -> Context:
     """Tell a reader whose copy gave nothing that the stream ends there."""
     real = evidence.decide
@@ -248,6 +370,14 @@ BROKEN: Final[dict[str, Callable[[], Context]]] = {
     "chains-publishes": _chains_publishes,
     "believes-a-mirror": _believes_a_mirror,
     "takes-nothing-for-the-end": _takes_nothing_for_the_end,
+    "ends-with-an-empty-page": _ends_with_an_empty_page,
+    "believes-late-answers": _believes_late_answers,
+    "filters-by-a-copy": _filters_by_a_copy,
+    "jumps-without-the-leader": _jumps_without_the_leader,
+    "tells-a-hole-at-once": _tells_a_hole_at_once,
+    "keeps-a-page": _keeps_a_page,
+    "limits-an-answer": _limits_an_answer,
+    "limits-a-page": _limits_a_page,
 }
 
 

@@ -195,14 +195,16 @@ def standing(stored: Sequence[Stored], ends: Sequence[Ends]) -> list[int]:
     return places
 
 
-def backups(
-    stored: Sequence[Stored], ends: Sequence[Ends]
-) -> dict[int, list[tuple[int, int]]]:
+Held = dict[int, dict[tuple[int, int], None]]
+"""By epoch: the epoch and offset of each message that it began with, in order."""
+
+
+def backups(stored: Sequence[Stored], ends: Sequence[Ends]) -> Held:
     """Give the epoch and offset of each message that a restored epoch began with."""
     begins: dict[int, Ends] = {}
     for each in ends:
         begins.setdefault(each.epoch, each)
-    found: dict[int, list[tuple[int, int]]] = {}
+    found: Held = {}
     held: dict[int, int] = {}
     place = 0
     for epoch, begin in sorted(begins.items()):
@@ -211,7 +213,8 @@ def backups(
             place += 1
         kept = _kept(held, begin)
         held = {stored[each].offset: each for each in kept}
-        found[epoch] = [(stored[each].epoch, stored[each].offset) for each in kept]
+        names = [(stored[each].epoch, stored[each].offset) for each in kept]
+        found[epoch] = dict.fromkeys(names)
     return found
 
 
@@ -230,6 +233,13 @@ STALE_SECONDS: Final = 4.0
 does not know that the stream was deleted, made anew or restored behind its back: no
 answer tells it from a leader that is right. One that was frozen answers before it drops
 what has passed its age."""
+
+
+def _holds(ends: Ends, message: Stored, held: Held) -> bool:
+    return ends.first <= message.offset <= ends.last and (
+        ends.epoch == message.epoch
+        or (message.epoch, message.offset) in held.get(ends.epoch, ())
+    )
 
 
 class Timeline:
@@ -278,6 +288,15 @@ class Timeline:
     def at(self, time: float) -> Ends:
         """Give what holds after all that happened at a moment."""
         return self._ends[bisect_right(self._times, time) - 1]
+
+    def held(self, message: Stored, began: float, ended: float, held: Held) -> bool:
+        """Tell whether the stream held a message at some moment of a time.
+
+        Not only once, in a stream that was deleted or restored away before it.
+        """
+        return _holds(self.at(ended), message, held) or any(
+            _holds(each, message, held) for each in self.within(began, ended)
+        )
 
     def stands(self, message: Stored, began: float, ended: float) -> bool:
         """Tell whether a message stood the whole time from `began` to `ended`."""

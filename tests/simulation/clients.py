@@ -175,6 +175,7 @@ class HermesClient:
             self._plugin.__enter__()
         except Exception as error:  # noqa: BLE001 - as Hermes does
             self._record(self.name, "no bus: %s", error)
+            self._history.no_bus.append((self._clock(), self.name, str(error)))
             self._sleep(self._habits.no_bus_seconds)
             return
         try:

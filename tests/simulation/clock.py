@@ -54,6 +54,12 @@ class Task(asyncio.Task[Any]):
         return task
 
     number: int
+    process: Process | None = None
+
+    @property
+    def has_died_unseen(self) -> bool:
+        """Tell whether it failed, and nobody has asked how it ended."""
+        return bool(self._log_traceback)  # asyncio's own
 
     def __hash__(self) -> int:
         return self.number
@@ -204,11 +210,21 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def kill(self, process: Process) -> None:
         """End all that a process would still do."""
+        self.tell_of_died(process)
         process.is_dead = True
         self.thaw(process)
         tasks, process.tasks = process.tasks, []
         for task in tasks:
             task.cancel()
+
+    def tell_of_died(self, process: Process) -> None:
+        """Tell of each task that failed, and whose failure nobody has looked at."""
+        if process.held is None:  # else whoever would look is frozen
+            for task in process.tasks:
+                if task.has_died_unseen:
+                    task.exception()
+                    context = {"message": "a task died unseen", "task": task}
+                    self.call_exception_handler(context)
 
     def _run_once(self) -> None:
         ready, timers = self._ready, self._timers
@@ -234,7 +250,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 raise
             except BaseException as error:  # noqa: BLE001 - as asyncio does
                 self.call_exception_handler(
-                    {"message": f"Exception in {item}", "exception": error}
+                    {"message": "a callback failed", "exception": error, "handle": item}
                 )
 
     def _write_to_self(self) -> None:
@@ -242,6 +258,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _process_events(self, event_list: Any) -> None:
         """Take nothing from a selector: there is none."""
+
+
+def process_of(context: dict[str, Any]) -> Process | None:
+    """Give whose it was that asyncio's exception handler is told of."""
+    task, handle = context.get("task"), context.get("handle")
+    if isinstance(task, Task):
+        return task.process
+    return handle.context.get(PROCESS) if isinstance(handle, Handle) else None
 
 
 def _is_cancelled(item: Handle | Plain) -> bool:
@@ -266,8 +290,13 @@ def _make_task(
         coroutine = _do_nothing()
     task = Task(coroutine, loop=loop, **options)
     if process is not None:
+        task.process = process
         if len(process.tasks) > 200:
-            process.tasks = [each for each in process.tasks if not each.done()]
+            process.tasks = [
+                each
+                for each in process.tasks
+                if not each.done() or each.has_died_unseen
+            ]
         process.tasks.append(task)
     return task
 

@@ -91,6 +91,35 @@ def a_leaf_answers(side: Side) -> list[Any]:
     return [alone, *both, info(side)["state"]]
 
 
+def a_mirror_answers(side: Side) -> list[Any]:
+    """Have a mirror, which keeps what the stream loses; a 404 is nobody's by name."""
+    side.create()
+    for number in range(3):
+        side.publish(b"e%d" % number, key=f"k{number}", last=number)
+    side.have_mirror()
+    both = [_each_told(side, seq=1, batch=2, max_bytes=10_000), _each_told(side, seq=2)]
+    side.publish(b"e3", key="k3", last=3)
+    side.sleep(0.5)
+    follows = _each_told(side, seq=3, batch=9, max_bytes=10_000)
+    side.api(f"STREAM.MSG.DELETE.{STREAM}", {"seq": 3})
+    side.api(f"STREAM.PURGE.{STREAM}", {"seq": 2})
+    side.sleep(0.5)
+    keeps = [
+        _each_told(side, seq=1, batch=9, max_bytes=10_000),
+        _each_told(side, seq=3),
+        _each_told(side, seq=9, batch=9, max_bytes=10_000),
+    ]
+    side.end_mirror()
+    side.sleep(0.1)
+    return [*both, follows, *keeps, _each_told(side, seq=1, batch=9, max_bytes=10_000)]
+
+
+def _each_told(side: Side, **request: Any) -> list[Any]:
+    """Ask so often that each who answers has, and give the answers that differ."""
+    told = [side.direct(**request) for _ in range(40)]
+    return sorted(each for at, each in enumerate(told) if each not in told[:at])
+
+
 def aged(side: Side) -> list[Any]:
     """Let everything pass its age: numbers go on, also with the next leader."""
     side.create(max_age=200_000_000)
@@ -340,6 +369,7 @@ ALONE: Final[tuple[Scenario, ...]] = (
     closed_before_it_was_read,
     denied,
     a_leaf_answers,
+    a_mirror_answers,
     aged,
 )
 REPLICATED: Final[tuple[Scenario, ...]] = (

@@ -16,6 +16,7 @@ from .messages import (
     OTHER_STREAM,
 )
 from .replica import Replica
+from .trouble import Slow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -246,6 +247,19 @@ def _late_replies(cluster: Cluster, rng: Random) -> Begun:
     return rng.uniform(0.2, 5.0), _hold([link.down for link in cluster.links])
 
 
+def _slow_links(cluster: Cluster, rng: Random) -> Begun:
+    """Let what servers send to clients take its time; it comes all the same."""
+    rate = rng.choice((8_000.0, 20_000.0))
+    trouble = cluster.trouble
+    trouble.slow = slow = Slow(rate, rng.choice((0.01, 0.1, 0.2)))
+
+    def end() -> None:
+        if trouble.slow is slow:
+            trouble.slow = None
+
+    return rng.uniform(30.0, 60.0), end
+
+
 def _foreign_responder(cluster: Cluster, rng: Random) -> Begun:
     """Let a leaf node's stream on our subjects, or any subscriber, answer first."""
     refusal = rng.choice((OTHER_STREAM, OTHER_STREAM, FULL_OF_MESSAGES, None))
@@ -293,6 +307,20 @@ _FAULTS: Final[dict[str, Callable[[Cluster, Random], Begun]]] = {
     "mirror": copies.mirror,
     "late_pages": copies.late_pages,
 }
+_BESIDE: Final[dict[str, Callable[[Cluster, Random], Begun]]] = {
+    "mirror_of_more": copies.mirror_of_more,
+    "damaged_copy": copies.damaged_copy,
+    "following_mirror": copies.following_mirror,
+    "slow_links": _slow_links,
+    "expire_steadily": stream_faults.expire_steadily,
+}
+"""Faults of decks alone, so that the draws of all other runs stay as they are."""
+_HARMLESS: Final = (
+    "slow_links",
+    "following_mirror",
+    "mirror_of_more",
+    "damaged_copy",
+)
 _ALONE: Final = ("write_error",)
 _REPLICATED: Final = (
     "step_down",
@@ -309,12 +337,13 @@ _REPLICATED: Final = (
 
 def start(cluster: Cluster, name: str, rng: Random) -> End | None:
     """Start a fault; give what ends it before its time, None if it is over."""
-    begun = _FAULTS[name](cluster, rng)
+    begun = (_FAULTS | _BESIDE)[name](cluster, rng)
     cluster.record("nemesis", "%s%s", name, f", {begun[0]:.1f} s" if begun else "")
     if begun is None:
         return None
     seconds, end = begun
-    running = cluster.trouble.running
+    trouble = cluster.trouble
+    running = trouble.slowing if name in _HARMLESS else trouble.running
 
     def end_once() -> None:
         if end_once in running:
@@ -328,7 +357,7 @@ def start(cluster: Cluster, name: str, rng: Random) -> End | None:
 
 
 def names(nodes: int, version: tuple[int, int]) -> list[str]:
-    """Give the faults that fit so many servers of a version."""
+    """Give the faults that fit so many servers of a version, but those of decks."""
     if nodes == 1:
         return [name for name in _FAULTS if name not in _REPLICATED]
     left_out = [*_ALONE, *(["disk_full_after"] if version >= (2, 12) else [])]

@@ -118,6 +118,15 @@ class Scan(NamedTuple):
     found: tuple[int, int] | None  # offsets of init-start and init-stop
 
 
+class Sight(NamedTuple):
+    """What the status page or /v1/stream showed to somebody."""
+
+    began: float
+    ended: float
+    rows: list[tuple[int, str, str, str]]  # offset, category, type, size
+    initsync: tuple[int, int] | None = None  # the last complete one
+
+
 class Ends(NamedTuple):
     """What the true stream began and ended with, from a moment on."""
 
@@ -155,6 +164,8 @@ class History:
         self.askings: list[Asking] = []
         self.scans: list[Scan] = []
         self.ends: list[Ends] = []
+        self.sights: list[Sight] = []
+        self.no_bus: list[tuple[float, str, str]] = []  # that open() told a client
         self.samples: list[Sample] = []
         self.restarts: list[Restart] = []
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from .actors import Actors
     from .clock import VirtualLoop
+    from .trouble import Slow
 
     Record = Callable[..., None]
 
@@ -28,6 +29,9 @@ _ACKNOWLEDGEMENTS: Final = (
     b"HTTP/1.1 200 OK\r\ncontent-length: 0",
 )
 LATENCY_SECONDS: Final = (0.00005, 0.0005)
+_HIGH_BYTES, _LOW_BYTES = 64 * 1024, 16 * 1024  # asyncio's own
+COMING_SECONDS: Final = 1.0
+"""Who got a part of an answer so lately, and gets more, may not give it up."""
 
 
 class Listener:
@@ -57,6 +61,8 @@ class HttpHop:
         self.cut_answers = 0  # how many of the next answers are lost, with a cut
         self.cut_requests = 0
         self.unacknowledged_until = 0.0  # each acknowledgement is lost, with a cut
+        self.slow: Slow | None = None  # all that sidecars answer to clients
+        self.given_up: list[tuple[float, str]] = []  # answers that were coming
 
     def listener(self, path: str) -> Listener:
         """Give the listener of a path; it exists from the first time on."""
@@ -78,6 +84,7 @@ class HttpHop:
     def heal(self) -> None:
         """End all faults."""
         self.stalled_until = self.unacknowledged_until = 0.0
+        self.slow = None
         self.cut_answers = self.cut_requests = 0
 
     def delay(self) -> float:
@@ -104,6 +111,10 @@ class HttpConnection:
         self.arrival: asyncio.Future[None] | None = None
         self.transport = _Transport(self)
         self.last_up = self.last_down = 0.0
+        self.unsent_bytes = 0  # of a slow connection
+        self.is_taken = False  # a part of the answer that is coming was read
+        self.arrived_at = 0.0
+        self._is_paused = False
         assert listener.protocol is not None
         self.protocol = listener.protocol()
         self._to_sidecar(0.0, self.protocol.connection_made, self.transport)
@@ -123,6 +134,7 @@ class HttpConnection:
             self.cut()
             return
         self.hop.record(self.name, "> %s", _Shown(data))
+        self.is_taken = False
         self._up(data)
 
     def _up(self, data: bytes) -> None:
@@ -137,6 +149,10 @@ class HttpConnection:
     def leave(self) -> None:
         """End it from the plugin's side; what it sent arrives all the same."""
         now = self.hop.loop.time()
+        is_coming = self.unsent_bytes and now - self.arrived_at < COMING_SECONDS
+        if self.is_taken and is_coming and not self.hop.actors.current().is_killed:
+            text = f"{self.name} gave up an answer of which {self.unsent_bytes} bytes"
+            self.hop.given_up.append((now, f"{text} were still to come"))
         self.last_up = max(self.last_up, now + self.hop.delay())
         self._to_sidecar(self.last_up - now, self._end_of_plugin)
         self._forget()
@@ -170,9 +186,38 @@ class HttpConnection:
         self._down(data)
 
     def _down(self, data: bytes) -> None:
+        if self.hop.slow is not None and self.name.startswith("client"):
+            self._down_slowly(self.hop.slow, data)
+            return
         now = self.hop.loop.time()
         self.last_down = max(self.last_down, now + self.hop.delay())
         self.hop.loop.plainly_at(self.last_down, self._arrive, data)
+
+    def _down_slowly(self, slow: Slow, data: bytes) -> None:
+        """Send in parts; the sidecar hears of a full buffer, as asyncio tells it."""
+        now, at = self.hop.loop.time(), 0
+        self.last_down = max(self.last_down, now + slow.latency_seconds)
+        for size in slow.parts(len(data)):
+            self.last_down += size / slow.bytes_per_second
+            part = data[at : at + size]
+            self.hop.loop.plainly_at(self.last_down, self._arrive_slowly, part)
+            at += size
+        self.unsent_bytes += len(data)
+        if self.unsent_bytes > _HIGH_BYTES and not self._is_paused:
+            self._is_paused = True
+            self._to_sidecar(0.0, self.protocol.pause_writing)
+
+    def _arrive_slowly(self, data: bytes) -> None:
+        self.arrived_at = self.hop.loop.time()
+        self.unsent_bytes -= len(data)
+        if self.unsent_bytes < _LOW_BYTES and self._is_paused:
+            self._is_paused = False
+            self._to_sidecar(0.0, self._resume)
+        self._arrive(data)
+
+    def _resume(self) -> None:
+        if not self.transport.is_gone:
+            self.protocol.resume_writing()
 
     def _arrive(self, data: bytes) -> None:
         if not self.is_ended:
@@ -249,7 +294,10 @@ class _Transport(asyncio.Transport):
         return self.is_gone
 
     def get_write_buffer_size(self) -> int:
-        return 0
+        return self._connection.unsent_bytes
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return _NoSocket() if name == "socket" else default
 
     def pause_reading(self) -> None:
         """Do nothing: a plugin has one request under way."""
@@ -260,6 +308,21 @@ class _Transport(asyncio.Transport):
         self, high: int | None = None, low: int | None = None
     ) -> None:
         """Do nothing: what is written is taken."""
+
+
+class _NoSocket:
+    """What asyncio gives for a socket; the kernel knows nothing of it."""
+
+    family = socket.AF_UNIX
+
+    def fileno(self) -> int:
+        raise OSError
+
+    def getsockname(self) -> str:
+        return ""
+
+    def getpeername(self) -> str:
+        return ""
 
 
 class _SocketModule:
@@ -324,6 +387,7 @@ class VirtualSocket:
         if not data and connection.is_reset:
             raise ConnectionResetError
         if not flags & socket.MSG_PEEK:
+            connection.is_taken = True
             del connection.received[:size]
         return data
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .claims import Claims, Stored, Timeline, Violation, claim
 from .history import Told
-from .readers import check_readers
+from .readers import check_readers, check_starved
 from .targets import check_targets
 
 if TYPE_CHECKING:
@@ -44,9 +44,13 @@ GUARANTEES: Final[Mapping[str, str]] = {
     "offsets": "offsets rise by one, and never come again but after a restore",
     "behind_foreign": "a foreign event inside a pass ends the pass",
     "reader_skipped": "a reader gets each event once, in order",
-    "reader_altered": "a reader gets the stored bytes",
-    "reader_refused": "IndexError only outside of [first, last + 1]",
+    "reader_altered": "a reader gets the bytes that our stream holds, while it does",
+    "reader_refused": "IndexError only outside of [first, last + 1], on that side",
+    "false_damage": "an event is told to be lost only where one is",
     "false_end": "an iteration ends only where nothing stands after it",
+    "given_up": "as long as a page is coming nobody gives it up",
+    "starved": "over a slow link all arrives, and no reader is told of a failure",
+    "untrue_page": "pages tell of what the stream holds",
     "wrong_initsync": "a client begins with the last complete initsync of its scan",
     "target_differs": "in the end each target equals the source",
     "secret_lost": "a secret that was wiped at its source stands in the stream",
@@ -65,6 +69,7 @@ class Limits:
 
     ready_in_vain_seconds: float = 30.0
     not_ready_in_vain_seconds: float = 60.0
+    page_seconds: float = 3.0
 
 
 class End(NamedTuple):
@@ -84,6 +89,8 @@ class Facts:
     restored: frozenset[int] = frozenset()
     """Epochs that began with a backup: offsets come again."""
     limits: Limits = field(default_factory=Limits)
+    is_only_slow: bool = False
+    """Nothing was wrong but slow links."""
 
 
 def check(history: History, facts: Facts, end: End | None = None) -> list[Violation]:
@@ -99,7 +106,8 @@ def check(history: History, facts: Facts, end: End | None = None) -> list[Violat
         *_check_initsyncs(history, stored, claims),
         *_check_offsets(stored, facts.restored),
         *_check_fence(history, stored, claims, facts.restored),
-        *check_readers(history, stored, timeline),
+        *check_readers(history, stored, timeline, facts.limits.page_seconds),
+        *(check_starved(history) if facts.is_only_slow else ()),
         *_check_health(history.samples, facts.limits),
         *_check_spins(history),
     ]

@@ -327,7 +327,7 @@ class Cluster:
 
     def heal(self) -> None:
         """End all faults."""
-        for end in list(self.trouble.running):
+        for end in [*self.trouble.running, *self.trouble.slowing]:
             end()
 
     def expire(self, below: int) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from .jetstream import Cluster
     from .server import Server
+    from .trouble import Slow
 
 CLIENT_SECONDS = (0.0001, 0.0008)
 ROUTE_SECONDS = (0.0001, 0.0006)
@@ -75,6 +76,17 @@ class Pipe:
         self._queue.append((function, arguments))
         cluster.loop.plainly_at(when, self._arrive, self._age)
 
+    def carry(
+        self, seconds: float, late_seconds: float, function: Any, *arguments: Any
+    ) -> None:
+        """Send over a slow line what keeps it busy for so many seconds."""
+        if self.drops:
+            return
+        now = self._cluster.now()
+        self._last = max(self._last, now + late_seconds) + seconds
+        self._queue.append((function, arguments))
+        self._cluster.loop.plainly_at(self._last, self._arrive, self._age)
+
     def _arrive(self, age: int) -> None:
         if age != self._age:
             return
@@ -130,6 +142,7 @@ class Link:
         self.is_over = False  # for the server
         self.on_error: Callable[[str], None] | None = None
         self.on_pong: Callable[[], None] | None = None
+        self.on_part: Callable[[str], None] | None = None
         self._cluster = cluster
         self._on_message = on_message
         self._on_closed = on_closed
@@ -176,7 +189,25 @@ class Link:
     def deliver(self, subject: str, block: bytes, data: bytes) -> None:
         """Write a message to the client, if it listens there."""
         if not self.is_over and self._listens(subject):
-            self.down.send(self._hand_over, subject, block, data)
+            slow = self._cluster.trouble.slow
+            if slow is None:
+                self.down.send(self._hand_over, subject, block, data)
+            else:
+                self._deliver_slowly(slow, subject, block, data)
+
+    def _deliver_slowly(
+        self, slow: Slow, subject: str, block: bytes, data: bytes
+    ) -> None:
+        *parts, last = slow.parts(len(subject) + len(block) + len(data))
+        rate, late_seconds = slow
+        for size in parts:
+            self.down.carry(size / rate, late_seconds, self._hear_part, subject)
+        hand_over = self._hand_over
+        self.down.carry(last / rate, late_seconds, hand_over, subject, block, data)
+
+    def _hear_part(self, subject: str) -> None:
+        if not self.is_closed and self.on_part is not None:
+            self.on_part(subject)
 
     def _listens(self, subject: str) -> bool:
         return any(

@@ -36,6 +36,7 @@ class VirtualNatsClient:
         self._info: dict[str, Any] = {}
         self._is_closed = False
         self.needs_tls = False
+        self.on_part: Callable[[str], None] = lambda _: None
         self.process = PROCESS.get()
 
     async def connect(
@@ -61,6 +62,7 @@ class VirtualNatsClient:
             except TimeoutError:  # it takes the connection and says nothing
                 await asyncio.sleep(NEVER_SECONDS)
             link.on_error = self._refused
+            link.on_part = self._hear_part
             self._link = link
             self._info = self._cluster.info(node)
             return
@@ -75,6 +77,13 @@ class VirtualNatsClient:
         if not self._is_closed:
             self._cluster.note()
             self._take(subject, block, data)
+
+    def _hear_part(self, subject: str) -> None:
+        self._call(self._tell_part, subject)
+
+    def _tell_part(self, subject: str) -> None:
+        if not self._is_closed:
+            self.on_part(subject)
 
     def _refused(self, text: str) -> None:
         self._call(self._start, self._error_cb, Error(f"nats: {text}"))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .faults import names as nats_faults
 from .source import OBJECTS
+from .trouble import Slow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,6 +111,17 @@ def _stall_http(world: World, rng: random.Random) -> Undo:
     return None
 
 
+def _slow_http(world: World, rng: random.Random) -> Undo:
+    """Let answers to clients come slowly: a page takes seconds, and comes."""
+    rate = rng.choice((4_000.0, 16_000.0))
+    world.hop.slow = Slow(rate, rng.choice((0.01, 0.2)))
+
+    def undo() -> None:
+        world.hop.slow = None
+
+    return undo
+
+
 OURS: Final[dict[str, Fault]] = {
     "kill_sidecar": _kill_sidecar,
     "stop_sidecar": _stop_sidecar,
@@ -129,6 +141,10 @@ OURS: Final[dict[str, Fault]] = {
 }
 
 
+_BESIDE: Final[dict[str, Fault]] = {"slow_http": _slow_http}
+"""Faults of decks alone, so that the draws of all other runs stay as they are."""
+
+
 class Deck(NamedTuple):
     """Faults that go together, and the world in which they tell most."""
 
@@ -140,6 +156,10 @@ class Deck(NamedTuple):
     is_busy: bool = False
     one_by_one: tuple[str, ...] = ()
     """Faults with a time of their own: two at once, and nobody would lead."""
+    blob_bytes: int = 0
+    """How large the events of users are."""
+    looks: bool = False
+    """Somebody looks at pages, and clients look for categories, again and again."""
 
 
 DECKS: Final = (
@@ -205,6 +225,90 @@ DECKS: Final = (
 """Every second seed draws from one of these alone."""
 
 
+BESIDE: Final = (
+    # Whoever answers for the stream: nothing of what a copy says is an end.
+    Deck(
+        (
+            "following_mirror",
+            "mirror_of_more",
+            "damaged_copy",
+            "mirror",
+            "late_pages",
+            "late_pages",
+            "kill_client",
+            "kill_client",
+            "cut_links",
+            "restore",
+            "ask_initsync",
+        ),
+        looks=True,
+    ),
+    # A slow link, and nothing else: what comes is waited for.
+    Deck(
+        ("slow_http", "slow_links", "kill_client", "ask_initsync"),
+        seconds=(40.0, 60.0),
+        changes=(40, 80),
+        blob_bytes=24_000,
+    ),
+    # Streams put back, made anew and ageing under those who read them.
+    Deck(
+        (
+            "restore",
+            "restore",
+            "following_mirror",
+            "delete_and_create",
+            "expire_steadily",
+            "kill_client",
+            "ask_initsync",
+        ),
+        seconds=(20.0, 30.0),
+        looks=True,
+    ),
+    # What has aged out between two questions is no hole.
+    Deck(
+        (
+            "expire_steadily",
+            "expire_steadily",
+            "expire",
+            "slow_links",
+            "late_pages",
+            "kill_client",
+            "ask_initsync",
+        ),
+        looks=True,
+    ),
+    # Followers and leaders that lag, freeze and come back: nobody says where it ends.
+    Deck(
+        (
+            "freeze",
+            "freeze",
+            "lagging_replica",
+            "stall_links",
+            "late_replies",
+            "mirror",
+            "leaderless_info",
+            "old_leader_answers",
+            "kill_client",
+            "kill_client",
+            "ask_initsync",
+        ),
+        looks=True,
+    ),
+)
+"""Of those that read. Every sixteenth seed draws from one of these alone."""
+
+SLOW_ALONE: Final = frozenset(BESIDE[1].faults)
+"""Where nothing but these goes wrong no reader may be told of a failure."""
+
+STALE_PAGES: Final = frozenset(
+    ("slow_links", "freeze", "stall_links", "late_replies", "old_leader_answers")
+)
+"""Faults with which the status page may be a minute old."""
+
+LONG_SECONDS: Final = (20.0, 60.0)
+LAST_LONG: Final = ("slow_http", "slow_links", "following_mirror")
+
+
 NEW_LEADER_SECONDS: Final = (9.0, 12.0)
 """Another leads after 4 to 9 s; after 10 to 20 s the old one knows that it does not."""
 NEED_A_NEW_LEADER: Final = ("old_leader_answers", "partition")
@@ -220,7 +324,7 @@ def inject(world: World, fault: FaultAt) -> None:
     """Begin a fault, and end it after a time of its own."""
     rng = random.Random(fault.seed)  # noqa: S311 - to repeat, not to hide
     world.record("nemesis", "%s", fault.name)
-    ours = OURS.get(fault.name)
+    ours = OURS.get(fault.name) or _BESIDE.get(fault.name)
     undo: Any
     if ours is not None:
         undo = ours(world, rng)
@@ -231,4 +335,6 @@ def inject(world: World, fault: FaultAt) -> None:
         seconds = rng.choice((0.2, 1.0, 2.0, 5.0))
         if fault.name in NEED_A_NEW_LEADER:
             seconds = rng.uniform(*NEW_LEADER_SECONDS)
+        elif fault.name in LAST_LONG:
+            seconds = rng.uniform(*LONG_SECONDS)
         world.undo_later(fault.name, undo, seconds)

@@ -14,6 +14,7 @@ from . import seams
 from .broken import broken
 from .claims import Stored, Violation
 from .invariants import End, Facts, Limits, check
+from .nemesis import SLOW_ALONE, STALE_PAGES
 from .scenario import Scenario, draw
 from .world import World
 
@@ -53,6 +54,7 @@ def run(scenario: Scenario) -> Result:
             )
             stack.enter_context(broken(scenario.broken))
             world.loop.run_until_complete(world.live())
+            world.end_unseen()
             violations = _check(world)
             world.end()
     finally:
@@ -93,8 +95,14 @@ def _check(world: World) -> list[Violation]:
     scenario = world.scenario
     # A restored stream ends before an event in doubt: that is asked for so long.
     waits = scenario.send_timeout + scenario.unknown_timeout
-    limits = Limits(not_ready_in_vain_seconds=60.0 + waits)
-    facts = Facts(stored, frozenset(world.cluster.restored), limits)
+    # A reading of the status page that takes three seconds serves for a minute.
+    names = {fault.name for fault in scenario.faults}
+    limits = Limits(
+        not_ready_in_vain_seconds=60.0 + waits,
+        page_seconds=64.0 if names & STALE_PAGES else 3.0,
+    )
+    restored = frozenset(world.cluster.restored)
+    facts = Facts(stored, restored, limits, is_only_slow=names <= SLOW_ALONE)
     violations = check(world.history, facts, end)
     now = world.loop.time()
     violations += [
@@ -102,6 +110,8 @@ def _check(world: World) -> list[Violation]:
         for actor in world.actors.all
         if actor.failure is not None
     ]
+    violations += [Violation("unhandled", text, at) for at, text in world.unhandled]
+    violations += [Violation("given_up", text, at) for at, text in world.hop.given_up]
     violations += [
         Violation("internal", text % arguments, at)
         for at, who, text, arguments in world.lines

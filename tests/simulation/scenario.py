@@ -7,11 +7,13 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .nemesis import DECKS, fitting
+from .nemesis import BESIDE, DECKS, fitting
 from .source import OBJECTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from .nemesis import Deck
 
 APART_SECONDS: Final = 14.0
 """From one fault to the next where they come one by one."""
@@ -53,6 +55,8 @@ class Scenario:
     unknown_timeout: float = 60.0
     faults: tuple[FaultAt, ...] = field(default=())
     is_busy: bool = False
+    blob_bytes: int = 0
+    looks: bool = False
     broken: str = ""
 
     def rng(self, part: str) -> random.Random:
@@ -83,8 +87,8 @@ class Scenario:
         return " ".join(words)
 
 
-def draw(seed: int, broken: str = "") -> Scenario:
-    """Draw a run from its seed."""
+def draw(seed: int, broken: str = "", deck: Deck | None = None) -> Scenario:
+    """Draw a run from its seed; from a deck where one is named."""
     rng = random.Random(f"{seed}/scenario")  # noqa: S311 - to repeat, not to hide
     quick = rng.random() < 0.9
     scenario = Scenario(
@@ -104,10 +108,12 @@ def draw(seed: int, broken: str = "") -> Scenario:
     possible = fitting(scenario)
     few = rng.sample(possible, min(len(possible), rng.randrange(3, 9)))
     faults: list[FaultAt] = []
-    if seed % 2:
+    if seed % 16 == 15:
+        deck = deck or BESIDE[seed // 16 % len(BESIDE)]
+    if seed % 2 or deck is not None:
         # Soon told unknown: what Hermes sends next is then the hard part.
         scenario = replace(scenario, nodes=3, send_timeout=1.0, unknown_timeout=1.0)
-        deck = DECKS[seed // 2 % len(DECKS)]
+        deck = deck or DECKS[seed // 2 % len(DECKS)]
         few = [*deck.faults]
         scenario = replace(
             scenario,
@@ -115,6 +121,8 @@ def draw(seed: int, broken: str = "") -> Scenario:
             seconds=rng.uniform(*deck.seconds),
             changes=rng.randrange(*deck.changes),
             is_busy=deck.is_busy,
+            blob_bytes=deck.blob_bytes,
+            looks=deck.looks,
         )
         if deck.one_by_one:
             begin = rng.uniform(1.5, 4.0)

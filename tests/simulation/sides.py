@@ -19,6 +19,7 @@ from parts.process import wait_until
 from sidecar.nats_client import header_block, split_messages, status
 
 from .clock import VirtualLoop
+from .copies import MIRROR, follow
 from .jetstream import Cluster
 from .messages import OTHER_STREAM
 
@@ -96,6 +97,14 @@ class Side:
         raise NotImplementedError
 
     def end_leaf(self) -> None:
+        """Have it no more."""
+        raise NotImplementedError
+
+    def have_mirror(self) -> None:
+        """Have a plain mirror of the stream, `backup`, on the same servers."""
+        raise NotImplementedError
+
+    def end_mirror(self) -> None:
         """Have it no more."""
         raise NotImplementedError
 
@@ -315,6 +324,17 @@ class RealSide(Side):
         if self._leaf is not None and self._leaf.is_alive:
             self._leaf.stop()
 
+    def have_mirror(self) -> None:
+        """Have a plain mirror of the stream, `backup`, on the same servers."""
+        config = {"name": MIRROR, "mirror": {"name": STREAM}, "storage": "memory"}
+        self.api(f"STREAM.CREATE.{MIRROR}", config)
+        named = f"Nats-Stream: {MIRROR}\r\n".encode()
+        wait_until(lambda: named in self.direct(seq=1)[0][0], what="the mirror answers")
+
+    def end_mirror(self) -> None:
+        """Have it no more."""
+        self.api(f"STREAM.DELETE.{MIRROR}")
+
     def let_age(self) -> None:
         """Let all that the stream holds pass its age."""
         wait_until(lambda: self.info()["state"]["messages"] == 0, what="it is gone")
@@ -430,6 +450,15 @@ class ModelSide(Side):
     def end_leaf(self) -> None:
         """Have it no more."""
         self.cluster.trouble.foreign = None
+
+    def have_mirror(self) -> None:
+        """Have a plain mirror of the stream, `backup`, on the same servers."""
+        assert self.cluster.assignment is not None
+        self._end_mirror = follow(self.cluster, self.cluster.assignment)
+
+    def end_mirror(self) -> None:
+        """Have it no more."""
+        self._end_mirror()
 
     def let_age(self) -> None:
         """Let all that the stream holds pass its age."""

@@ -37,8 +37,13 @@ class Source:
         rng: random.Random,
         clock: Callable[[], float],
         changing: int = len(OBJECTS),
+        blob_bytes: int = 1,
     ) -> None:
-        """Begin with values; of the objects only the first `changing` ones change."""
+        """Begin with values; of the objects only the first `changing` ones change.
+
+        Their names are so long.
+        """
+        self._blob_bytes = blob_bytes
         self._changing = OBJECTS[:changing]
         self._rng = rng
         self._clock = clock
@@ -120,7 +125,7 @@ class Source:
     def _values(self) -> Values:
         return {
             "state": self._rng.randrange(3),
-            "name": self._rng.choice(("a", "b")),
+            "name": self._rng.choice(("a", "b")) * self._blob_bytes,
         }
 
 

@@ -77,6 +77,26 @@ def expire(cluster: Cluster, rng: Random) -> Begun:
     return None
 
 
+def expire_steadily(cluster: Cluster, rng: Random) -> Begun:
+    """Let the oldest messages go one by one for a while."""
+    is_over = False
+    pause_seconds = rng.choice((0.02, 0.1))
+
+    def once() -> None:
+        if is_over:
+            return
+        if cluster.first < cluster.last:
+            cluster.expire(cluster.first + 1)
+        cluster.after(pause_seconds, once)
+
+    def end() -> None:
+        nonlocal is_over
+        is_over = True
+
+    once()
+    return rng.uniform(1.0, 5.0), end
+
+
 def delete_and_create(cluster: Cluster, rng: Random) -> Begun:
     """Delete the stream, and make it anew."""
     assignment = cluster.assignment

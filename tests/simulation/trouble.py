@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .messages import NO_ACCOUNT_RESOURCES, NO_RESOURCES, Refusal
 
@@ -21,6 +21,22 @@ if TYPE_CHECKING:
 _SLIP_CHANCE: Final = 0.5
 
 
+class Slow(NamedTuple):
+    """How slow each connection of a client is, in that direction that carries most."""
+
+    bytes_per_second: float
+    latency_seconds: float
+
+    def parts(self, size_bytes: int) -> list[int]:
+        """Split so many bytes into what comes in one piece: a part of a second."""
+        part = max(1, int(self.bytes_per_second * PART_SECONDS))
+        whole, rest = divmod(size_bytes, part)
+        return [part] * whole + [rest] * (rest > 0)
+
+
+PART_SECONDS: Final = 0.25
+
+
 class Trouble:
     """What is wrong at the moment, as the servers ask for it."""
 
@@ -35,8 +51,12 @@ class Trouble:
         self.writes_fail = False
         self.followers_answer = False
         self.mirror: Store | None = None
+        self.mirror_name = ""
+        self.catch_up: Callable[[], None] = lambda: None  # before it answers
+        self.slow: Slow | None = None
         self.late_pages_seconds = 0.0
         self.running: list[End] = []
+        self.slowing: list[End] = []  # those after which all can be stored as before
 
     def disk_refusal(self, server: Server) -> Refusal | None:
         """Give why there is no room for a message, before it is proposed."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -14,11 +15,12 @@ from sidecar.settings import Settings
 from . import nemesis
 from .actors import Actors
 from .clients import ClientHabits, HermesClient
-from .clock import VirtualLoop
+from .clock import VirtualLoop, process_of
 from .hermes import Habits, HermesServer, Person
 from .history import History, Outcome, Sample, Told
 from .http_hop import HttpHop
 from .nats_hop import VirtualNatsClient
+from .onlooker import Onlooker
 from .seams import CONSUMERS, PRODUCERS, plugin_module, plugin_settings
 from .sidecar_process import SidecarProcess
 from .source import Source
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from .scenario import Scenario
 
 HEALTH_SECONDS: Final = 1.0
+LOOKS_AT: Final = 8
+"""Events of a page where reading is looked at: so that there are many pages."""
+
 SETTLE_SECONDS: Final = 600.0
 """How long everybody has to come to rest once the faults are over."""
 
@@ -46,6 +51,8 @@ class World:
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.loop = VirtualLoop()
+        self.loop.set_exception_handler(self._note_unhandled)
+        self.unhandled: list[tuple[float, str]] = []
         self.lines: list[tuple[float, str, str, tuple[Any, ...]]] = []
         self.actors = Actors(self.loop)
         self.history = History(self.loop.time)
@@ -65,7 +72,12 @@ class World:
             )
             for n in range(1, scenario.sidecars + 1)
         ]
-        self.source = Source(scenario.rng("source"), self.loop.time, scenario.objects)
+        self.source = Source(
+            scenario.rng("source"),
+            self.loop.time,
+            scenario.objects,
+            max(1, scenario.blob_bytes),
+        )
         self._keys = scenario.rng("keys")
         names = ["hermes-1", *(["hermes-2"] if scenario.standby else [])]
         self.servers = [self._server(name) for name in names]
@@ -81,6 +93,18 @@ class World:
     def record(self, who: str, text: str, *arguments: Any) -> None:
         """Keep a line of the history; it is formatted only if somebody reads it."""
         self.lines.append((self.loop.time(), who, text, arguments))
+
+    def _note_unhandled(self, _: Any, context: dict[str, Any]) -> None:
+        """Note what nobody caught; what a dead process leaves behind is nobody's."""
+        process = process_of(context)
+        if process is not None and process.is_dead:
+            return
+        task = context.get("task")
+        error = context.get("exception") or (task and task.done() and task.exception())
+        frames = traceback.extract_tb(getattr(error, "__traceback__", None))
+        where = f", {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+        text = f"{context['message']}: {error!r}{where}"
+        self.unhandled.append((self.loop.time(), text))
 
     def nats_client(self, take: Callable[[str, bytes, bytes], None]) -> Any:
         """Make what takes the place of nats-py's client."""
@@ -125,6 +149,7 @@ class World:
             habits=ClientHabits(
                 timeout_seconds=rng.choice((0.2, 0.5)),
                 pause_seconds=(0.5, 5.0),
+                find_chance=0.5 if self.scenario.looks else 0.05,
                 idle_seconds=rng.choice((1.0, 4.0)),
                 no_bus_seconds=5.0,
             ),
@@ -146,7 +171,8 @@ class World:
 
     def _consumer(self, url: str) -> Any:
         module = plugin_module(CONSUMERS)
-        settings = plugin_settings(CONSUMERS, url=url)
+        more = {"batch_size": LOOKS_AT} if self.scenario.looks else {}
+        settings = plugin_settings(CONSUMERS, url=url, **more)
         return self._on_virtual_time(module.NatsSidecarConsumerPlugin(settings))
 
     def _on_virtual_time(self, plugin: Any) -> Any:
@@ -227,6 +253,8 @@ class World:
         source_is_still = asyncio.Event()
         source = self.actors.spawn("source", self._change)
         source.when_done(source_is_still.set)
+        if self.scenario.looks:
+            self.actors.spawn("onlooker", self._look)
         if self.scenario.curl:
             self.actors.spawn("person", self._person)
         sampling = self.loop.create_task(self._sample_health())
@@ -381,6 +409,17 @@ class World:
             self.history,
         ).run(self.scenario.seconds, mean_pause_seconds=15.0)
 
+    def _look(self) -> None:
+        onlooker = Onlooker(
+            self.hop.module(),
+            self.sidecars[-1].path,
+            self.scenario.rng("onlooker"),
+            self.actors.sleep,
+            self.history,
+        )
+        while not self.is_over:
+            onlooker.look()
+
     async def _sample_health(self) -> None:
         while True:
             await asyncio.sleep(HEALTH_SECONDS)
@@ -409,6 +448,12 @@ class World:
     def _has_failed_standby(self) -> bool:
         last = {each.server: each.went_through for each in self.history.passes}
         return not all(last.get(name, True) for name in self.stays_down)
+
+    def end_unseen(self) -> None:
+        """Note the tasks that died unseen in processes that still run."""
+        for sidecar in self.sidecars:
+            if sidecar.process is not None:
+                self.loop.tell_of_died(sidecar.process)
 
     def open_requests(self) -> list[str]:
         """Name what still waits for an outcome at the end."""
