@@ -264,6 +264,7 @@ class World:
         self._end_faults()
         await source_is_still.wait()
         await self._settle()
+        await self._end_requests()
         sampling.cancel()
 
     def undo_later(self, name: str, undo: Callable[[], None], seconds: float) -> None:
@@ -327,6 +328,14 @@ class World:
                 break
             await asyncio.sleep(LOOK_SECONDS)
         await self._stop(self.clients)
+
+    async def _end_requests(self) -> None:
+        """Let a request that is still under way come to the end of its own time."""
+        hold_seconds = _settings(self.scenario).publish_timeout_seconds
+        for _ in range(int((hold_seconds + 1.0) / LOOK_SECONDS)):
+            if not self.open_requests():
+                break
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _stop(self, parts: Sequence[HermesServer | HermesClient]) -> None:
         for part in parts:
