@@ -185,6 +185,9 @@ class SidecarHttp:
             response = http.client.HTTPResponse(arriving)  # type: ignore[arg-type]
             response.begin()
             text = _text(response, arriving, is_page)
+        except _TooMuch:
+            self.close()
+            return _strangers(0)
         except Exception:  # noqa: BLE001 - whatever http.client trips on
             self.close()
             return _nothing(UNKNOWN, "the sidecar does not answer")
@@ -262,6 +265,10 @@ class SidecarHttp:
             return file.read().strip()
 
 
+class _TooMuch(Exception):  # noqa: N818 - nobody sees it
+    """More than a sidecar answers."""
+
+
 def _nothing(outcome: str, reason: str) -> Answer:
     return Answer(0, outcome, reason, {})
 
@@ -288,9 +295,11 @@ class _Arriving(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Take what is there; raise TimeoutError for what comes too late or is more."""
+        """Take what is there; raise TimeoutError or _TooMuch."""
         left_seconds = self.ends_at - time.monotonic()
-        if left_seconds <= 0 or self._taken_bytes >= self.most_bytes:
+        if self._taken_bytes >= self.most_bytes:
+            raise _TooMuch
+        if left_seconds <= 0:
             raise TimeoutError
         self._connection.settimeout(left_seconds)
         size_bytes = self._connection.recv_into(buffer)
@@ -310,8 +319,9 @@ def _text(
     last_moment = time.monotonic() + PAGE_SECONDS
     body = bytearray()
     while left_bytes != 0:
-        if len(body) + (left_bytes or 0) > most_bytes:
-            raise TimeoutError
+        announced = response.chunk_left if response.chunked else left_bytes
+        if len(body) + (announced or 0) > most_bytes:
+            raise _TooMuch
         # What is no body is short: nobody cuts it into chunks of a byte.
         arriving.most_bytes = 2 * len(body) + 4 * _PIECE_BYTES
         piece = response.read1(min(_PIECE_BYTES, left_bytes or _PIECE_BYTES))
@@ -337,8 +347,7 @@ def _answer(response: http.client.HTTPResponse, text: str, wanted: str) -> Answe
     if status == 200 and wanted == "last_offset" and _is_ours(document, "code"):
         status = document.get("status", status)  # of a page that came slowly and failed
     if not _is_ours(document, wanted if status < 300 else "code"):
-        reason = f"what answers at the plugin's url is no sidecar ({status})"
-        return Answer(502, UNKNOWN, reason, {})
+        return _strangers(status)
     if status < 300:
         return Answer(status, STORED, "", document)
     retry_after = response.getheader("Retry-After", "")
@@ -349,6 +358,11 @@ def _answer(response: http.client.HTTPResponse, text: str, wanted: str) -> Answe
         document,
         float(retry_after) if retry_after.isdecimal() else 0.0,
     )
+
+
+def _strangers(status: int) -> Answer:
+    reason = f"what answers at the plugin's url is no sidecar ({status})"
+    return Answer(502, UNKNOWN, reason, {})
 
 
 def _is_ours(document: Any, wanted: str) -> bool:
