@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.responses import Response
+    from starlette.types import Receive, Scope, Send
 
-    from sidecar.arrivals import Arrival
+    from sidecar.arrivals import Arrival, Turns
 
     Respond = Callable[[Response], None]
     Serve = Callable[[list[tuple[bytes, bytes]], bytes, Respond], None]
@@ -117,6 +118,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     arrival: Arrival | None = None
     _is_known = False  # the API was asked for as it may be
+    _is_first = True  # of its requests
     _is_in_head = False
     _is_in_message = False
     _loose_bytes = 0  # of a head, or since the last piece of a body
@@ -135,6 +137,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(**uvicorns)
         self._serve_directly = serve_directly
         self._admits = admits
+        self._whole_app: Any = self.app
         self.timeout_keep_alive = STRANGERS_IDLE_SECONDS  # type: ignore[assignment]
 
     # -- Its life ----------------------------------------------------------------------
@@ -289,12 +292,27 @@ class BoundedProtocol(HttpToolsProtocol):
             self._go_uvicorns_way()
 
     def _go_uvicorns_way(self) -> None:
+        if not self._is_known and self.arrival is not None:
+            self.app = partial(self._in_turn, self.arrival.turns, self._is_first)
+        else:
+            self.app = self._whole_app
+        self._is_first = False
         super().on_headers_complete()
         if not self._is_known and any(
             name == b"transfer-encoding" for name, _ in self.headers
         ):
             self.cycle.keep_alive = False
             self._is_deaf = True
+
+    async def _in_turn(
+        self, turns: Turns, is_first: bool, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        await turns.take(is_first=is_first)
+        if not self.transport.is_closing():
+            await self._whole_app(scope, receive, send)
+            return
+        while (await receive())["type"] != "http.disconnect":
+            pass  # uvicorn wants an answer as long as it has not seen that
 
     def _may_be_direct(self) -> bool:
         return (
