@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sidecar import __version__, errors
-from sidecar.complaint import NO_FIT_STREAM, NO_NATS, OK, Complaint
+from sidecar.complaint import NO_FIT_STREAM, NO_NATS, OK, Complaint, printable
 from sidecar.errors import Problem
 from sidecar.event import MAX_OFFSET
 from sidecar.settings import load
@@ -50,7 +50,8 @@ def main() -> None:
 
 
 def _complain(status: int, what: object) -> int:
-    print(f"hermes-nats-sidecar: {what}", file=sys.stderr)
+    lines = [printable(line) for line in str(what).split("\n")]
+    print("hermes-nats-sidecar:", "\n".join(lines), file=sys.stderr)
     return status
 
 
@@ -154,7 +155,7 @@ def _provision(arguments: argparse.Namespace) -> int:
     elif not differences:
         print(f"Stream {settings.stream} exists and is as the settings say.")
     for sentence in differences:
-        print(sentence)
+        print(printable(sentence))
     return NO_FIT_STREAM if differences else OK
 
 
@@ -164,7 +165,7 @@ def _check(_: argparse.Namespace) -> int:
     settings = load(os.environ)
     faults = asyncio.run(find_faults(settings))
     for sentence in faults:
-        print(sentence)
+        print(printable(sentence))
     if not faults:
         print(f"Stream {settings.stream} is fit.")
     return NO_FIT_STREAM if faults else OK

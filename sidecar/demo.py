@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _STAND_IN = Path(__file__).resolve().parent / "stand_in"
 _START_SECONDS = 30.0
-_ENDS = (signal.SIGTERM, signal.SIGHUP)
+_ENDS: Final = (signal.SIGTERM, signal.SIGHUP)
 
 _USERS = [
     ("Zoé", "Lefèvre"),
@@ -50,8 +50,8 @@ class DemoError(Complaint):
 
 def demo() -> int:
     """Show the demo; give the exit status. It leaves nothing behind."""
-    for number in _ENDS:
-        signal.signal(number, _end)
+    for each in _ENDS:
+        signal.signal(each, _end)
     with tempfile.TemporaryDirectory(prefix="hermes-nats-demo-") as name:
         directory = Path(name)
         print("Starting a sidecar with an embedded NATS server ...", flush=True)
@@ -69,8 +69,8 @@ def demo() -> int:
 
 def _end(number: int, _: object) -> None:
     """Leave as Ctrl-C does, and by no second signal in the middle of that."""
-    for each in (*_ENDS, signal.SIGINT):
-        signal.signal(each, signal.SIG_IGN)
+    for ignored in (*_ENDS, signal.SIGINT):
+        signal.signal(ignored, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
@@ -91,7 +91,7 @@ def _sidecar(directory: Path) -> Iterator[Path]:
         [sys.executable, "-m", "sidecar", "serve"],
         env=environ | settings,
         start_new_session=True,  # Ctrl-C is for us; we stop it afterwards
-        preexec_fn=partial(signal.pthread_sigmask, signal.SIG_SETMASK, others),
+        preexec_fn=partial(signal.pthread_sigmask, signal.SIG_SETMASK, others),  # noqa: PLW1509 - there is no other thread
     )
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, others)

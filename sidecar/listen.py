@@ -115,10 +115,9 @@ def _check_directory(directory: Path) -> None:
 
 
 def weak_ancestor(directory: Path) -> Path | None:
-    """Give what lies above a directory, on its path or where a link of it leads, and
-    is somebody else's to change; raise OSError.
+    """Give what lies above a directory and is somebody else's to change; raise OSError.
 
-    A sticky directory as /tmp lets each user rename their own alone.
+    On its path, and where links of it lead. A sticky directory as /tmp lets each user rename their own alone.
     """
     ours = (0, os.geteuid())
     above = {*directory.absolute().parents, *directory.resolve().parents}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import structlog
 
+from sidecar.complaint import printable
 from sidecar.repeats import Repeats
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ _SERIES: Final[dict[str, tuple[str, ...]]] = {
     "no_http": ("text",),
 }
 """Errors that may come again and again, and what makes two of them the same."""
+
+_OF_MANY_LINES: Final = ("where", "exception")
+"""Tracebacks: names of our files and lines of our code."""
 
 _repeats = Repeats()
 
@@ -64,6 +68,21 @@ def _drop_repeats(
     key = (line["event"], *(str(line.get(name)) for name in names))
     if not _repeats.is_new(key, time.monotonic()):
         raise structlog.DropEvent
+    return line
+
+
+def _make_printable(
+    _: Any, __: str, line: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    for name, value in line.items():
+        if name in _OF_MANY_LINES:
+            continue
+        if isinstance(value, str):
+            line[name] = printable(value)
+        elif isinstance(value, list | tuple):
+            line[name] = [
+                printable(each) if isinstance(each, str) else each for each in value
+            ]
     return line
 
 
@@ -108,6 +127,7 @@ def configure(level: Level, log_format: Format | None = None) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
+                _make_printable,
                 renderer,
             ],
         )

@@ -182,7 +182,7 @@ def test_a_directory_that_others_could_replace_is_refused(tmp_path: Path) -> Non
     if os.geteuid() == 0:
         above.chmod(0o1777)
         (above / "own2").mkdir(mode=0o700)
-        os.symlink(above / "own2", above / "link")
+        (above / "link").symlink_to(above / "own2")
         os.chown(above / "link", 12345, -1, follow_symlinks=False)
         with pytest.raises(EmbeddedError, match="a link of another user"):
             _lock(above / "link")
