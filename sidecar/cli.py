@@ -26,6 +26,12 @@ Exit status: 0 done, 1 not ready, 2 wrong settings or arguments, 3 cannot listen
 7 plugins or demo failed, 130 interrupted."""
 
 
+_PLAIN_TOKEN = """\
+Warning: the token goes over http://, so whoever takes this port while the daemon is down
+gets the token and the events, and is believed. Use SIDECAR_UNIX_SOCKET, or set
+SIDECAR_TLS_CERT_FILE, wherever there are other users."""
+
+
 def main() -> None:
     """Run the command line and exit."""
     try:
@@ -163,6 +169,8 @@ def _check(_: argparse.Namespace) -> int:
     from sidecar.provision import find_faults
 
     settings = load(os.environ)
+    if settings.tcp_access == "token" and settings.tls_cert_file is None:
+        print(_PLAIN_TOKEN, file=sys.stderr)
     faults = asyncio.run(find_faults(settings))
     for sentence in faults:
         print(printable(sentence))
@@ -189,7 +197,7 @@ def _healthcheck(_: argparse.Namespace) -> int:
     from sidecar.probe import ask, client
 
     settings = load(os.environ)
-    with client(settings) as http:
+    with client(settings, for_api=False) as http:
         ask(http, "/health/live")
     return OK
 

@@ -137,6 +137,9 @@ class Daemon:
         copies = self.reader.copies
         return Reading(
             refused=self.reader.refused,
+            damage=self.reader.damage,
+            damaged_offset=self.reader.damaged_offset,
+            damage_age=_age(self.reader.damaged_at),
             stranger=told_name(copies.stranger),
             stranger_age=_age(copies.stranger_at),
             late_age=_age(copies.late_at),

@@ -117,7 +117,8 @@ def _check_directory(directory: Path) -> None:
 def weak_ancestor(directory: Path) -> Path | None:
     """Give what lies above a directory and is somebody else's to change; raise OSError.
 
-    On its path, and where links of it lead. A sticky directory as /tmp lets each user rename their own alone.
+    On its path, and where links of it lead. In a sticky directory as /tmp each user
+    may rename what is their own alone.
     """
     ours = (0, os.geteuid())
     above = {*directory.absolute().parents, *directory.resolve().parents}
