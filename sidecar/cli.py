@@ -26,9 +26,9 @@ Exit status: 0 done, 1 not ready, 2 wrong settings or arguments, 3 cannot listen
 7 plugins or demo failed, 130 interrupted."""
 
 
-_PLAIN_TOKEN = """\
-Warning: the token goes over http://, so whoever takes this port while the daemon is down
-gets the token and the events, and is believed. Use SIDECAR_UNIX_SOCKET, or set
+_OVER_HTTP = """\
+Warning: the token goes over http://. Whoever takes this port while the daemon is down
+gets it and the events, and is believed. Use SIDECAR_UNIX_SOCKET, or set
 SIDECAR_TLS_CERT_FILE, wherever there are other users."""
 
 
@@ -170,7 +170,7 @@ def _check(_: argparse.Namespace) -> int:
 
     settings = load(os.environ)
     if settings.tcp_access == "token" and settings.tls_cert_file is None:
-        print(_PLAIN_TOKEN, file=sys.stderr)
+        print(_OVER_HTTP, file=sys.stderr)
     faults = asyncio.run(find_faults(settings))
     for sentence in faults:
         print(printable(sentence))

@@ -15,7 +15,7 @@ from sidecar.complaint import printable
 from sidecar.repeats import Repeats
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Callable, MutableMapping
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -75,15 +75,28 @@ def _make_printable(
     _: Any, __: str, line: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     for name, value in line.items():
-        if name in _OF_MANY_LINES:
-            continue
-        if isinstance(value, str):
-            line[name] = printable(value)
-        elif isinstance(value, list | tuple):
-            line[name] = [
-                printable(each) if isinstance(each, str) else each for each in value
-            ]
+        if name not in _OF_MANY_LINES:
+            line[name] = _shown(value, printable)
     return line
+
+
+def _make_lines_printable(
+    _: Any, __: str, line: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Do the same where JSON shows line ends."""
+    for name, value in line.items():
+        line[name] = _shown(
+            value, lambda text: "\n".join(map(printable, text.split("\n")))
+        )
+    return line
+
+
+def _shown(value: Any, show: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return show(value)
+    if isinstance(value, list | tuple):
+        return [_shown(each, show) for each in value]
+    return value
 
 
 def _tell_once(record: logging.LogRecord) -> bool:
@@ -127,7 +140,7 @@ def configure(level: Level, log_format: Format | None = None) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
-                _make_printable,
+                _make_printable if is_console else _make_lines_printable,
                 renderer,
             ],
         )
