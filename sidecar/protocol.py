@@ -64,6 +64,9 @@ client that is paused asks again when it goes on."""
 TAKE_SECONDS: Final = 30.0
 """How long an answer to somebody unknown may lie here, whatever is taken of it."""
 
+PAGE_SECONDS: Final = 600.0
+"""The same for who is known, whose link may be slow; the plugin waits no longer."""
+
 STOPPING_SECONDS: Final = 1.0
 """How long a sidecar that stops waits for whoever does not take what it answered."""
 
@@ -179,7 +182,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Look whether the reader goes on; one who is known may be slow."""
         super().pause_writing()
-        self._watch_reader(self.loop.time() + TAKE_SECONDS, self._unread_bytes())
+        seconds = PAGE_SECONDS if self._is_known else TAKE_SECONDS
+        self._watch_reader(self.loop.time() + seconds, self._unread_bytes())
 
     def resume_writing(self) -> None:
         """Stop looking."""
@@ -193,8 +197,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _check_reader(self, ends_at: float, unread_before: int) -> None:
         unread_bytes = self._unread_bytes()
-        is_late = not self._is_known and self.loop.time() >= ends_at
-        if is_late or unread_bytes >= unread_before:
+        if self.loop.time() >= ends_at or unread_bytes >= unread_before:
             self.transport.abort()
         else:
             self._watch_reader(ends_at, unread_bytes)
