@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -28,8 +29,47 @@ MAX_STRANGERS: Final = 500
 HANDSHAKE_SECONDS: Final = 10.0
 """How long a TLS handshake may take, and how long the goodbye of TLS."""
 
-_AT_ONCE = 64  # so few that a newcomer is served before 500 more have come
+_TAKEN_AT_ONCE = 512  # what waits in the kernel waits behind everybody
+_OPENED_AT_ONCE = 32  # so few that a newcomer is served before 500 more are opened
+_HANDSHAKES_AT_ONCE = 12  # each takes a millisecond
 _PAUSE_SECONDS = 0.1
+_SERVED_AT_ONCE = 4  # a page or a metric takes a millisecond
+
+
+class Turns:
+    """Lets strangers' requests begin, a few each time the loop goes round.
+
+    The first one of a connection comes before all others, and the newest before older
+    ones: it is a probe's, whatever a crowd asks for.
+    """
+
+    def __init__(self) -> None:
+        self._first: deque[asyncio.Future[None]] = deque()
+        self._later: deque[asyncio.Future[None]] = deque()
+        self._left = _SERVED_AT_ONCE
+        self._next: asyncio.Handle | None = None
+
+    async def take(self, *, is_first: bool) -> None:
+        """Wait for a turn."""
+        loop = asyncio.get_running_loop()
+        if self._next is None:
+            self._next = loop.call_soon(self._go_round)
+        if self._left > 0:
+            self._left -= 1
+            return
+        turn: asyncio.Future[None] = loop.create_future()
+        (self._first if is_first else self._later).append(turn)
+        await turn
+
+    def _go_round(self) -> None:
+        self._next, self._left = None, _SERVED_AT_ONCE
+        while self._left > 0 and (self._first or self._later):
+            turn = self._first.pop() if self._first else self._later.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self._left -= 1
+        if self._left < _SERVED_AT_ONCE:
+            self._next = asyncio.get_running_loop().call_soon(self._go_round)
 
 
 class Arrival:
@@ -38,6 +78,7 @@ class Arrival:
     protocol: BoundedProtocol | None = None
 
     def __init__(self, arrivals: Arrivals, taken: socket.socket) -> None:
+        self.turns = arrivals.turns
         self._arrivals = arrivals
         self._socket = taken
 
@@ -49,11 +90,15 @@ class Arrival:
         """Count it no more."""
         self._arrivals.all.pop(self, None)
         self._arrivals.strangers.pop(self, None)
+        self._arrivals.unopened.pop(self, None)
 
     def end(self) -> None:
         """Cut it, whatever it is doing."""
+        is_opened = self not in self._arrivals.unopened
         self.has_left()
-        if self.protocol is not None and self.protocol.transport is not None:
+        if not is_opened:
+            self._socket.close()
+        elif self.protocol is not None and self.protocol.transport is not None:
             self.protocol.transport.abort()
         else:  # in its handshake
             with suppress(OSError):
@@ -61,7 +106,11 @@ class Arrival:
 
 
 class Arrivals:
-    """Those that are there, the oldest first."""
+    """Those that are there, the oldest first.
+
+    All that come are taken at once, and of them the newest opened first. In a crowd the
+    others wait, which costs nothing, and do not come again.
+    """
 
     def __init__(
         self,
@@ -71,10 +120,13 @@ class Arrivals:
     ) -> None:
         self.all: dict[Arrival, None] = {}
         self.strangers: dict[Arrival, None] = {}
+        self.turns = Turns()
+        self.unopened: dict[Arrival, socket.socket] = {}
         self._listener = listener
         self._make_protocol = make_protocol
         self._tls = tls
         self._opening: set[asyncio.Task[None]] = set()
+        self._next: asyncio.Handle | None = None
         self._pause: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -87,11 +139,18 @@ class Arrivals:
         if self._pause is not None:
             self._pause.cancel()
         asyncio.get_running_loop().remove_reader(self._listener)
+        for arrival in list(self.unopened):
+            arrival.end()
         for task in self._opening:
             task.cancel()
 
     def _take(self) -> None:
-        for _ in range(_AT_ONCE):
+        self._take_all()
+        if self._next is None:
+            self._open_newest()
+
+    def _take_all(self) -> None:
+        for _ in range(_TAKEN_AT_ONCE):
             try:
                 taken, _ = self._listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionError):
@@ -107,16 +166,28 @@ class Arrivals:
     def _add(self, taken: socket.socket) -> None:
         taken.setblocking(False)
         arrival = Arrival(self, taken)
-        self.all[arrival] = self.strangers[arrival] = None
-        if len(self.strangers) > MAX_STRANGERS or len(self.all) > MAX_CONNECTIONS:
+        self.all[arrival] = None
+        self.unopened[arrival] = taken
+        if len(self.all) > MAX_CONNECTIONS:
             self._make_room()
-        task = asyncio.create_task(self._open(arrival, taken))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+
+    def _open_newest(self) -> None:
+        self._next = None
+        most = _OPENED_AT_ONCE if self._tls is None else _HANDSHAKES_AT_ONCE
+        for _ in range(min(most, len(self.unopened))):
+            arrival, taken = self.unopened.popitem()
+            self.strangers[arrival] = None
+            if len(self.strangers) > MAX_STRANGERS:
+                next(iter(self.strangers)).end()
+            task = asyncio.create_task(self._open(arrival, taken))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+        if self.unopened:
+            self._next = asyncio.get_running_loop().call_soon(self._open_newest)
 
     def _make_room(self) -> None:
-        """End the oldest stranger, be it the newcomer."""
-        for arrival in self.strangers:
+        """End the oldest of those that nothing was done for, else of the strangers."""
+        for arrival in self.unopened or self.strangers:
             arrival.end()
             return
 

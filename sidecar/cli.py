@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sidecar import __version__, errors
-from sidecar.complaint import NO_FIT_STREAM, NO_NATS, OK, Complaint
+from sidecar.complaint import NO_FIT_STREAM, NO_NATS, OK, Complaint, printable
 from sidecar.errors import Problem
 from sidecar.event import MAX_OFFSET
 from sidecar.settings import load
@@ -24,6 +24,12 @@ Settings are environment variables, SIDECAR_*; see docs/settings.md.
 Exit status: 0 done, 1 not ready, 2 wrong settings or arguments, 3 cannot listen,
 4 no NATS or login refused, 5 stream missing or unfit, 6 embedded NATS cannot start,
 7 plugins or demo failed, 130 interrupted."""
+
+
+_OVER_HTTP = """\
+Warning: the token goes over http://. Whoever takes this port while the daemon is down
+gets it and the events, and is believed. Use SIDECAR_UNIX_SOCKET, or set
+SIDECAR_TLS_CERT_FILE, wherever there are other users."""
 
 
 def main() -> None:
@@ -50,7 +56,8 @@ def main() -> None:
 
 
 def _complain(status: int, what: object) -> int:
-    print(f"hermes-nats-sidecar: {what}", file=sys.stderr)
+    lines = [printable(line) for line in str(what).split("\n")]
+    print("hermes-nats-sidecar:", "\n".join(lines), file=sys.stderr)
     return status
 
 
@@ -154,7 +161,7 @@ def _provision(arguments: argparse.Namespace) -> int:
     elif not differences:
         print(f"Stream {settings.stream} exists and is as the settings say.")
     for sentence in differences:
-        print(sentence)
+        print(printable(sentence))
     return NO_FIT_STREAM if differences else OK
 
 
@@ -162,9 +169,11 @@ def _check(_: argparse.Namespace) -> int:
     from sidecar.provision import find_faults
 
     settings = load(os.environ)
+    if settings.tcp_access == "token" and settings.tls_cert_file is None:
+        print(_OVER_HTTP, file=sys.stderr)
     faults = asyncio.run(find_faults(settings))
     for sentence in faults:
-        print(sentence)
+        print(printable(sentence))
     if not faults:
         print(f"Stream {settings.stream} is fit.")
     return NO_FIT_STREAM if faults else OK
@@ -188,7 +197,7 @@ def _healthcheck(_: argparse.Namespace) -> int:
     from sidecar.probe import ask, client
 
     settings = load(os.environ)
-    with client(settings) as http:
+    with client(settings, for_api=False) as http:
         ask(http, "/health/live")
     return OK
 

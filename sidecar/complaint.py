@@ -19,3 +19,16 @@ class Complaint(Exception):  # noqa: N818 - most are nobody's error but the call
     """A sentence for the caller: what is wrong and what to do; never a traceback."""
 
     exit_status: ClassVar[int]
+
+
+def printable(text: str) -> str:
+    """Show what a terminal or a browser might obey: escapes, turned text, line ends.
+
+    Names of servers and subjects, and keys, are chosen by whoever may write them.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode()
+        for each in text
+    )

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sidecar import certificate
+from sidecar.apart import Apart
 from sidecar.bus import Bus
 from sidecar.errors import Outcome
 from sidecar.failures import Failures
@@ -61,6 +62,7 @@ class Daemon:
         self.reader = Reader(reading_bus, self.metrics)
         # Apart, so that readers who stall leave room for events.
         self.bodies, self.pages = Room(Outcome.NOT_STORED), Room()
+        self.apart = Apart()
         self.buses = [writing_bus] * self.writes + [reading_bus] * self.reads
         self.guard = RetentionGuard(self.buses[-1])
         self.recent = Recent(self.buses[-1])
@@ -135,6 +137,9 @@ class Daemon:
         copies = self.reader.copies
         return Reading(
             refused=self.reader.refused,
+            damage=self.reader.damage,
+            damaged_offset=self.reader.damaged_offset,
+            damage_age=_age(self.reader.damaged_at),
             stranger=told_name(copies.stranger),
             stranger_age=_age(copies.stranger_at),
             late_age=_age(copies.late_at),

@@ -14,9 +14,10 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _STAND_IN = Path(__file__).resolve().parent / "stand_in"
 _START_SECONDS = 30.0
+_ENDS: Final = (signal.SIGTERM, signal.SIGHUP)
 
 _USERS = [
     ("Zoé", "Lefèvre"),
@@ -48,6 +50,8 @@ class DemoError(Complaint):
 
 def demo() -> int:
     """Show the demo; give the exit status. It leaves nothing behind."""
+    for each in _ENDS:
+        signal.signal(each, _end)
     with tempfile.TemporaryDirectory(prefix="hermes-nats-demo-") as name:
         directory = Path(name)
         print("Starting a sidecar with an embedded NATS server ...", flush=True)
@@ -63,6 +67,13 @@ def demo() -> int:
                 return _show_stream(list(consumer), events)
 
 
+def _end(number: int, _: object) -> None:
+    """Leave as Ctrl-C does, and by no second signal in the middle of that."""
+    for ignored in (*_ENDS, signal.SIGINT):
+        signal.signal(ignored, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
 @contextmanager
 def _sidecar(directory: Path) -> Iterator[Path]:
     socket = directory / "api.sock"
@@ -75,11 +86,12 @@ def _sidecar(directory: Path) -> Iterator[Path]:
     }
     environ = {k: v for k, v in os.environ.items() if not k.startswith("SIDECAR_")}
     # Held back until there is a process that we know and can stop.
-    others = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    others = signal.pthread_sigmask(signal.SIG_BLOCK, {*_ENDS, signal.SIGINT})
     process = subprocess.Popen(
         [sys.executable, "-m", "sidecar", "serve"],
         env=environ | settings,
         start_new_session=True,  # Ctrl-C is for us; we stop it afterwards
+        preexec_fn=partial(signal.pthread_sigmask, signal.SIG_SETMASK, others),  # noqa: PLW1509 - there is no other thread
     )
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, others)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sidecar.complaint import NO_EMBEDDED_NATS, Complaint
+from sidecar.listen import weak_ancestor
 from sidecar.log import log
 from sidecar.login import NatsServer
 
@@ -164,6 +165,17 @@ def _lock(directory: Path) -> int:
                 f"The directory {directory} belongs to another user, who could read "
                 "the token and the events. Set SIDECAR_EMBEDDED_DIR to one that the "
                 "sidecar's user owns."
+            )
+        if directory.lstat().st_uid not in (0, os.geteuid()):
+            raise EmbeddedError(
+                f"{directory} is a link of another user. Set SIDECAR_EMBEDDED_DIR to "
+                "a directory that the sidecar's user owns."
+            )
+        if (weak := weak_ancestor(directory)) is not None:
+            raise EmbeddedError(
+                f"{weak} is above the directory {directory}, and others could rename "
+                "what is in it. Let root or the sidecar's user own it, and nobody else "
+                "write to it."
             )
         directory.chmod(0o700)
         lock = os.open(

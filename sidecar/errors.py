@@ -101,7 +101,7 @@ WRONG_HOST = Cause(
     "wrong_host",
     HTTPStatus.MISDIRECTED_REQUEST,
     "The Host header names another server.",
-    "Use the sidecar's IP address, its machine's name or a name without a dot; "
+    "Use the sidecar's IP address or its machine's name, or set SIDECAR_HTTP_NAMES; "
     "any name does over HTTPS.",
 )
 BUSY = Cause(

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Final, NamedTuple
+import sys
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LAST: Final = "*"
 """The precondition that any last offset meets."""
@@ -22,6 +26,9 @@ MAX_OFFSET: Final = 2**53 - 1
 
 START_BYTES: Final = 8192
 """How much of a body is looked at to know whose event it is."""
+
+SHOWN: Final = ("evcategory", "eventtype", "objtype")
+"""The members that are metadata."""
 
 _ATTRIBUTES = b'"objattrs":'
 """Comes after what names the object. In a JSON string its quotes would be escaped."""
@@ -80,12 +87,35 @@ def parse_event(body: bytes) -> Event:
     JSON is what Python's json accepts, NaN and lone surrogates included: Hermes emits
     them, and refusing its event would block it for ever.
     """
+    return _read_event(body, json.loads)
+
+
+def parse_large_event(body: bytes) -> Event:
+    """Do the same, and no arithmetic: a number of 4,000 digits takes its time."""
+    return _read_event(body, _LARGE.decode)
+
+
+def _read_event(body: bytes, read: Callable[[str], Any]) -> Event:
     try:
-        document = json.loads(body.decode("utf-8"))
+        document = read(body.decode("utf-8"))
     except (ValueError, RecursionError):
         raise Problem(errors.MALFORMED_JSON, Outcome.NOT_STORED) from None
     if not isinstance(document, dict):
         raise Problem(errors.MALFORMED_JSON, Outcome.NOT_STORED)
+    return make_event(document, body)
+
+
+def _skip_int(digits: str) -> None:
+    most = sys.get_int_max_str_digits()
+    if 0 < most < len(digits.removeprefix("-")):
+        raise ValueError
+
+
+_LARGE = json.JSONDecoder(parse_int=_skip_int)
+
+
+def make_event(document: dict[str, Any], body: bytes) -> Event:
+    """Give the event of a body that was read; only SHOWN is looked at."""
     category = plain_name(document.get("evcategory"))
     if category is None:
         raise Problem(errors.ILLEGAL_CATEGORY, Outcome.NOT_STORED)

@@ -23,6 +23,7 @@ UNABLE_LIMIT_SECONDS: Final = 2.0
 SECOND_WRITER_SECONDS: Final = 600.0
 FULL_SECONDS: Final = 60.0
 STRANGER_SECONDS: Final = 600.0
+DAMAGE_SECONDS: Final = 600.0
 LATE_SECONDS: Final = 60.0
 SLOW_SECONDS: Final = 2.0
 
@@ -33,10 +34,14 @@ class Reading:
 
     `stranger`: the name of the stream that last answered in the place of ours.
     `coming_seconds`: how long the oldest page under way has been coming.
+    `damage`: why a reader was given nothing more at `damaged_offset`, and not by time.
     `late`, `behind`, `strangers`: how often that was met.
     """
 
     refused: Cause | None = None
+    damage: Cause | None = None
+    damaged_offset: int = 0
+    damage_age: float | None = None
     stranger: str = ""
     stranger_age: float | None = None
     late_age: float | None = None
@@ -250,6 +255,9 @@ def _room(facts: Facts) -> Check:
 def _reads(reads: Reading) -> Check:
     if reads.refused is not None:
         return _failed("reads", reads.refused)
+    if reads.damage is not None and _is_recent(reads.damage_age, DAMAGE_SECONDS):
+        reason = f"Readers stop at offset {reads.damaged_offset}: {reads.damage.title}"
+        return Check("reads", reason, reads.damage.remedy, blocks=False)
     if reads.stranger_age is not None and reads.stranger_age < STRANGER_SECONDS:
         return Check(
             "reads",
@@ -272,6 +280,10 @@ def _reads(reads: Reading) -> Check:
             blocks=False,
         )
     return Check("reads", None)
+
+
+def _is_recent(age: float | None, limit_seconds: float) -> bool:
+    return age is not None and age < limit_seconds
 
 
 def _second_writer(facts: Facts) -> Check:

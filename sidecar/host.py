@@ -2,8 +2,8 @@
 """Whether a Host header may be ours: the defence against DNS rebinding. Pure.
 
 A browser on this machine can be led here under a name that an attacker owns, past its
-same-origin policy. Such a name has a dot and a public ending; the names under which
-sidecars are reached have not, or are the machine's own.
+same-origin policy. Single labels and names in .local can be claimed by neighbours, too:
+so ours are addresses, the machine's own names, and those that a setting allows.
 """
 
 from __future__ import annotations
@@ -11,19 +11,15 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from typing import Final
 
 _NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?", re.ASCII)
 _PORT = re.compile(r":[0-9]{1,5}\Z", re.ASCII)
 
-# Nobody can register a name below these (RFC 6761, RFC 6762, RFC 8375, ICANN on
-# "internal"; Kubernetes' own names end in .svc and .cluster.local).
-_RESERVED: Final = (".localhost", ".local", ".internal", ".home.arpa", ".test", ".svc")
 
-
-def own_names(http_host: str) -> frozenset[str]:
-    """Give the names of this machine, and the one that it was told to listen on."""
-    names = {http_host, socket.gethostname(), socket.getfqdn()}
+def own_names(http_host: str, http_names: str = "") -> frozenset[str]:
+    """Give the names of this machine, of its listener, and those of the setting."""
+    names = {http_host, socket.gethostname(), socket.getfqdn(), "localhost"}
+    names.update(name.strip() for name in http_names.split(","))
     return frozenset(name.lower().rstrip(".") for name in names)
 
 
@@ -35,7 +31,7 @@ def is_ours(host: str, own: frozenset[str]) -> bool:
     if not _NAME.fullmatch(name):
         return False
     name = name.rstrip(".")
-    return "." not in name or name in own or name.endswith(_RESERVED)
+    return name in own or name.endswith(".localhost")
 
 
 def _is_address(text: str) -> bool:

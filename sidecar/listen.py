@@ -95,11 +95,42 @@ def _check_directory(directory: Path) -> None:
             f"The socket's directory {directory} is writable by everybody, who could "
             "replace the socket. Use a directory of its own, mode 0750."
         )
+    if status.st_mode & stat.S_IWGRP and status.st_gid not in (0, os.getegid()):
+        raise ListenError(
+            f"The socket's directory {directory} is writable by a group that is not "
+            "the sidecar's, who could replace the socket. Use mode 0750."
+        )
+    weak = weak_ancestor(directory)
+    if weak is not None:
+        raise ListenError(
+            f"{weak} is above the socket's directory {directory}, and others could "
+            "rename what is in it, and so replace the socket. Let root or the "
+            "sidecar's user own it, and nobody else write to it."
+        )
     if not os.access(directory, os.W_OK | os.X_OK):
         raise ListenError(
             f"The socket's directory {directory} is not writable by the sidecar. "
             "Give it to the sidecar's user."
         )
+
+
+def weak_ancestor(directory: Path) -> Path | None:
+    """Give what lies above a directory and is somebody else's to change; raise OSError.
+
+    On its path, and where links of it lead. In a sticky directory as /tmp each user
+    may rename what is their own alone.
+    """
+    ours = (0, os.geteuid())
+    above = {*directory.absolute().parents, *directory.resolve().parents}
+    for each in sorted(above):
+        status = each.stat()
+        is_for_others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if status.st_gid in (0, os.getegid()) and not status.st_mode & stat.S_IWOTH:
+            is_for_others = 0
+        is_sticky = status.st_mode & stat.S_ISVTX
+        if status.st_uid not in ours or (is_for_others and not is_sticky):
+            return each
+    return None
 
 
 def _take_lock(path: Path) -> int:

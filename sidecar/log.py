@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import structlog
 
+from sidecar.complaint import printable
 from sidecar.repeats import Repeats
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Callable, MutableMapping
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -30,6 +31,9 @@ _SERIES: Final[dict[str, tuple[str, ...]]] = {
     "no_http": ("text",),
 }
 """Errors that may come again and again, and what makes two of them the same."""
+
+_OF_MANY_LINES: Final = ("where", "exception")
+"""Tracebacks: names of our files and lines of our code."""
 
 _repeats = Repeats()
 
@@ -65,6 +69,34 @@ def _drop_repeats(
     if not _repeats.is_new(key, time.monotonic()):
         raise structlog.DropEvent
     return line
+
+
+def _make_printable(
+    _: Any, __: str, line: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    for name, value in line.items():
+        if name not in _OF_MANY_LINES:
+            line[name] = _shown(value, printable)
+    return line
+
+
+def _make_lines_printable(
+    _: Any, __: str, line: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Do the same where JSON shows line ends."""
+    for name, value in line.items():
+        line[name] = _shown(
+            value, lambda text: "\n".join(map(printable, text.split("\n")))
+        )
+    return line
+
+
+def _shown(value: Any, show: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return show(value)
+    if isinstance(value, list | tuple):
+        return [_shown(each, show) for each in value]
+    return value
 
 
 def _tell_once(record: logging.LogRecord) -> bool:
@@ -108,6 +140,7 @@ def configure(level: Level, log_format: Format | None = None) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
+                _make_printable if is_console else _make_lines_printable,
                 renderer,
             ],
         )

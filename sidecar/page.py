@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Final
 
+from sidecar.complaint import printable
 from sidecar.initsync import max_age_seconds, rfc3339
 
 if TYPE_CHECKING:
@@ -108,13 +109,13 @@ def render(view: View) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="refresh" content="{REFRESH_SECONDS}">
-<title>{escape(state)} - hermes-nats-sidecar</title>
+<title>{_shown(state)} - hermes-nats-sidecar</title>
 <style>{STYLE}</style>
 </head>
 <body>
 <h1>hermes-nats-sidecar</h1>
 <main>
-<section class="state {worst}"><strong>{escape(state)}</strong>
+<section class="state {worst}"><strong>{_shown(state)}</strong>
 {_reasons(view.checks)}</section>
 <h2>Stream</h2>
 <dl>
@@ -125,7 +126,7 @@ def render(view: View) -> str:
 <h2>Last events</h2>
 {_table(view.rows)}
 </main>
-<footer>Version {escape(view.version)}, as of {rfc3339(view.now)}; comes again every
+<footer>Version {_shown(view.version)}, as of {rfc3339(view.now)}; comes again every
 {REFRESH_SECONDS} seconds. Of an event nothing but metadata is shown.</footer>
 </body>
 </html>
@@ -137,7 +138,7 @@ def _reasons(checks: list[Check]) -> str:
     if not bad:
         return "<p>Events can flow.</p>"
     return "\n".join(
-        f"<p>{escape(check.reason or '')} <em>{escape(check.remedy or '')}</em></p>"
+        f"<p>{_shown(check.reason or '')} <em>{_shown(check.remedy or '')}</em></p>"
         for check in bad
     )
 
@@ -149,7 +150,7 @@ def _facts(view: View) -> str:
     if view.searched:
         facts += _initsync_facts(view)
     return "\n".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        f"<div><dt>{_shown(name)}</dt><dd>{_shown(value)}</dd></div>"
         for name, value in facts
     )
 
@@ -216,9 +217,9 @@ def _table(rows: list[Row] | None) -> str:
     if not rows:
         return '<p class="soft">None yet.</p>'
     lines = "\n".join(
-        f'<tr><td class="right">{row.offset}</td><td>{escape(row.time[:19])}Z</td>'
-        f"<td>{escape(row.category)}</td><td>{escape(row.type or '')}</td>"
-        f"<td>{escape(row.object_type or '')}</td>"
+        f'<tr><td class="right">{row.offset}</td><td>{_shown(row.time[:19])}Z</td>'
+        f"<td>{_shown(row.category)}</td><td>{_shown(row.type or '')}</td>"
+        f"<td>{_shown(row.object_type or '')}</td>"
         f'<td class="right">{size(row.size_bytes)}</td></tr>'
         for row in rows
     )
@@ -251,3 +252,7 @@ def duration(seconds: float) -> str:
         if count:
             parts.append(f"{count} {name}")
     return " ".join(parts[:2]) or "0 s"
+
+
+def _shown(text: str) -> str:
+    return escape(printable(text))

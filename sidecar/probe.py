@@ -31,8 +31,13 @@ class DaemonError(Complaint):
         self.may_pass = may_pass  # without anybody's doing
 
 
-def client(settings: Settings, timeout_seconds: float = _SECONDS) -> httpx.Client:
-    """Give a client for the daemon of these settings; proxies are left alone."""
+def client(
+    settings: Settings, timeout_seconds: float = _SECONDS, *, for_api: bool = True
+) -> httpx.Client:
+    """Give a client for the daemon of these settings; proxies are left alone.
+
+    Without the API it sends no token: whoever took the port would get it.
+    """
     if settings.unix_socket is not None:
         return httpx.Client(
             transport=httpx.HTTPTransport(uds=str(settings.unix_socket)),
@@ -46,7 +51,7 @@ def client(settings: Settings, timeout_seconds: float = _SECONDS) -> httpx.Clien
     certificate = settings.tls_cert_file
     return httpx.Client(
         base_url=f"{'https' if certificate else 'http'}://{host}:{settings.http_port}",
-        headers=_authorization(settings),
+        headers=_authorization(settings) if for_api else {},
         timeout=timeout_seconds,
         trust_env=False,
         verify=_pinned(certificate) if certificate else True,

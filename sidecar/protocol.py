@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.responses import Response
+    from starlette.types import Receive, Scope, Send
 
-    from sidecar.arrivals import Arrival
+    from sidecar.arrivals import Arrival, Turns
 
     Respond = Callable[[Response], None]
     Serve = Callable[[list[tuple[bytes, bytes]], bytes, Respond], None]
@@ -62,6 +63,9 @@ client that is paused asks again when it goes on."""
 
 TAKE_SECONDS: Final = 30.0
 """How long an answer to somebody unknown may lie here, whatever is taken of it."""
+
+PAGE_SECONDS: Final = 600.0
+"""The same for who is known, whose link may be slow; the plugin waits no longer."""
 
 STOPPING_SECONDS: Final = 1.0
 """How long a sidecar that stops waits for whoever does not take what it answered."""
@@ -117,6 +121,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     arrival: Arrival | None = None
     _is_known = False  # the API was asked for as it may be
+    _is_first = True  # of its requests
     _is_in_head = False
     _is_in_message = False
     _loose_bytes = 0  # of a head, or since the last piece of a body
@@ -135,6 +140,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(**uvicorns)
         self._serve_directly = serve_directly
         self._admits = admits
+        self._whole_app: Any = self.app
         self.timeout_keep_alive = STRANGERS_IDLE_SECONDS  # type: ignore[assignment]
 
     # -- Its life ----------------------------------------------------------------------
@@ -176,7 +182,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Look whether the reader goes on; one who is known may be slow."""
         super().pause_writing()
-        self._watch_reader(self.loop.time() + TAKE_SECONDS, self._unread_bytes())
+        seconds = PAGE_SECONDS if self._is_known else TAKE_SECONDS
+        self._watch_reader(self.loop.time() + seconds, self._unread_bytes())
 
     def resume_writing(self) -> None:
         """Stop looking."""
@@ -190,8 +197,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _check_reader(self, ends_at: float, unread_before: int) -> None:
         unread_bytes = self._unread_bytes()
-        is_late = not self._is_known and self.loop.time() >= ends_at
-        if is_late or unread_bytes >= unread_before:
+        if self.loop.time() >= ends_at or unread_bytes >= unread_before:
             self.transport.abort()
         else:
             self._watch_reader(ends_at, unread_bytes)
@@ -289,12 +295,27 @@ class BoundedProtocol(HttpToolsProtocol):
             self._go_uvicorns_way()
 
     def _go_uvicorns_way(self) -> None:
+        if not self._is_known and self.arrival is not None:
+            self.app = partial(self._in_turn, self.arrival.turns, self._is_first)
+        else:
+            self.app = self._whole_app
+        self._is_first = False
         super().on_headers_complete()
         if not self._is_known and any(
             name == b"transfer-encoding" for name, _ in self.headers
         ):
             self.cycle.keep_alive = False
             self._is_deaf = True
+
+    async def _in_turn(
+        self, turns: Turns, is_first: bool, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        await turns.take(is_first=is_first)
+        if not self.transport.is_closing():
+            await self._whole_app(scope, receive, send)
+            return
+        while (await receive())["type"] != "http.disconnect":
+            pass  # uvicorn wants an answer as long as it has not seen that
 
     def _may_be_direct(self) -> bool:
         return (

@@ -206,6 +206,9 @@ class Reader:
         self.copies = Copies()
         self.waiting = 0
         self.refused: Cause | None = None
+        self.damage: Cause | None = None  # what no reader can pass
+        self.damaged_offset = 0
+        self.damaged_at: float | None = None
         self._coming: dict[int, tuple[float, int]] = {}  # since when, how large
         self._numbers = itertools.count()
 
@@ -311,6 +314,8 @@ class Reader:
                         last_offset=position.last,
                     )
                 case Refuse(cause, offset):
+                    self.damage, self.damaged_offset = cause, offset
+                    self.damaged_at = time.monotonic()
                     raise Problem(cause, offset=offset)
 
     async def _ask_copy(self, start: int, query: Query) -> Came:

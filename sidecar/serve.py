@@ -151,7 +151,9 @@ def _server(
         token if access == "token" else None,
         # A browser cannot reach a Unix socket, nor believe our certificate under
         # an attacker's name.
-        own_names(settings.http_host) if is_tcp and not has_tls else None,
+        own_names(settings.http_host, settings.http_names)
+        if is_tcp and not has_tls
+        else None,
         daemon.refuse_caller,
     )
     config = http_config(

@@ -124,6 +124,11 @@ class Settings(BaseSettings):
         None, description="Unix socket for the API; the recommended listener"
     )
     http_host: str = Field("127.0.0.1", description="TCP address to listen on")
+    http_names: str = Field(
+        "",
+        description="Names, comma separated, by which others reach the TCP port: a "
+        "Service, a container. Its address and the machine's names need not be here",
+    )
     http_port: int = Field(
         8480, ge=0, le=65535, description="TCP port for health, metrics, status page"
     )

@@ -85,9 +85,8 @@ async def post_event(daemon: Daemon, request: Request) -> Response:
                 if producer_of(_key(headers)) is not None:
                     start += await _read_start(request)
                 raise
-            event = parse_event(
-                await _read_body(request, held, head.limit_bytes, start)
-            )
+            body = await _read_body(request, held, head.limit_bytes, start)
+            event = await daemon.apart.parse(body)
         except Problem as problem:
             _refused(daemon, problem, headers, bytes(start))
             raise

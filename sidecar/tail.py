@@ -95,14 +95,14 @@ def _line(row: dict[str, Any], view: View) -> str:
     shown = {
         "offset": row["offset"],
         "timestamp": row["timestamp"],
-        "category": row["category"],
+        "category": plain_name(row["category"]),
         "type": plain_name(event.get("eventtype")),
         "object_type": plain_name(event.get("objtype")),
         "size_bytes": len(row["data"].encode("utf-8", "surrogateescape")),
     }
     if view.as_json:
         return json.dumps(shown | ({"event": event} if view.show_payload else {}))
-    cells = "{offset}  {timestamp}  {category:<9} {type!s:<11} {object_type!s:<16} "
+    cells = "{offset}  {timestamp}  {category!s:<9} {type!s:<11} {object_type!s:<16} "
     line = (cells + "{size_bytes}").format(**shown)
     return line + (
         f"  {json.dumps(event.get('objattrs'))}" if view.show_payload else ""

@@ -331,6 +331,20 @@ async def test_who_is_known_may_take_an_answer_slowly(
             taken += await one.read()
 
 
+async def test_who_is_known_may_not_take_an_answer_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "READER_SECONDS", 0.2)
+    monkeypatch.setattr(protocol, "PAGE_SECONDS", 0.3)
+    async with wire() as one:
+        one.is_known = True
+        one.protocol.data_received(WHOLE)
+        one.responds[0](PlainTextResponse("x" * 4_000_000))
+        while not one.protocol.transport.is_closing():
+            await asyncio.sleep(0.05)
+            one.caller.recv(10_000)
+
+
 async def test_a_stranger_may_not_take_an_answer_slowly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -173,6 +173,21 @@ def test_a_directory_of_another_user_is_refused(
         _lock(tmp_path)
 
 
+def test_a_directory_that_others_could_replace_is_refused(tmp_path: Path) -> None:
+    above = tmp_path / "above"
+    above.mkdir()
+    above.chmod(0o777)
+    with pytest.raises(EmbeddedError, match="others could rename"):
+        _lock(above / "own")
+    if os.geteuid() == 0:
+        above.chmod(0o1777)
+        (above / "own2").mkdir(mode=0o700)
+        (above / "link").symlink_to(above / "own2")
+        os.chown(above / "link", 12345, -1, follow_symlinks=False)
+        with pytest.raises(EmbeddedError, match="a link of another user"):
+            _lock(above / "link")
+
+
 def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     victim, token = tmp_path / "victim", tmp_path / "token"
     victim.write_text("precious")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -23,7 +23,12 @@ def guarded(
 ) -> Iterator[SidecarProcess]:
     """Serve the API open on TCP, for events of 1,000 bytes at most."""
     directory = tmp_path_factory.mktemp("guarded")
-    with sidecar_on(nats, directory, tcp_api="open", max_event_bytes=1000) as process:
+    settings: dict[str, Any] = {
+        "tcp_api": "open",
+        "max_event_bytes": 1000,
+        "http_names": "sidecar",
+    }
+    with sidecar_on(nats, directory, **settings) as process:
         yield process
 
 
@@ -35,6 +40,7 @@ def ask(sidecar: SidecarProcess, path: str, *hosts: str) -> httpx.Response:
 
 def test_a_forged_host_is_refused_but_for_probes(guarded: SidecarProcess) -> None:
     for path in ("/v1/stream", "/v1/events", "/", "/nothing"):
+        assert ask(guarded, path, "wpad").status_code == 421
         answer = ask(guarded, path, "evil.example")
         assert (answer.status_code, answer.json()["code"]) == (421, "wrong_host")
         assert "evil" not in answer.text

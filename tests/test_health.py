@@ -305,6 +305,8 @@ def test_health_before_the_first_connection_names_no_offset() -> None:
     [
         (Reading(), "pass", ""),
         (Reading(refused=errors.NATS_PERMISSION), "fail", "lacks"),
+        (Reading(None, errors.UNREADABLE, 7, 599), "warn", "stop at offset 7: A mess"),
+        (Reading(None, errors.UNREADABLE, 7, 601), "pass", ""),
         (Reading(stranger="backup", stranger_age=599), "warn", "Stream backup answers"),
         (Reading(stranger="backup", stranger_age=601), "pass", ""),
         (Reading(late_age=59), "warn", "does not answer reads"),

@@ -117,6 +117,52 @@ def test_a_directory_of_another_user_is_refused(
     assert "belongs to another user" in complaint(directory / "api.sock")
 
 
+def test_a_directory_that_another_group_may_write_is_refused(directory: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give it to another group")
+    os.chown(directory, -1, 12345)
+    directory.chmod(0o770)
+    assert "writable by a group" in complaint(directory / "api.sock")
+    os.chown(directory, -1, os.getegid())
+    with unix_socket(directory / "api.sock"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "group", "is_weak"),
+    [
+        (0o755, -1, -1, False),
+        (0o777, -1, -1, True),
+        (0o1777, -1, -1, False),
+        (0o770, -1, 12345, True),
+        (0o770, -1, -1, False),
+        (0o1770, -1, 12345, False),
+        (0o755, 12345, -1, True),
+        (0o1777, 12345, -1, True),
+    ],
+)
+@pytest.mark.parametrize("by_link", [False, True])
+def test_whoever_may_rename_what_is_above_it_could_replace_the_socket(
+    tmp_path: Path, mode: int, owner: int, group: int, *, is_weak: bool, by_link: bool
+) -> None:
+    if os.geteuid() != 0 and (owner, group) != (-1, -1):
+        pytest.skip("only root can give it away")
+    above = tmp_path / "above"
+    directory = above / "below" / "own"
+    directory.mkdir(mode=0o750, parents=True)
+    os.chown(above, owner, group)
+    above.chmod(mode)
+    if by_link:
+        (tmp_path / "link").symlink_to(directory)
+        directory = tmp_path / "link"
+    path = directory / "api.sock"
+    if is_weak:
+        assert str(above) in complaint(path)
+    else:
+        with unix_socket(path):
+            pass
+
+
 def test_a_missing_directory_is_named(directory: Path) -> None:
     missing = directory / "missing"
     text = complaint(missing / "api.sock")

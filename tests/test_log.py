@@ -75,6 +75,18 @@ def test_a_line_break_in_a_value_stays_on_one_line() -> None:
     assert row["text"] == "a\nb"
 
 
+@pytest.mark.parametrize("log_format", ["console", "json"])
+@pytest.mark.parametrize("place", ["text='{}'", "texts=['{}']"])
+def test_no_terminal_obeys_what_others_have_named(log_format: str, place: str) -> None:
+    foreign = r"\x1b]0;PWN\x07 \x9b2J \u202e \r end"
+    line = run(f"log.info('x', {place.format(foreign)})", log_format=log_format).stderr
+    shown = line.strip().replace("\x1b[0m", "")
+    for part in ("\x1b]", "\x07", "\x9b", "\u202e", "\r"):
+        assert part not in shown
+    assert "PWN" in shown
+    assert shown.count("\n") == 0
+
+
 def test_nats_py_does_not_repeat_what_its_callbacks_told_us() -> None:
     assert rows("logging.getLogger('nats.aio.client').error('x')") == []
 

@@ -201,6 +201,9 @@ GET, DIRECT = "$JS.API.STREAM.MSG.GET.hermes", "$JS.API.DIRECT.GET.hermes"
 SEQ = b'{"seq": 1}'
 ASKED = {
     "store an event": [("hermes.base", b"{}")],
+    "store in a category that Hermes has not": [
+        (subject, b"{}") for subject in ("hermes.other", "hermes.\xff", "hermes.schema")
+    ],
     "store below a category": [("hermes.a.b", b"{}")],
     "ask for the stream's state": [("$JS.API.STREAM.INFO.hermes", b"")],
     "read any event from its leader": [(GET, SEQ)],

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection
@@ -13,7 +14,7 @@ from fuzz.crowd import GROWTH_KIB, tls_files, watch
 from parts.process import memory_kib
 from parts.sidecar import post, sidecar_on
 
-from sidecar.arrivals import MAX_STRANGERS
+from sidecar.arrivals import MAX_STRANGERS, Arrivals, Turns
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -189,3 +190,32 @@ def test_a_thousand_idle_and_half_open_connections_do_not_stop_a_publish(
                 connection.shutdown(socket.SHUT_WR)
         assert post(http).status_code == 201
         assert http.get("/health").status_code == 200
+
+
+async def test_a_first_request_comes_before_all_others_and_the_newest_first() -> None:
+    turns, served = Turns(), []
+
+    async def ask(name: str, *, is_first: bool) -> None:
+        await turns.take(is_first=is_first)
+        served.append(name)
+
+    crowd = [f"later {number}" for number in range(20)]
+    tasks = [asyncio.create_task(ask(name, is_first=False)) for name in crowd]
+    tasks += [asyncio.create_task(ask(name, is_first=True)) for name in ("old", "new")]
+    await asyncio.gather(*tasks)
+    assert served == [*crowd[:4], "new", "old", *crowd[4:]]
+
+
+def test_in_a_crowd_the_newest_are_opened_and_who_waits_costs_nothing() -> None:
+    arrivals = Arrivals(socket.socket(), lambda: None, None)  # type: ignore[arg-type, return-value]
+    pairs = [socket.socketpair() for _ in range(5)]
+    for ours, _ in pairs:
+        arrivals._add(ours)
+    assert list(arrivals.unopened.values()) == [ours for ours, _ in pairs]
+    assert arrivals.strangers == {}
+    arrivals._make_room()
+    assert (len(arrivals.all), pairs[0][0].fileno()) == (4, -1)
+    for ours, theirs in pairs:
+        ours.close()
+        theirs.close()
+    arrivals._listener.close()

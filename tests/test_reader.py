@@ -72,6 +72,8 @@ def test_one_bad_message_hides_no_event_before_it_and_is_named(
             assert [row["offset"] for row in page["events"]] == good
         answer = http.get(f"/v1/events?offset={page['next_offset']}")
         assert (answer.status_code, answer.json()["code"]) == (503, "unreadable")
+        health = http.get("/health").text
+        assert f"Readers stop at offset {answer.json()['offset']}: " in health
         assert answer.json()["offset"] == good[-1] + 1
         after = post(http).json()["offset"]
         page = http.get(f"/v1/events?offset={good[-1] + 1}&category=base").json()

@@ -36,6 +36,9 @@ PATIENCE_SECONDS = 10.0
 MORE_SECONDS = 30.0
 """How long beyond Hermes' timeout an end is asked for that nobody can say."""
 
+STRANGERS_SECONDS = 20.0
+"""The same where something answers that is no sidecar: a gateway, while it restarts."""
+
 MAX_OFFSET = 2**53 - 1
 
 ERROR_PAUSE_SECONDS = 5.0
@@ -59,10 +62,11 @@ PAGE_BYTES = 256 * 1024
 in the sidecar's memory, while Hermes takes its time."""
 
 NOT_IN_STREAM = (409, 410)
+STRANGERS = 502
 UNAUTHORIZED = 401
 """Passing, but told after PATIENCE_SECONDS: a token is changed on one side first."""
 
-PASSING = (0, UNAUTHORIZED, 429, 502, 503, 504)
+PASSING = (0, UNAUTHORIZED, 429, STRANGERS, 503, 504)
 """No answer, or none of the stream. 502 is also what no sidecar has written: the page
 of a gateway while the sidecar restarts, or a page that was cut in the middle."""
 
@@ -166,7 +170,10 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
             elif not _is_passing(answer):
                 raise self._error(answer)
             pause_seconds = _pause_seconds(answer)
-            if self._now() + pause_seconds > ends_at + MORE_SECONDS:
+            asked_until = self._now() + pause_seconds - ends_at
+            if answer.status == STRANGERS and asked_until > STRANGERS_SECONDS:
+                raise NatsSidecarError(f"No message bus: {answer.reason}")
+            if asked_until > MORE_SECONDS:
                 raise NatsSidecarError(NO_END)  # no pause: 30 seconds have passed
             self._sleep(pause_seconds)
 

@@ -8,10 +8,13 @@ can be copied into Hermes by itself.
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import re
 import socket
 import ssl
+import time
+from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -24,9 +27,28 @@ _MEMBERS: dict[str, tuple[type, ...]] = {
 }
 """What a sidecar's documents hold; who has something else there is another."""
 
+_MAX_NUMBER = 2**53 - 1
+_CODE = re.compile("[a-z_]{1,64}")
+_SENTENCES = re.compile("[ -~]{0,400}")
+"""What may come into Hermes' log: one short line, whoever answers."""
+
 AHEAD_SECONDS = 5.0
 """How long the answer to what was asked ahead is waited for."""
 
+PAGE_SECONDS = 600.0
+"""How long a page may come: it may be large, and a link slow. Any other answer has to
+be whole in the time that is given."""
+
+_BYTES_A_SECOND = 4096
+"""A page that comes is given a second more for each of these."""
+
+_PIECE_BYTES = 64 * 1024
+_DOCUMENT_BYTES = 1024 * 1024
+_PAGE_BYTES = 96 * 1024 * 1024
+"""Room for one event of 32 MB, the most that JetStream takes, as text in JSON."""
+
+_PAGES = "/v1/events?"
+_NEXT = re.compile(r'<(/v1/events\?[\w=&%.-]{1,500})>; rel="next"', re.ASCII)
 _STORED = b'HTTP/1.1 201 Created\r\ncontent-length: 0\r\netag: "%d"\r\n\r\n'
 """The whole of what a sidecar answers to `Prefer: return=minimal`."""
 
@@ -64,6 +86,7 @@ class SidecarHttp:
         self._token_file: str | None = settings.get("token_file")
         self._cafile: str | None = settings.get("cafile")
         self._socket: socket.socket | None = None
+        self._timeout_seconds = 0.0  # of the request under way
         self._asked_ahead = ""
 
     def ask(
@@ -71,7 +94,7 @@ class SidecarHttp:
     ) -> Answer:
         """Ask for something and give the answer; never raises for a bad network."""
         request = self._request("GET", path, timeout_seconds, headers=headers)
-        return self._response(request)
+        return self._response(request, is_page=path.startswith(_PAGES))
 
     def store(
         self, body: bytes, headers: dict[str, str], offset: int, timeout_seconds: float
@@ -82,26 +105,27 @@ class SidecarHttp:
 
     def ask_page(self, path: str, timeout_seconds: float) -> Answer:
         """Ask for a page, and ahead for the one after it; see take_ahead."""
-        return self._response(self._request("GET", path, timeout_seconds), ahead=True)
+        request = self._request("GET", path, timeout_seconds)
+        return self._response(request, is_page=True, ahead=True)
 
     def take_ahead(self, path: str) -> Answer | None:
         """Give the page that was asked ahead; None if that was another one."""
         if self._asked_ahead != path:
             return None
         self._asked_ahead = ""
-        return self._response(b"", ahead=True)
+        return self._response(b"", is_page=True, ahead=True)
 
     def _ask_ahead(self, response: http.client.HTTPResponse) -> None:
         """Ask for the next page before this one is read: the sidecar works meanwhile.
 
         Nobody needs its answer yet: a failure is left to whoever asks next.
         """
-        path = response.getheader("Link", "").partition(">")[0][1:]
-        request = self._request("GET", path, AHEAD_SECONDS) if path else b""
-        if isinstance(request, bytes) and self._socket is not None:
-            self._asked_ahead = path
+        link = _NEXT.fullmatch(response.getheader("Link", ""))
+        request = self._request("GET", link[1], AHEAD_SECONDS) if link else b""
+        if link and isinstance(request, bytes):
+            self._asked_ahead = link[1]
             try:
-                self._socket.sendall(request)
+                self._write(request)
             except OSError:
                 self.close()
 
@@ -144,6 +168,7 @@ class SidecarHttp:
         self,
         request: bytes | Answer,
         *,
+        is_page: bool = False,
         ahead: bool = False,
         offset: int | None = None,
     ) -> Answer:
@@ -152,13 +177,18 @@ class SidecarHttp:
             return request
         assert self._socket is not None  # noqa: S101 - _request made it
         try:
-            self._socket.sendall(request)
+            ends_at = time.monotonic() + self._timeout_seconds
+            self._write(request)
             if offset is not None and self._is_stored(offset):
                 return Answer(201, STORED, "", {"offset": offset})
-            response = http.client.HTTPResponse(self._socket)
+            arriving = _Arriving(self._socket, ends_at)
+            response = http.client.HTTPResponse(arriving)  # type: ignore[arg-type]
             response.begin()
-            text = response.read()
-        except (OSError, http.client.HTTPException):
+            text = _text(response, arriving, is_page)
+        except _TooMuch:
+            self.close()
+            return _strangers(0)
+        except Exception:  # noqa: BLE001 - whatever http.client trips on
             self.close()
             return _nothing(UNKNOWN, "the sidecar does not answer")
         except BaseException:  # a signal: what is half sent must not be used again
@@ -169,6 +199,17 @@ class SidecarHttp:
         elif ahead:
             self._ask_ahead(response)
         return _answer(response, text, "last_offset" if offset is None else "offset")
+
+    def _write(self, request: bytes) -> None:
+        assert self._socket is not None  # noqa: S101 - _request made it
+        if not isinstance(self._socket, ssl.SSLSocket):
+            self._socket.sendall(request)
+            return
+        # Its sendall has the whole time for each piece that is taken.
+        left, ends_at = memoryview(request), time.monotonic() + self._timeout_seconds
+        while left:
+            self._socket.settimeout(max(ends_at - time.monotonic(), 0.001))
+            left = left[self._socket.send(left) :]
 
     def _is_stored(self, offset: int) -> bool:
         """Take the answer if it is, byte for byte, that the event stands there.
@@ -193,6 +234,7 @@ class SidecarHttp:
             self._socket = None
 
     def _connect(self, timeout_seconds: float) -> None:
+        self._timeout_seconds = timeout_seconds
         if self._socket is None:
             self._socket = self._open(timeout_seconds)
         elif self._socket.gettimeout() != timeout_seconds:
@@ -223,19 +265,89 @@ class SidecarHttp:
             return file.read().strip()
 
 
+class _TooMuch(Exception):  # noqa: N818 - nobody sees it
+    """More than a sidecar answers."""
+
+
 def _nothing(outcome: str, reason: str) -> Answer:
     return Answer(0, outcome, reason, {})
 
 
-def _answer(response: http.client.HTTPResponse, text: bytes, wanted: str) -> Answer:
+class _Arriving(io.RawIOBase):
+    """What comes of a socket until a moment, and of it no more than so many bytes.
+
+    http.client would wait anew for each byte, and read headers and trailers for ever.
+    `most_bytes` and `ends_at` may be moved while it comes.
+    """
+
+    def __init__(self, connection: socket.socket, ends_at: float) -> None:
+        self._connection = connection
+        self.ends_at = ends_at
+        self.most_bytes = _PIECE_BYTES  # of a head
+        self._taken_bytes = 0
+
+    def makefile(self, _: str) -> io.BufferedReader:
+        """Give what http.client reads of."""
+        return io.BufferedReader(self, _PIECE_BYTES)
+
+    def readable(self) -> bool:
+        """Say that this can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Take what is there; raise TimeoutError or _TooMuch."""
+        left_seconds = self.ends_at - time.monotonic()
+        if self._taken_bytes >= self.most_bytes:
+            raise _TooMuch
+        if left_seconds <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left_seconds)
+        size_bytes = self._connection.recv_into(buffer)
+        self._taken_bytes += size_bytes
+        return size_bytes
+
+
+def _text(
+    response: http.client.HTTPResponse, arriving: _Arriving, is_page: bool
+) -> str:
+    """Read a body, which is ASCII; a page may come slowly, and white space before it.
+
+    With that the sidecar shows that it is still reading.
+    """
+    most_bytes = _PAGE_BYTES if is_page else _DOCUMENT_BYTES
+    left_bytes = response.length  # None where its end is seen only when it is there
+    last_moment = time.monotonic() + PAGE_SECONDS
+    body = bytearray()
+    while left_bytes != 0:
+        announced = response.chunk_left if response.chunked else left_bytes
+        if len(body) + (announced or 0) > most_bytes:
+            raise _TooMuch
+        # What is no body is short: nobody cuts it into chunks of a byte.
+        arriving.most_bytes = 2 * len(body) + 4 * _PIECE_BYTES
+        piece = response.read1(min(_PIECE_BYTES, left_bytes or _PIECE_BYTES))
+        if not piece:
+            break
+        body += piece
+        if left_bytes is not None:
+            left_bytes -= len(piece)
+        if is_page:
+            ends_at = arriving.ends_at + len(piece) / _BYTES_A_SECOND
+            if body.isspace():
+                ends_at = max(ends_at, time.monotonic() + AHEAD_SECONDS)
+            arriving.ends_at = min(ends_at, last_moment)
+    if left_bytes:
+        raise http.client.IncompleteRead(b"")
+    return body.decode() if body.isascii() else ""
+
+
+def _answer(response: http.client.HTTPResponse, text: str, wanted: str) -> Answer:
     """Give the answer; `wanted` is the member that a good one has."""
     status = response.status
     document = _document(response, text)
     if status == 200 and wanted == "last_offset" and _is_ours(document, "code"):
         status = document.get("status", status)  # of a page that came slowly and failed
     if not _is_ours(document, wanted if status < 300 else "code"):
-        reason = f"what answers at the plugin's url is no sidecar ({status})"
-        return Answer(502, UNKNOWN, reason, {})
+        return _strangers(status)
     if status < 300:
         return Answer(status, STORED, "", document)
     retry_after = response.getheader("Retry-After", "")
@@ -248,20 +360,36 @@ def _answer(response: http.client.HTTPResponse, text: bytes, wanted: str) -> Ans
     )
 
 
+def _strangers(status: int) -> Answer:
+    reason = f"what answers at the plugin's url is no sidecar ({status})"
+    return Answer(502, UNKNOWN, reason, {})
+
+
 def _is_ours(document: Any, wanted: str) -> bool:
     """Tell a sidecar's document from that of a gateway, or of a stranger."""
     return (
         isinstance(document, dict)
         and wanted in document
         and all(
-            type(document[name]) in kinds
+            _is_sound(name, document[name], kinds)
             for name, kinds in _MEMBERS.items()
             if name in document
         )
     )
 
 
-def _document(response: http.client.HTTPResponse, text: bytes) -> Any:
+def _is_sound(name: str, value: Any, kinds: tuple[type, ...]) -> bool:
+    """Tell whether a sidecar says this under that name."""
+    if type(value) not in kinds:
+        return False
+    if type(value) is int:
+        return 0 <= value <= _MAX_NUMBER
+    if name == "code":
+        return _CODE.fullmatch(value) is not None
+    return name not in ("title", "remedy") or _SENTENCES.fullmatch(value) is not None
+
+
+def _document(response: http.client.HTTPResponse, text: str) -> Any:
     """Read the body, or where none was wanted the entity tag in its place.
 
     http.client takes a head for whole that was cut off: only the closing quote shows
@@ -271,6 +399,20 @@ def _document(response: http.client.HTTPResponse, text: bytes) -> Any:
         tag = _ENTITY_TAG.fullmatch(response.getheader("ETag", ""))
         return tag and {"offset": int(tag[1])}
     try:
-        return json.loads(text)
+        return None if _is_wide(text) else json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+def _is_wide(text: str) -> bool:
+    """Tell whether it holds more besides texts than any page does.
+
+    A list of three bytes takes sixty in memory.
+    """
+    wide, at = 0, 0
+    if len(text) > _DOCUMENT_BYTES:
+        while wide <= _DOCUMENT_BYTES and (start := text.find('"', at)) >= 0:
+            wide += start - at + 1
+            _, at = scanstring(text, start + 1)
+        wide += len(text) - at
+    return wide > _DOCUMENT_BYTES

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""However an event is made up, reading it holds nobody up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from parts.sidecar import last_offset
+
+from sidecar import apart, errors
+from sidecar.apart import MANY_VALUES, SMALL_BYTES, Apart
+from sidecar.errors import Problem
+from sidecar.event import parse_event
+
+if TYPE_CHECKING:
+    import httpx
+
+MOST_SECONDS = 0.25
+SIZE_BYTES = 8 * 2**20 - 2000
+
+
+def of(values: bytes) -> bytes:
+    return b'{"evcategory":"base","eventtype":"added","x":[%b]}' % values
+
+
+def full_of(value: bytes) -> bytes:
+    return of(b",".join([value] * (SIZE_BYTES // (len(value) + 1))))
+
+
+SHAPES = {
+    "one text": of(b'"%b"' % (b"x" * SIZE_BYTES)),
+    "escapes": of(b'"%b"' % (rb"\ud83d\ude00" * (SIZE_BYTES // 12))),
+    "empty lists": full_of(b"[]"),
+    "empty objects": full_of(b"{}"),
+    "nested objects": full_of(b'{"a":{"b":{"c":{}}}}'),
+    "deep lists": full_of(b"[" * 900 + b"]" * 900),
+    "zeros": full_of(b"0"),
+    "large numbers": full_of(b"9" * 4299),
+    "a larger number": full_of(b"9" * 4301),
+    "long fractions": full_of(b"0." + b"9" * 4000),
+    "keys": b'{"evcategory":"base",%b}'
+    % b",".join(b'"%x":0' % number for number in range(SIZE_BYTES // 11)),
+    "wrong at its end": full_of(b"[]")[:-2],
+    "too deep": of(b"[" * 10**6),
+    "no object": b"[%b0]" % (b"0," * MANY_VALUES * 2),
+    "no UTF-8": of(b"0," * MANY_VALUES * 2 + b'"\xff"'),
+    "odd names": b'{"evcategory":"a b","eventtype":7,"x":[%b0]}'
+    % (b"0," * MANY_VALUES * 2),
+    "a long name": b'{"evcategory":"base","objtype":"%b","x":[%b0]}'
+    % (b"x" * 100_000, b"0," * MANY_VALUES * 2),
+    "no number": of(b"NaN," * MANY_VALUES * 2 + b"Infinity"),
+    "half a character": of(rb'"\ud83d",' * MANY_VALUES * 2 + b"0"),
+    "small": of(b"0," * 10_000 + b"0"),
+}
+
+
+def outcome(read: Any) -> Any:
+    try:
+        return read()
+    except Problem as problem:
+        return problem.document()
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+async def test_it_is_read_as_ever_and_nobody_waits_for_it(shape: bytes) -> None:
+    # Of this process alone: the machine may have more to do.
+    held, ends = [0.0], asyncio.Event()
+
+    async def watch() -> None:
+        while not ends.is_set():
+            started_at = time.thread_time()
+            await asyncio.sleep(0)
+            held.append(time.thread_time() - started_at)
+            await asyncio.sleep(0.001)
+
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0.01)
+    try:
+        read: Any = await Apart().parse(shape)
+    except Problem as problem:
+        read = problem.document()
+    ends.set()
+    await watching
+    assert read == outcome(lambda: parse_event(shape))
+    assert max(held) < MOST_SECONDS
+
+
+async def test_where_no_process_can_be_made_it_is_read_nevertheless(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    shape = SHAPES["zeros"]
+    assert await Apart().parse(shape) == parse_event(shape)
+
+
+async def test_a_process_that_fails_is_no_verdict_on_the_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(apart, "_PROGRAM", "raise MemoryError")
+    with pytest.raises(Problem) as caught:
+        await Apart().parse(SHAPES["zeros"])
+    assert caught.value.cause is errors.BUSY
+    monkeypatch.setattr(apart, "_PROGRAM", "import time; time.sleep(60)")
+    monkeypatch.setattr(apart, "READ_SECONDS", 0.2)
+    with pytest.raises(Problem) as caught:
+        await Apart().parse(SHAPES["zeros"])
+    assert caught.value.cause is errors.BUSY
+
+
+def test_a_wide_event_is_stored(http: httpx.Client) -> None:
+    body = of(b"0," * MANY_VALUES + b"0") + b" " * SMALL_BYTES
+    headers = {
+        "Content-Type": "application/json",
+        "Idempotency-Key": str(uuid.uuid4()),
+        "If-Match": f'"{last_offset(http)}"',
+    }
+    answer = http.post("/v1/events", content=body, headers=headers)
+    assert answer.status_code == 201
+    page = http.get("/v1/events", params={"offset": answer.json()["offset"]}).json()
+    assert page["events"][0]["data"].encode() == body
+    assert json.loads(body)["evcategory"] == page["events"][0]["category"]
