@@ -140,12 +140,12 @@ class RetentionGuard:
         if (verdict, is_ending) == self._told:
             return
         self._told = verdict, is_ending
-        if initsync is None:
-            event = "initsync_missing" if verdict.is_known else "initsync_unknown"
-            log.warning(event, remedy=REMEDY)
-            return
-        members = initsync.document(age_seconds)
-        if is_ending:
+        members = initsync.document(age_seconds) if initsync else {}
+        if not verdict.is_known:
+            log.warning("initsync_unknown", remedy=REMEDY)
+        elif initsync is None:
+            log.warning("initsync_missing", remedy=REMEDY)
+        elif is_ending:
             log.warning("initsync_expiring", remedy=REMEDY, **members)
         else:
             log.info("initsync_complete", **members)

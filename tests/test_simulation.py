@@ -45,6 +45,7 @@ FOUND_AT = {
     "chains-publishes": 132,
     "swallows-an-older-value": 43,
     "takes-two-answers-for-gone": 117,
+    "remembers-any-scan": 8,
 }
 """Known bugs, and a seed that shows each; docs/simulation.md has the table."""
 

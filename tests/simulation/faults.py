@@ -197,8 +197,9 @@ def _partition(cluster: Cluster, rng: Random) -> Begun:
     release_routes, release_rafts = part(routes), part(rafts)
     if is_lossy:
         for server in others:
-            server.after(0.0, server.lose_route, alone)
-            alone.after(0.0, alone.lose_route, server)
+            # A frozen one reads of it before it reads what comes over the new route.
+            cluster.after(0.0, server.lose_route, alone)
+            cluster.after(0.0, alone.lose_route, server)
 
     def end() -> None:
         for cut in cuts:

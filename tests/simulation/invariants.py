@@ -15,6 +15,7 @@ from .claims import Claims, Stored, Timeline, Violation, claim
 from .history import Told
 from .readers import check_readers
 from .targets import check_targets
+from .verdicts import check_verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -48,6 +49,8 @@ GUARANTEES: Final[Mapping[str, str]] = {
     "reader_refused": "IndexError only outside of [first, last + 1]",
     "false_end": "an iteration ends only where nothing stands after it",
     "wrong_initsync": "a client begins with the last complete initsync of its scan",
+    "wrong_header": "an event of an initsync says where a scan stands after it",
+    "wrong_verdict": "a sidecar says which initsync a scan finds",
     "target_differs": "in the end each target equals the source",
     "secret_lost": "a secret that was wiped at its source stands in the stream",
     "destroyed": "no removed comes twice",
@@ -100,6 +103,7 @@ def check(history: History, facts: Facts, end: End | None = None) -> list[Violat
         *_check_offsets(stored, facts.restored),
         *_check_fence(history, stored, claims, facts.restored),
         *check_readers(history, stored, timeline),
+        *check_verdicts(history, stored, timeline),
         *_check_health(history.samples, facts.limits),
         *_check_spins(history),
     ]
