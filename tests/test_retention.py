@@ -17,6 +17,7 @@ from parts.jetstream import Operator
 from parts.process import wait_until
 from parts.sidecar import SidecarProcess, event, post
 
+from sidecar.answer import Position, StoredMessage
 from sidecar.bus import Bus
 from sidecar.daemon import Daemon
 from sidecar.errors import Problem
@@ -25,9 +26,9 @@ from sidecar.initsync import Verdict
 from sidecar.login import NatsServer
 from sidecar.publish import Stored
 from sidecar.retention import RetentionGuard
-from sidecar.scan import Scan, scan_at
+from sidecar.scan import Open, Scan, scan_at
 from sidecar.settings import Settings
-from sidecar.stream import StreamPlan
+from sidecar.stream import StreamInfo, StreamPlan
 from sidecar.told import told
 
 if TYPE_CHECKING:
@@ -269,6 +270,94 @@ def initsync(http: httpx.Client, objects: int) -> int:
     kinds = ["init-start", *["added"] * objects, "init-stop"]
     answers = [post(http, event("initsync", eventtype=kind)) for kind in kinds]
     return int(answers[0].json()["offset"])
+
+
+async def test_the_header_counts_in_the_limit_of_a_message(
+    nats: NatsProcess, operator: Operator, stream: str
+) -> None:
+    operator.update(stream, max_msg_size=500)
+    async with running_daemon(nats, stream) as daemon:
+        sizes = {}
+        for category in ("base", "initsync"):
+            body = event(category, eventtype="init-start", objattrs={"x": "y" * 500})
+            start = partial(daemon.publisher.start, parse_event(body))
+            answer = await told(partial(start, str(uuid.uuid4()), FIRST - 1))
+            assert isinstance(answer, Problem)
+            assert answer.cause.code == "event_too_large"
+            assert answer.members["limit_bytes"] == 500
+            size_bytes = answer.members["size_bytes"]
+            assert isinstance(size_bytes, int)
+            sizes[category] = size_bytes - len(body)
+        header = f"Hermes-Initsync: open={FIRST},0\r\n"
+        assert sizes["initsync"] - sizes["base"] == len(header)
+
+
+def newest_at(offset: int | None, header: str = "open=5,1") -> StoredMessage | None:
+    if offset is None:
+        return None
+    time = "2026-01-01T00:00:00Z"
+    return StoredMessage(offset, "s.initsync", "k", time, b"{}", initsync=header)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "again", "scan"),
+    [
+        (7, None, None, Scan(Open(5, 1))),  # it stands at L: more is not asked
+        (5, 7, 5, Scan(Open(5, 1))),
+        (None, 7, None, Scan()),
+        (8, None, None, None),  # L is taken
+        (5, 6, 5, None),  # who says where it ends does not know L
+        (5, 8, 5, None),
+        (5, 7, 6, None),  # the first answer was an old leader's
+        (None, 7, 5, None),
+    ],
+)
+async def test_that_nothing_came_before_l_is_taken_from_three_answers_alone(
+    monkeypatch: pytest.MonkeyPatch,
+    first: int | None,
+    last: int | None,
+    again: int | None,
+    scan: Scan | None,
+) -> None:
+    bus = Bus("test", NatsServer(("nats://127.0.0.1:1",)), StreamPlan("s", "s", 3, 0))
+    answers = iter((newest_at(first), newest_at(again)))
+
+    async def last_of(_: str) -> StoredMessage | None:
+        return next(answers)
+
+    async def position() -> Position:
+        assert last is not None
+        return Position(1, last)
+
+    monkeypatch.setattr(bus, "last_of", last_of)
+    monkeypatch.setattr(bus, "position", position)
+    assert await bus.scan_at(7) == scan
+
+
+@pytest.mark.parametrize(("replicas", "looks"), [(1, 1), (3, 2)])
+async def test_what_one_of_several_leaders_said_is_asked_once_more(
+    monkeypatch: pytest.MonkeyPatch, replicas: int, looks: int
+) -> None:
+    """An old leader may have answered, and nothing moves until it is noticed."""
+    monkeypatch.setattr("sidecar.retention.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("sidecar.retention.SETTLED_SECONDS", 0.2)
+    bus = Bus(
+        "test", NatsServer(("nats://127.0.0.1:1",)), StreamPlan("s", "s", replicas, 0)
+    )
+    bus.cause = None
+    bus.info = StreamInfo({}, Position(1, 7), 7, 100, "", "n1", replicas, replicas, {})
+    asked = []
+
+    async def last_of(_: str) -> StoredMessage | None:
+        asked.append(1)
+        return newest_at(5, "open=5,0" if len(asked) == 1 else "")
+
+    monkeypatch.setattr(bus, "last_of", last_of)
+    guard = RetentionGuard(bus)
+    running = asyncio.create_task(guard.run())
+    await asyncio.sleep(0.7)  # as long as that nothing more is asked
+    running.cancel()
+    assert len(asked) == looks
 
 
 def test_it_is_shown_and_warned_of_before_it_leaves_and_when_there_is_none(
