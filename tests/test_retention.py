@@ -230,6 +230,24 @@ async def test_another_producers_initsync_between_is_taken_in(
         assert scan_at(newest).header == "open=1013,1; last=1007-1011,2"
 
 
+async def test_within_an_initsync_nothing_is_asked_before_an_event(
+    nats: NatsProcess, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_daemon(nats, stream) as daemon:
+        asked: list[int] = []
+        scan_at = daemon.bus.scan_at
+
+        async def counted(last: int) -> Scan | None:
+            asked.append(last)
+            return await scan_at(last)
+
+        monkeypatch.setattr(daemon.bus, "scan_at", counted)
+        for place, letter in enumerate("S" + "a" * 40 + "E"):
+            last = FIRST - 1 + place
+            assert await store(daemon, letter, last) == Stored(last + 1, False)
+        assert len(asked) < 10  # one, where no event waits for a second
+
+
 async def test_who_comes_too_late_or_too_early_learns_it_as_with_any_event(
     nats: NatsProcess, stream: str
 ) -> None:
