@@ -43,7 +43,7 @@ FOUND_AT = {
     "numbers-by-seconds": 10,
     "sees-ahead-at-once": 36,
     "chains-publishes": 132,
-    "swallows-an-older-value": 43,
+    "swallows-an-older-value": 133,
     "takes-two-answers-for-gone": 117,
     "remembers-any-scan": 9,
 }
