@@ -189,7 +189,8 @@ class StoredMessage(NamedTuple):
     """One message as the stream holds it; `time` is RFC 3339, the server's clock.
 
     `previous` is the sequence of the message before it in the same batch, 0 for none.
-    `after` is the last sequence that its publish was conditional on.
+    `after` is the last sequence that its publish was conditional on, `initsync` what
+    the header of that name says (sidecar/scan.py).
     The types of event and object are those of the headers, which whoever wrote the
     message chose; pages of events are read without them and without the key.
     """
@@ -203,6 +204,7 @@ class StoredMessage(NamedTuple):
     type: str | None = None
     object_type: str | None = None
     after: int | None = None
+    initsync: str | None = None
 
     @property
     def is_displaced(self) -> bool:

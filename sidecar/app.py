@@ -252,7 +252,8 @@ async def _get_stream(daemon: Daemon) -> Response:
     info = await daemon.bus.stream_info()
     last = info.position.last
     message = await daemon.bus.message(last) if info.messages else None
-    initsync = await daemon.guard.known(info.position)
+    verdict = await daemon.guard.known(info)
+    initsync = verdict.initsync
     return json_answer(
         {
             "stream": daemon.settings.stream,
@@ -266,6 +267,7 @@ async def _get_stream(daemon: Daemon) -> Response:
             "categories": await daemon.bus.categories(),
             "last_complete_initsync": initsync
             and initsync.document(max_age_seconds(info.config)),
+            "initsync_known": verdict.is_known,
         },
         headers={"ETag": f'"{last}"', **PRIVATE},
     )
@@ -280,7 +282,7 @@ async def _get_page(daemon: Daemon) -> Response:
         stream=daemon.settings.stream,
         server=daemon.bus.server if facts.cause in _REACHED else "",
         info=facts.info,
-        searched=facts.searched,
+        is_initsync_known=facts.is_initsync_known,
         initsync=facts.initsync,
         initsync_stays=facts.initsync_stays,
     )

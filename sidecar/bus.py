@@ -20,6 +20,7 @@ from sidecar.evidence import SILENT, Said, Silent
 from sidecar.jetstream import ApiError, Connection, NoReply
 from sidecar.last_offset import LONGEST_GAP_SECONDS, LastOffset
 from sidecar.log import internal_error, log
+from sidecar.scan import INITSYNC, scan_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sidecar.answer import StoredMessage
     from sidecar.evidence import Asked
     from sidecar.login import NatsServer
+    from sidecar.scan import Scan
     from sidecar.stream import StreamInfo, StreamPlan
 
 ROUND_TRIP_SECONDS: Final = 1.0
@@ -158,6 +160,21 @@ class Bus:
         """Read the newest message of a category from the leader; raise Problem."""
         with _as_problem():
             return self._seen(await self.connection().last_of(category))
+
+    async def scan_at(self, last: int) -> Scan | None:
+        """Ask the leader where hermes-client's scan stands after `last`; raise Problem.
+
+        None where the stream does not end there: then nothing can be stored after it.
+        """
+        newest = await self.last_of(INITSYNC)
+        if newest is None or newest.sequence < last:
+            # One answer proves what is there, never that nothing came after it.
+            ends_there = (await self.position()).last == last
+            if not ends_there or await self.last_of(INITSYNC) != newest:
+                return None
+        elif newest.sequence > last:
+            return None
+        return scan_at(newest)
 
     async def next_of(self, category: str, sequence: int) -> StoredMessage | None:
         """Read a category's first message at or after a sequence; raise Problem."""

@@ -101,7 +101,8 @@ class Daemon:
         """Say what is known at this moment."""
         publisher, now = self.publisher, time.monotonic()
         failure = self.failures.worst(now)
-        info, initsync = self.bus.info, self.guard.initsync
+        info, verdict = self.bus.info, self.guard.verdict
+        initsync = verdict.initsync if verdict else None
         age_seconds = max_age_seconds(info.config) if info else 0
         fulls = [room.full for room in (self.pages, self.bodies) if room.full]
         full = max(fulls, default=None)  # the last one
@@ -126,7 +127,7 @@ class Daemon:
             readers_waiting=self.reader.waiting,
             reads=self._reading() if self.reads else None,
             connections=sum(bus.connections_made for bus in self.buses),
-            searched=self.guard.has_looked,
+            is_initsync_known=verdict.is_known if verdict else None,
             initsync=initsync,
             initsync_stays=(
                 initsync.stays_seconds(age_seconds, time.time()) if initsync else None

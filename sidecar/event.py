@@ -14,6 +14,8 @@ from sidecar.errors import Outcome, Problem
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sidecar.scan import Scan
+
 LAST: Final = "*"
 """The precondition that any last offset meets."""
 
@@ -38,13 +40,15 @@ class Event(NamedTuple):
     """One Hermes event, with what may be shown of it and its bytes unchanged.
 
     `type` and `object_type` are None where Hermes gives none, or where the value is
-    no plain name and so might be something else than metadata.
+    no plain name and so might be something else than metadata. `scan`: where
+    hermes-client's scan stands after it; of the category initsync alone, once known.
     """
 
     category: str
     type: str | None
     object_type: str | None
     body: bytes
+    scan: Scan | None = None
 
     def __repr__(self) -> str:
         return f"<Event {self.category} {self.type} of {len(self.body)} bytes>"

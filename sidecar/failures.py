@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar import errors
 from sidecar.event import parse_object
-from sidecar.initsync import INITSYNC, STOP
+from sidecar.scan import INITSYNC, STOP
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -58,8 +58,9 @@ class Facts:
     `failure`: the worst of what keeps a hermes-server from storing, `other_failure`
     somebody else; `refused_caller`: why somebody may not use the API; `full`: who held
     most when there was no room.
-    `searched`: whether the stream was searched for an initsync. `initsync_stays`: for
-    how many seconds it stays in the stream, None for ever.
+    `is_initsync_known`: whether the stream says where its last complete initsync
+    stands; None before it was asked. `initsync_stays`: for how many seconds that stays
+    in the stream, None for ever.
     """
 
     stopping: bool
@@ -81,7 +82,7 @@ class Facts:
     readers_waiting: int = 0
     reads: Reading | None = None
     connections: int = 0
-    searched: bool = False
+    is_initsync_known: bool | None = None
     initsync: Initsync | None = None
     initsync_stays: float | None = None
 
@@ -174,8 +175,17 @@ def _leader(facts: Facts) -> Check:
 
 
 def _initsync(facts: Facts) -> Check:
-    if facts.cause is not None or facts.info is None or not facts.searched:
+    known = facts.is_initsync_known
+    if facts.cause is not None or facts.info is None or known is None:
         return Check("initsync", None)
+    if not known:
+        return Check(
+            "initsync",
+            "Nobody can say whether the stream holds a complete initsync: somebody "
+            "else stored events of one, or an older sidecar did.",
+            REMEDY,
+            blocks=False,
+        )
     if facts.initsync is None:
         return Check(
             "initsync",

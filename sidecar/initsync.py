@@ -1,35 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an initsync is, and how long a new client can still start from it. Pure.
+"""The last complete initsync, and how long a new client can still start from it. Pure.
 
 An initsync is `init-start`, an `added` for each object, `init-stop`, in the category
-`initsync`. A hermes-client starts from the last complete one: the last `init-start`
-before an `init-stop`. One that is under way or was broken off counts for nothing.
+`initsync`. One that is under way or was broken off counts for nothing (`scan`).
 """
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from statistics import median
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sidecar.scan import INITSYNC, START, STOP
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from sidecar.answer import Position, StoredMessage
 
-INITSYNC: Final = "initsync"
-START: Final = "init-start"
-STOP: Final = "init-stop"
 REMEDY: Final = "Run hermes-server-cli initsync."
 
 _NANOSECONDS = 1_000_000_000
 _WARNING_SECONDS = 7 * 86_400.0
 _WARNING_PART = 4
-_GAP_SECONDS = 1.0
-_GAP_MEDIANS = 10
-_GAPS = 8
 
 
 @dataclass(frozen=True)
@@ -54,11 +45,11 @@ class Mark:
 
 @dataclass(frozen=True)
 class Initsync:
-    """A complete initsync; `objects` is None where nobody counted them."""
+    """A complete initsync."""
 
     start: Mark
     stop: Mark
-    objects: int | None
+    objects: int
 
     def stays_seconds(self, max_age_seconds: float, now: float) -> float | None:
         """Say how long it stays in the stream; None for ever.
@@ -80,6 +71,32 @@ class Initsync:
             "stopped": rfc3339(self.stop.time),
             "expires": None if expires is None else rfc3339(expires),
         }
+
+
+class Verdict(NamedTuple):
+    """The last complete initsync; None is said to be none only where it is known."""
+
+    initsync: Initsync | None = None
+    is_known: bool = True
+
+    def at(self, position: Position) -> Verdict:
+        """Judge by where the stream stands: it is held as long as its start is."""
+        start = None if self.initsync is None else self.initsync.start
+        is_gone = start is not None and start.offset < position.first
+        return Verdict() if is_gone else self
+
+
+def judge(start: Mark | None, stop: Mark | None, objects: int) -> Verdict:
+    """Judge by what stands where the newest event's header names start and stop.
+
+    Without its start nothing of it counts: the stream holds it no longer, nor any that
+    came before it.
+    """
+    if start is None:
+        return Verdict()
+    if stop is None or not (start.is_start and stop.is_stop):
+        return Verdict(is_known=False)  # copied from another stream, or damaged
+    return Verdict(Initsync(start, stop, objects))
 
 
 def mark(message: StoredMessage) -> Mark:
@@ -109,51 +126,3 @@ def warning_seconds(age_seconds: float) -> float:
     A week, or the last quarter of a retention that is shorter than four weeks.
     """
     return min(_WARNING_SECONDS, age_seconds / _WARNING_PART)
-
-
-def is_held(initsync: Initsync, position: Position) -> bool:
-    """Tell whether the stream still holds all of it."""
-    return (
-        position.first <= initsync.start.offset
-        and initsync.stop.offset <= position.last
-    )
-
-
-def latest_complete(marks: Sequence[Mark]) -> Initsync | None:
-    """Find the last complete initsync in successive events of any category."""
-    stop: Mark | None = None
-    objects = 0
-    for each in reversed(marks):
-        if each.is_stop:
-            stop, objects = each, 0
-        elif stop is not None and each.is_start:
-            return Initsync(each, stop, objects)
-        elif each.category == INITSYNC:
-            objects += 1
-    return None
-
-
-def first_stop(marks: Sequence[Mark]) -> Mark | None:
-    """Find the stop whose start, if it has one, lies before these events."""
-    return next((each for each in marks if each.is_stop), None)
-
-
-def gaps(samples: Sequence[Mark]) -> list[tuple[Mark, Mark]]:
-    """Find neighbours in a sample that are far apart in time, the latest first.
-
-    Initsyncs without another event between them differ in nothing else: inside one,
-    events follow each other at some even pace; between two, somebody asked for one, or
-    Hermes waited a minute after a failure.
-    """
-    pairs = list(itertools.pairwise(samples))
-    if not pairs:
-        return []
-    usual = median(later.time - earlier.time for earlier, later in pairs)
-    limit = _GAP_SECONDS + _GAP_MEDIANS * usual
-    wide = [pair for pair in pairs if pair[1].time - pair[0].time > limit]
-    return wide[::-1][:_GAPS]
-
-
-def spread(first: int, last: int, count: int) -> list[int]:
-    """Choose offsets from first to last, evenly; both are among them."""
-    return sorted({first + (last - first) * step // count for step in range(count + 1)})

@@ -73,6 +73,7 @@ KEY_HEADER: Final = b"Nats-Msg-Id"
 TYPE_HEADER: Final = b"Hermes-Event-Type"
 OBJECT_TYPE_HEADER: Final = b"Hermes-Object-Type"
 PRECONDITION_HEADER: Final = b"Nats-Expected-Last-Sequence"
+INITSYNC_HEADER: Final = b"Hermes-Initsync"
 
 _T = TypeVar("_T")
 
@@ -365,6 +366,8 @@ class Connection:
             headers[TYPE_HEADER] = event.type.encode()
         if event.object_type is not None:
             headers[OBJECT_TYPE_HEADER] = event.object_type.encode()
+        if event.scan is not None and (scan := event.scan.header) is not None:
+            headers[INITSYNC_HEADER] = scan.encode()
         block = header_block(headers)
         size_bytes = len(block) + len(event.body)
         if size_bytes > self.limit_bytes:
@@ -677,6 +680,7 @@ def _read_message(request: dict[str, Any], document: dict[str, Any]) -> StoredMe
         type=_text(fields, TYPE_HEADER),
         object_type=_text(fields, OBJECT_TYPE_HEADER),
         after=_number(fields, PRECONDITION_HEADER),
+        initsync=_text(fields, INITSYNC_HEADER),
     )
     subject = request.get("next_by_subj", request.get("last_by_subj", ">"))
     is_exact = "seq" in request and "next_by_subj" not in request

@@ -266,7 +266,7 @@ def _gauges(facts: Facts, ready: bool) -> list[tuple[str, str, Any]]:
 
 
 def _initsync_gauges(facts: Facts) -> list[tuple[str, str, Any]]:
-    if not facts.searched:
+    if not facts.is_initsync_known:
         return []
     initsync = facts.initsync
     gauges = [

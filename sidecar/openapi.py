@@ -190,6 +190,7 @@ GET_STREAM: dict[str, Any] = {
             created="string",
             categories="object",
             last_complete_initsync="object?",
+            initsync_known="boolean",
         ),
         "401": _problem("Token missing or wrong."),
         "403": _problem("The API is off on this listener."),

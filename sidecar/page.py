@@ -91,7 +91,7 @@ class View:
     stream: str
     server: str
     info: StreamInfo | None = None
-    searched: bool = False
+    is_initsync_known: bool | None = None
     initsync: Initsync | None = None
     initsync_stays: float | None = None
     minutes: list[int] | None = None
@@ -147,7 +147,7 @@ def _facts(view: View) -> str:
     facts = [("NATS server", view.server or "not connected"), ("Stream", view.stream)]
     if view.info is not None:
         facts += _stream_facts(view.info)
-    if view.searched:
+    if view.is_initsync_known is not None:
         facts += _initsync_facts(view)
     return "\n".join(
         f"<div><dt>{_shown(name)}</dt><dd>{_shown(value)}</dd></div>"
@@ -178,8 +178,9 @@ def _filled(value: int, limit: int, write: Callable[[int], str]) -> str:
 def _initsync_facts(view: View) -> list[tuple[str, str]]:
     initsync = view.initsync
     if initsync is None:
-        return [("Last complete initsync", "none")]
-    objects = "" if initsync.objects is None else f", {initsync.objects} objects"
+        found = "none" if view.is_initsync_known else "not known"
+        return [("Last complete initsync", found)]
+    objects = f", {initsync.objects} objects"
     stays = view.initsync_stays
     return [
         ("Last complete initsync", rfc3339(initsync.stop.time) + objects),

@@ -37,6 +37,7 @@ from sidecar.errors import Cause, Outcome, Problem
 from sidecar.event import LAST, Event
 from sidecar.failures import is_second_writer
 from sidecar.log import internal_error, log
+from sidecar.scan import INITSYNC
 from sidecar.told import told
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from sidecar.failures import Failures
     from sidecar.jetstream import Connection
     from sidecar.metrics import Metrics
+    from sidecar.scan import Scan
 
     Tell = Callable[["Stored | Problem"], None]
 
@@ -54,6 +56,10 @@ COPY_TIMEOUT_SECONDS: Final = 2.0
 
 MAX_IN_FLIGHT: Final = 256
 """Of events that wait for their outcome. One hermes-server has one."""
+
+
+SCAN_SECONDS: Final = 1.0
+"""How long it is remembered where a scan stands: a stream may be restored meanwhile."""
 
 
 class InDoubt(IntEnum):
@@ -222,10 +228,19 @@ def _outcome(in_doubt: InDoubt) -> Outcome:
     return Outcome.UNKNOWN if in_doubt is InDoubt.YES else Outcome.NOT_STORED
 
 
+class _Known(NamedTuple):
+    """Where hermes-client's scan stands after an offset, and when that was learned."""
+
+    offset: int
+    scan: Scan
+    at: float
+
+
 class Publisher:
     """Publishes events over the bus.
 
-    Of a request that has ended it keeps nothing, but tells `failures` what came of it.
+    Of a request that has ended it keeps nothing but, for a second, where the scan
+    stands after it; and it tells `failures` what came of it.
     """
 
     def __init__(
@@ -238,6 +253,7 @@ class Publisher:
         self._copy_seconds = min(COPY_TIMEOUT_SECONDS, timeout_seconds)
         self._doubts: dict[object, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._known: _Known | None = None
         self.in_flight = 0
         self.acknowledged_at: float | None = None
 
@@ -293,6 +309,8 @@ class Publisher:
             return
         self._bus.proven(result.offset)
         self.acknowledged_at = now
+        if event.category == INITSYNC:
+            self._go_on_from(event, result.offset, now)
         tell(result)
         # Counted while the answer is on its way: nobody waits for that.
         self._failures.record_stored(key, event, now)
@@ -308,6 +326,24 @@ class Publisher:
             event_type=event.type,
             size_bytes=size_bytes,
         )
+
+    def _go_on_from(self, event: Event, offset: int, now: float) -> None:
+        """Remember where the scan stands after an event that is stored there."""
+        known = self._known
+        if known is not None and known.offset + 1 == offset:
+            self._known = _Known(offset, known.scan.after(offset, event.type), now)
+
+    def _scanned(self, event: Event, expected: Expected, now: float) -> Event | None:
+        """Give the event with where the scan stands after it; None if nobody knows.
+
+        It is a matter of L and the event alone, so each copy says the same.
+        """
+        known = self._known
+        if known is None or known.offset != expected.last:
+            return None
+        if now - known.at > SCAN_SECONDS:
+            return None
+        return event._replace(scan=known.scan.after(expected.next, event.type))
 
     def _go_on(self, work: Coroutine[Any, Any, Stored], end: Tell) -> None:
         """Do in a task what one copy did not settle."""
@@ -367,9 +403,16 @@ class Publisher:
         except Problem as problem:
             end(problem)
             return
+        sent_at = time.monotonic()
+        if event.category == INITSYNC and event.scan is None:
+            scanned = self._scanned(event, expected, sent_at)
+            if scanned is None:
+                self._failures.record_wait(expected.key, sent_at)
+                self._go_on(self._learn_and_send(event, expected, ends_at), end)
+                return
+            event = scanned
         doubt = Doubt(self._doubts)
         doubt.set(InDoubt.YES)
-        sent_at = time.monotonic()
 
         def take(answer: Answer) -> None:
             step = self._follow(connection, expected, answer)
@@ -381,6 +424,41 @@ class Publisher:
                 self._go_on(self._resolve(event, expected, step, doubt, ends_at), end)
 
         connection.send(event, expected.key, expected.last, self._copy_seconds, take)
+
+    async def _learn_and_send(
+        self, event: Event, expected: Expected, ends_at: float
+    ) -> Stored:
+        """Learn what a copy must say of the scan, then send it."""
+        try:
+            async with asyncio.timeout(ends_at - time.monotonic()):
+                learned = await self._learn(event, expected)
+        except TimeoutError:
+            cause = errors.JETSTREAM_UNAVAILABLE
+            raise Problem(cause, Outcome.NOT_STORED) from None
+        if isinstance(learned, Event):
+            send = partial(self._send_first, learned, expected, ends_at)
+            return _stored(await told(send))
+        doubt = Doubt(self._doubts)
+        return await self._resolve(event, expected, learned, doubt, ends_at)
+
+    async def _learn(self, event: Event, expected: Expected) -> Event | Look | Again:
+        """Ask where the scan stands at L; raise Problem if no copy may stand.
+
+        Nothing comes between what is learned and a copy that is fenced by L.
+        """
+        if expected.in_doubt:
+            await self._bus.wait()
+        else:
+            self._bus.connection()
+        try:
+            before = await self._bus.scan_at(expected.last)
+        except Problem as problem:
+            return Again(expected.in_doubt, 0.25, problem.cause)
+        if before is None:
+            # The stream does not end at L: a copy would be refused, so look for whom.
+            return Look(expected.next, expected.in_doubt)
+        self._known = _Known(expected.last, before, time.monotonic())
+        return event._replace(scan=before.after(expected.next, event.type))
 
     async def _resolve(
         self,
@@ -422,6 +500,12 @@ class Publisher:
             doubt.set(step.in_doubt, step.cause, step.jetstream_code)
             await asyncio.sleep(step.pause_seconds)
             expected = expected._replace(in_doubt=step.in_doubt)
+            if event.category == INITSYNC and event.scan is None:
+                learned = await self._learn(event, expected)
+                if not isinstance(learned, Event):
+                    step = learned
+                    continue
+                event = learned
             step = await self._send(event, expected, doubt)
 
     async def _send(

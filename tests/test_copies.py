@@ -17,6 +17,7 @@ from sidecar import errors
 from sidecar.daemon import Daemon
 from sidecar.errors import Problem
 from sidecar.health import assess
+from sidecar.initsync import Verdict
 from sidecar.login import NatsServer
 from sidecar.read import Query
 from sidecar.settings import Settings
@@ -144,7 +145,11 @@ async def test_nothing_is_remembered_of_a_stream_that_was_restored(
 
     def initsync(*kinds: str) -> None:
         for kind in kinds:
-            block = f"NATS/1.0\r\nHermes-Event-Type: {kind}\r\n\r\n".encode()
+            scan = "last=14-15,0" if kind == "init-stop" else "open=14,0"
+            block = (
+                f"NATS/1.0\r\nHermes-Event-Type: {kind}\r\n"
+                f"Hermes-Initsync: {scan}\r\n\r\n"
+            ).encode()
             leader.store("hermes.initsync", block, b"{}")
 
     async with serving(plain) as daemon:
@@ -154,7 +159,7 @@ async def test_nothing_is_remembered_of_a_stream_that_was_restored(
             "init-stop",
             "init-start",
         ]
-        found = await daemon.guard.look(info.position)
+        found = (await daemon.guard.known(info)).initsync
         assert found is not None
         assert (found.start.offset, found.stop.offset) == (14, 15)
         leader.restore(13)
@@ -162,7 +167,7 @@ async def test_nothing_is_remembered_of_a_stream_that_was_restored(
             leader.store("hermes.base", BLOCK, b"{}")
         info = await daemon.bus.stream_info()
         assert {row.type for row in await daemon.recent.rows(info)} == {None}
-        assert await daemon.guard.look(info.position) is None
+        assert await daemon.guard.known(info) == Verdict()
 
 
 @pytest.mark.parametrize(

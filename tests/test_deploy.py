@@ -38,7 +38,7 @@ FACTS = Facts(
     acknowledgement_age=0.0,
     doubt_age=0.0,
     second_writer_age=None,
-    searched=True,
+    is_initsync_known=True,
     initsync=Initsync(
         Mark(1, "initsync", "init-start", 0), Mark(2, "initsync", "init-stop", 0), 0
     ),

@@ -178,9 +178,9 @@ def test_each_reason_not_to_be_ready_is_a_sentence_with_a_remedy(
         {"failure": UNKNOWN, "failure_age": 2.0},
         {"second_writer_age": 600.01},
         {"full": Full(0.0, "192.0.2.7", 64), "full_age": 60.01},
-        {"searched": True, "initsync": INITSYNC, "initsync_stays": None},
-        {"searched": True, "initsync": INITSYNC, "initsync_stays": 7.1 * DAY},
-        {"searched": True, "cause": None, "info": None},
+        {"is_initsync_known": True, "initsync": INITSYNC, "initsync_stays": None},
+        {"is_initsync_known": True, "initsync": INITSYNC, "initsync_stays": 7.1 * DAY},
+        {"is_initsync_known": True, "cause": None, "info": None},
         {"acknowledgement_age": 999_999.0},
     ],
 )
@@ -196,7 +196,17 @@ def test_what_has_passed_or_is_bearable_leaves_it_ready_without_a_word(
     ("changes", "warning"),
     [
         (
-            {"searched": True},
+            {"is_initsync_known": False},
+            Check(
+                "initsync",
+                "Nobody can say whether the stream holds a complete initsync: somebody "
+                "else stored events of one, or an older sidecar did.",
+                "Run hermes-server-cli initsync.",
+                blocks=False,
+            ),
+        ),
+        (
+            {"is_initsync_known": True},
             Check(
                 "initsync",
                 "The stream holds no complete initsync: no new client can start.",
@@ -206,7 +216,11 @@ def test_what_has_passed_or_is_bearable_leaves_it_ready_without_a_word(
         ),
         *(
             (
-                {"searched": True, "initsync": INITSYNC, "initsync_stays": days * DAY},
+                {
+                    "is_initsync_known": True,
+                    "initsync": INITSYNC,
+                    "initsync_stays": days * DAY,
+                },
                 Check(
                     "initsync",
                     "The last complete initsync leaves the stream soon: then no new "
@@ -289,7 +303,7 @@ def test_a_role_that_does_not_write_skips_the_writers_part(
 
 
 def test_an_initsync_is_missed_also_where_nothing_is_written() -> None:
-    checks = assess(replace(WELL, writes=False, searched=True))
+    checks = assess(replace(WELL, writes=False, is_initsync_known=True))
     assert [check.name for check in checks if check.status == "warn"] == ["initsync"]
 
 

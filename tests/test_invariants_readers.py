@@ -14,6 +14,7 @@ from parts.story import (
     Story,
     added,
     init,
+    initsync_added,
     modified,
     removed,
 )
@@ -23,6 +24,7 @@ from simulation.events import parsed
 from simulation.history import FIRST, Outcome, Sample, Scan, Told
 from simulation.invariants import End
 from simulation.source import SECRET
+from simulation.verdicts import NO_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -400,3 +402,63 @@ def test_a_schema_that_is_tried_again_at_once_is_found(
         story.history.end_pass(begun, RuntimeError("refused"))
         story.now += pause
     assert story.names() == found
+
+
+# -- What is said of the last complete initsync ----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("header", "first", "found"),
+    [
+        ("open=4,1; last=1-3,1", 1, set()),
+        ("open=4,1", 1, {"wrong_header"}),
+        ("open=4,1", 2, set()),  # the one before has left the stream
+        ("open=4,2; last=1-3,1", 1, {"wrong_header"}),
+        ("last=1-3,1", 1, {"wrong_header"}),
+        (NO_HEADER, 1, {"wrong_header"}),
+        (NO_HEADER, 5, {"wrong_header"}),
+        (None, 1, set()),
+    ],
+)
+def test_a_header_says_where_a_scan_stands(
+    story: Story, header: str | None, first: int, found: set[str]
+) -> None:
+    story.initsync((USER, ONE))
+    story.begin(kind="initsync")
+    story.send(event=init("init-start"))
+    if first > 1:
+        story.purge(first)
+    story.send(event=initsync_added(USER, ONE))
+    story.stored[-1] = story.stored[-1]._replace(scan=header)
+    assert story.names() == found
+
+
+@pytest.mark.parametrize(
+    ("verdict", "is_ready", "seconds", "found"),
+    [
+        ("1-3", True, 30, set()),
+        ("none", True, 5, set()),
+        ("none", True, 30, {"wrong_verdict"}),
+        ("unknown", True, 30, {"wrong_verdict"}),
+        ("", True, 30, set()),
+        ("none", False, 30, set()),
+    ],
+)
+def test_a_sidecar_says_soon_which_initsync_a_scan_finds(
+    story: Story, verdict: str, is_ready: bool, seconds: int, found: set[str]
+) -> None:
+    story.initsync((USER, ONE))
+    for _ in range(seconds):
+        at = story.tick()
+        sample = Sample("s", at, is_ready, (), is_ready, verdict)
+        story.history.samples.append(sample)
+    assert story.names() == found
+
+
+@pytest.mark.parametrize(("verdict", "found"), [("1-3", False), ("none", True)])
+def test_in_the_end_a_sidecar_says_at_once_which_one_it_is(
+    story: Story, verdict: str, found: bool
+) -> None:
+    story.initsync((USER, ONE))
+    story.history.verdicts.append(("s", story.tick(), verdict))
+    assert story.names() == ({"wrong_verdict"} if found else set())

@@ -91,7 +91,9 @@ def test_the_stream_and_its_last_initsync_are_told_with_their_ends() -> None:
     )
     start = Mark(2, "initsync", "init-start", 0)
     whole = Initsync(start, Mark(9, "initsync", "init-stop", 60), objects=6)
-    view = replace(WELL, info=info, searched=True, initsync=whole, initsync_stays=90)
+    view = replace(
+        WELL, info=info, is_initsync_known=True, initsync=whole, initsync_stays=90
+    )
     text = render(view)
     for words in (
         *("1 to 41", "41, no limit", f"{size(1_000)} of {size(4_000)} (25%)"),
@@ -99,12 +101,10 @@ def test_the_stream_and_its_last_initsync_are_told_with_their_ends() -> None:
         *("1970-01-01T00:01:00Z, 6 objects", "2 to 9", f"for {duration(90)}"),
     ):
         assert words in text
-    uncounted = replace(
-        view, initsync=replace(whole, objects=None), initsync_stays=None
-    )
-    text = render(uncounted)
-    assert "objects" not in text
-    assert "for ever" in text
+    assert "for ever" in render(replace(view, initsync_stays=None))
+    for is_known, words in ((True, "none"), (False, "not known")):
+        text = render(replace(WELL, info=info, is_initsync_known=is_known))
+        assert f"<dt>Last complete initsync</dt><dd>{words}</dd>" in text
 
 
 def test_the_page_is_whole_and_asks_for_nothing_else() -> None:

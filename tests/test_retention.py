@@ -1,37 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The retention guard on real streams: what it finds, how soon, and what it says."""
+"""The retention guard on real streams: what it says, for how many requests."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+import uuid
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from parts.initsyncs import KINDS, histories
 from parts.jetstream import Operator
 from parts.process import wait_until
 from parts.sidecar import SidecarProcess, event, post
 
+from sidecar.answer import Position, StoredMessage
 from sidecar.bus import Bus
+from sidecar.daemon import Daemon
+from sidecar.errors import Problem
+from sidecar.event import LAST, parse_event
+from sidecar.initsync import Verdict
 from sidecar.login import NatsServer
-from sidecar.retention import SCANNED_EVENTS, RetentionGuard, Search
-from sidecar.stream import StreamPlan
+from sidecar.publish import Stored
+from sidecar.retention import RetentionGuard
+from sidecar.scan import Open, Scan, scan_at
+from sidecar.settings import Settings
+from sidecar.stream import StreamInfo, StreamPlan
+from sidecar.told import told
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     import httpx
     from parts.nats import NatsProcess
 
-    from sidecar.initsync import Initsync
-
-LONG = SCANNED_EVENTS * 3
-PAUSE_SECONDS = 1.6
-KINDS = {"S": "init-start", "E": "init-stop", "a": "added"}
 DAY_NANOSECONDS = 86_400 * 10**9
+FIRST = 1000
 
 
 @pytest.fixture
@@ -42,27 +50,25 @@ def operator(nats: NatsProcess) -> Iterator[Operator]:
 
 @pytest.fixture
 def stream(request: pytest.FixtureRequest, operator: Operator) -> Iterator[str]:
-    """Make an empty stream of the test's own."""
+    """Make an empty stream of the test's own, which may be purged."""
     name = f"r{abs(hash(request.node.name))}"
-    operator.create(name, first_seq=1000)
+    operator.create(name, first_seq=FIRST, deny_purge=False)
     yield name
     operator.delete(name)
 
 
-def fill(operator: Operator, stream: str, recipe: str) -> None:
-    """Store what a recipe says: S a E, A for many a, b and B of base, | a pause."""
-    for letter in recipe:
-        match letter:
-            case "|":
-                time.sleep(PAUSE_SECONDS)  # the pause is what is stored
-            case "A":
-                operator.publish_many(f"{stream}.initsync", "added", LONG)
-            case "B":
-                operator.publish_many(f"{stream}.base", "modified", LONG)
-            case "b":
-                operator.publish_many(f"{stream}.base", "modified", 1)
-            case _:
-                operator.publish_many(f"{stream}.initsync", KINDS[letter], 1)
+def fill(nats: NatsProcess, stream: str, letters: str, scan: Scan | None) -> None:
+    """Store what `KINDS` says; with what a sidecar writes, if there is a scan."""
+    with Operator(nats.port) as operator:
+        offset = operator.state(stream)["last_seq"] + 1
+        for letter in letters:
+            category, kind = KINDS[letter]
+            headers = {"Hermes-Event-Type": kind} if kind else {}
+            if category == "initsync" and scan is not None:
+                scan = scan.after(offset, kind)
+                headers["Hermes-Initsync"] = scan.header or ""
+            operator.publish(f"{stream}.{category}", b"{}", headers)
+            offset += 1
 
 
 @asynccontextmanager
@@ -78,89 +84,187 @@ async def running_bus(nats: NatsProcess, stream: str) -> AsyncIterator[Bus]:
             await running
 
 
-async def search(
-    nats: NatsProcess, stream: str, known: Initsync | None = None
-) -> tuple[Initsync | None, float]:
-    """Search as the daemon does, and say how many seconds it took."""
+@asynccontextmanager
+async def running_daemon(nats: NatsProcess, stream: str) -> AsyncIterator[Daemon]:
+    settings = Settings(stream=stream, subject_prefix=stream)
+    daemon = Daemon(settings, NatsServer((nats.url,)))
+    running = asyncio.create_task(daemon.run())
+    try:
+        await daemon.bus.wait()
+        yield daemon
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+
+async def store(
+    daemon: Daemon, letter: str, last: int | str, key: str | None = None
+) -> Stored | Problem:
+    """Store what `KINDS` says, as a request does."""
+    category, kind = KINDS[letter]
+    body = event(category, eventtype=kind)
+    key = key or str(uuid.uuid4())
+    return await told(partial(daemon.publisher.start, parse_event(body), key, last))
+
+
+async def scanned(bus: Bus) -> tuple[int, int] | None:
+    """Read the stream from its beginning, and do what hermes-client does with it."""
+    start = found = None
+    first, last = await bus.position()
+    for offset in range(first, last + 1):
+        message = await bus.message(offset)
+        assert message is not None
+        document = json.loads(message.body)
+        if document["evcategory"] != "initsync":
+            continue
+        if document["eventtype"] == "init-start":
+            start = offset
+        elif document["eventtype"] == "init-stop" and start is not None:
+            found, start = (start, offset), None
+    return found
+
+
+def ends(verdict: Verdict) -> tuple[int, int] | None:
+    assert verdict.is_known
+    initsync = verdict.initsync
+    return (initsync.start.offset, initsync.stop.offset) if initsync else None
+
+
+async def fresh_verdict(nats: NatsProcess, stream: str) -> Verdict:
+    """Ask as a sidecar does that has just been started."""
     async with running_bus(nats, stream) as bus:
-        position = await bus.position()
-        began = time.monotonic()
-        found = await Search(bus).run(position, known)
-        return found, time.monotonic() - began
+        return await RetentionGuard(bus).known(await bus.stream_info())
 
 
-N = LONG
+async def test_a_fresh_start_says_what_a_scan_finds_in_two_hundred_histories(
+    nats: NatsProcess, operator: Operator, stream: str
+) -> None:
+    async with running_daemon(nats, stream) as daemon:
+        last = FIRST - 1
+        for number, letters in enumerate(histories(200)):
+            for place, letter in enumerate(letters):
+                known = LAST if place % 7 == 3 else last
+                stored = await store(daemon, letter, known)
+                assert stored == Stored(last + 1, duplicate=False)
+                last += 1
+            if number % 3 == 0:
+                # What retention does, down to the middle of what has just been stored.
+                below = last - (number % len(letters))
+                operator.api(f"STREAM.PURGE.{stream}", {"seq": below})
+            found = ends(await fresh_verdict(nats, stream))
+            assert found == await scanned(daemon.bus), letters
+
+
+async def test_each_initsync_of_four_hundred_is_told_while_retention_takes_them(
+    nats: NatsProcess, operator: Operator, stream: str
+) -> None:
+    fill(nats, stream, "SaaE" * 400, Scan())
+    async with running_bus(nats, stream) as bus:
+        for below in (FIRST + 1, FIRST + 797, FIRST + 1596, FIRST + 1597, FIRST + 1600):
+            operator.api(f"STREAM.PURGE.{stream}", {"seq": below})
+            info = await bus.stream_info()
+            is_held = below <= FIRST + 1596
+            expected = (FIRST + 1596, FIRST + 1599) if is_held else None
+            assert ends(await RetentionGuard(bus).known(info)) == expected
 
 
 @pytest.mark.parametrize(
-    ("recipe", "expected"),
+    ("without", "then", "found"),
     [
-        ("", None),
-        ("B", None),
-        ("SaaE", (1000, 1003, 2)),
-        ("bSaaEb", (1001, 1004, 2)),
-        ("SaESaa", (1000, 1002, 1)),
-        ("SA", None),
-        ("SAE", (1000, 1001 + N, N)),
-        ("bSAEB", (1001, 1002 + N, N)),
-        ("BSAE", (1000 + N, 1001 + 2 * N, N)),
-        ("SAEbSA", (1000, 1001 + N, N)),
-        ("SAEbSAE", (1003 + N, 1004 + 2 * N, N)),
-        ("SAEbSAbSAbb", (1000, 1001 + N, N)),
-        ("SAE|SAE", (1002 + N, 1003 + 2 * N, N)),
-        ("SAE|SAE|SA", (1002 + N, 1003 + 2 * N, N)),
-        ("SA|SAE", (1001 + N, 1002 + 2 * N, N)),
-        ("SAE|SA|SA", (1000, 1001 + N, N)),
-        ("SAbAE", (1000, 1002 + 2 * N, None)),
-        ("AE", None),
+        ("SaE", "", (None, None)),
+        ("SaE", "S", ("open=1003,0; last=?", None)),
+        ("SaE", "Sa", ("open=1003,1; last=?", None)),
+        ("SaE", "E", (None, None)),
+        ("Sa", "aE", (None, None)),
+        ("SaE", "SaE", ("last=1003-1005,1", (1003, 1005))),
+        ("aaa", "bSEb", ("last=1004-1005,0", (1004, 1005))),
+        ("bb", "", (None, ())),
+        ("bb", "S", ("open=1002,0", ())),
     ],
 )
-async def test_it_finds_the_last_complete_initsync(
+async def test_without_the_header_it_is_unknown_until_an_initsync_was_whole(
     nats: NatsProcess,
-    operator: Operator,
     stream: str,
-    recipe: str,
-    expected: tuple[int, int, int | None] | None,
+    without: str,
+    then: str,
+    found: tuple[str | None, tuple[int, ...] | None],
 ) -> None:
-    fill(operator, stream, recipe)
-    found, _ = await search(nats, stream)
-    given = found and (found.start.offset, found.stop.offset, found.objects)
-    assert given == expected
+    header, verdict = found
+    fill(nats, stream, without, None)
+    async with running_daemon(nats, stream) as daemon:
+        for letter in then:
+            assert isinstance(await store(daemon, letter, LAST), Stored)
+        newest = await daemon.bus.last_of("initsync")
+        assert (newest and newest.initsync) == header
+    said = await fresh_verdict(nats, stream)
+    if verdict is None:
+        assert said == Verdict(is_known=False)
+    else:
+        assert ends(said) == (verdict or None)
 
 
-async def test_what_is_known_spares_the_search_before_it(
+async def test_what_another_stream_was_copied_from_is_not_believed(
     nats: NatsProcess, operator: Operator, stream: str
 ) -> None:
-    fill(operator, stream, "SAE")
-    known, _ = await search(nats, stream)
-    assert known is not None
-    fill(operator, stream, "SA")
-    assert (await search(nats, stream, known))[0] == known
-    fill(operator, stream, "E")
-    found, _ = await search(nats, stream, known)
-    assert found is not None
-    assert (found.start.offset, found.objects) == (known.stop.offset + 1, LONG)
+    fill(nats, stream, "bSbbEb", None)
+    for header in ("last=1000-1004,1", "last=1001-1003,1", "last=1001-1009,7"):
+        headers = {"Hermes-Event-Type": "added", "Hermes-Initsync": header}
+        operator.publish(f"{stream}.initsync", b"{}", headers)
+        assert await fresh_verdict(nats, stream) == Verdict(is_known=False)
 
 
-async def test_it_is_found_in_less_than_a_second_on_a_million_events(
-    nats: NatsProcess, operator: Operator, stream: str
+async def test_another_producers_initsync_between_is_taken_in(
+    nats: NatsProcess, stream: str
 ) -> None:
-    for category, kind, count in (
-        ("base", "modified", 300_000),
-        ("initsync", "init-start", 1),
-        ("initsync", "added", 400_000),
-        ("initsync", "init-stop", 1),
-        ("base", "modified", 200_000),
-        ("initsync", "init-start", 1),
-        ("initsync", "added", 100_000),
+    """Each learns from the stream what the other one stored."""
+    async with (
+        running_daemon(nats, stream) as one,
+        running_daemon(nats, stream) as other,
     ):
-        operator.publish_many(f"{stream}.{category}", kind, count)
-    assert operator.state(stream)["messages"] == 1_000_003
-    tries = [await search(nats, stream) for _ in range(3)]
-    for found, _ in tries:
-        assert found is not None
-        assert (found.start.offset, found.objects) == (301_000, 400_000)
-    assert min(seconds for _, seconds in tries) < 1  # of a machine that is shared
+        for daemon, letter in zip([one, other] * 8, "SaSaEbaSabaEESab", strict=True):
+            last = (await one.bus.position()).last
+            assert isinstance(await store(daemon, letter, last), Stored)
+            assert ends(await fresh_verdict(nats, stream)) == await scanned(one.bus)
+        newest = await one.bus.last_of("initsync")
+        assert scan_at(newest).header == "open=1013,1; last=1007-1011,2"
+
+
+async def test_within_an_initsync_nothing_is_asked_before_an_event(
+    nats: NatsProcess, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_daemon(nats, stream) as daemon:
+        asked: list[int] = []
+        scan_at = daemon.bus.scan_at
+
+        async def counted(last: int) -> Scan | None:
+            asked.append(last)
+            return await scan_at(last)
+
+        monkeypatch.setattr(daemon.bus, "scan_at", counted)
+        for place, letter in enumerate("S" + "a" * 40 + "E"):
+            last = FIRST - 1 + place
+            assert await store(daemon, letter, last) == Stored(last + 1, False)
+        assert len(asked) < 10  # one, where no event waits for a second
+
+
+async def test_who_comes_too_late_or_too_early_learns_it_as_with_any_event(
+    nats: NatsProcess, stream: str
+) -> None:
+    async with running_daemon(nats, stream) as daemon:
+        key = str(uuid.uuid4())
+        assert await store(daemon, "S", FIRST - 1, key) == Stored(FIRST, False)
+        assert await store(daemon, "S", FIRST - 1, key) == Stored(FIRST, True)
+        codes = [
+            ("a", FIRST - 1, key, "key_reused"),
+            ("S", FIRST - 1, None, "precondition_failed"),
+            ("S", FIRST - 2, None, "offset_gone"),
+        ]
+        for letter, last, of_key, code in codes:
+            answer = await store(daemon, letter, last, of_key)
+            assert isinstance(answer, Problem)
+            assert answer.cause.code == code
+        assert (await daemon.bus.position()).last == FIRST
 
 
 def check(http: httpx.Client) -> dict[str, Any]:
@@ -184,6 +288,94 @@ def initsync(http: httpx.Client, objects: int) -> int:
     kinds = ["init-start", *["added"] * objects, "init-stop"]
     answers = [post(http, event("initsync", eventtype=kind)) for kind in kinds]
     return int(answers[0].json()["offset"])
+
+
+async def test_the_header_counts_in_the_limit_of_a_message(
+    nats: NatsProcess, operator: Operator, stream: str
+) -> None:
+    operator.update(stream, max_msg_size=500)
+    async with running_daemon(nats, stream) as daemon:
+        sizes = {}
+        for category in ("base", "initsync"):
+            body = event(category, eventtype="init-start", objattrs={"x": "y" * 500})
+            start = partial(daemon.publisher.start, parse_event(body))
+            answer = await told(partial(start, str(uuid.uuid4()), FIRST - 1))
+            assert isinstance(answer, Problem)
+            assert answer.cause.code == "event_too_large"
+            assert answer.members["limit_bytes"] == 500
+            size_bytes = answer.members["size_bytes"]
+            assert isinstance(size_bytes, int)
+            sizes[category] = size_bytes - len(body)
+        header = f"Hermes-Initsync: open={FIRST},0\r\n"
+        assert sizes["initsync"] - sizes["base"] == len(header)
+
+
+def newest_at(offset: int | None, header: str = "open=5,1") -> StoredMessage | None:
+    if offset is None:
+        return None
+    time = "2026-01-01T00:00:00Z"
+    return StoredMessage(offset, "s.initsync", "k", time, b"{}", initsync=header)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "again", "scan"),
+    [
+        (7, None, None, Scan(Open(5, 1))),  # it stands at L: more is not asked
+        (5, 7, 5, Scan(Open(5, 1))),
+        (None, 7, None, Scan()),
+        (8, None, None, None),  # L is taken
+        (5, 6, 5, None),  # who says where it ends does not know L
+        (5, 8, 5, None),
+        (5, 7, 6, None),  # the first answer was an old leader's
+        (None, 7, 5, None),
+    ],
+)
+async def test_that_nothing_came_before_l_is_taken_from_three_answers_alone(
+    monkeypatch: pytest.MonkeyPatch,
+    first: int | None,
+    last: int | None,
+    again: int | None,
+    scan: Scan | None,
+) -> None:
+    bus = Bus("test", NatsServer(("nats://127.0.0.1:1",)), StreamPlan("s", "s", 3, 0))
+    answers = iter((newest_at(first), newest_at(again)))
+
+    async def last_of(_: str) -> StoredMessage | None:
+        return next(answers)
+
+    async def position() -> Position:
+        assert last is not None
+        return Position(1, last)
+
+    monkeypatch.setattr(bus, "last_of", last_of)
+    monkeypatch.setattr(bus, "position", position)
+    assert await bus.scan_at(7) == scan
+
+
+@pytest.mark.parametrize(("replicas", "looks"), [(1, 1), (3, 2)])
+async def test_what_one_of_several_leaders_said_is_asked_once_more(
+    monkeypatch: pytest.MonkeyPatch, replicas: int, looks: int
+) -> None:
+    """An old leader may have answered, and nothing moves until it is noticed."""
+    monkeypatch.setattr("sidecar.retention.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("sidecar.retention.SETTLED_SECONDS", 0.2)
+    bus = Bus(
+        "test", NatsServer(("nats://127.0.0.1:1",)), StreamPlan("s", "s", replicas, 0)
+    )
+    bus.cause = None
+    bus.info = StreamInfo({}, Position(1, 7), 7, 100, "", "n1", replicas, replicas, {})
+    asked = []
+
+    async def last_of(_: str) -> StoredMessage | None:
+        asked.append(1)
+        return newest_at(5, "open=5,0" if len(asked) == 1 else "")
+
+    monkeypatch.setattr(bus, "last_of", last_of)
+    guard = RetentionGuard(bus)
+    running = asyncio.create_task(guard.run())
+    await asyncio.sleep(0.7)  # as long as that nothing more is asked
+    running.cancel()
+    assert len(asked) == looks
 
 
 def test_it_is_shown_and_warned_of_before_it_leaves_and_when_there_is_none(
@@ -222,14 +414,14 @@ def test_it_is_shown_and_warned_of_before_it_leaves_and_when_there_is_none(
         assert "leaves the stream soon" in check(http)["reason"]
         wait_until(lambda: rows(sidecar, "initsync_expiring"))
         wait_until(lambda: "no complete" in str(check(http)["reason"]))
-        assert len(rows(sidecar, "initsync_missing")) == 2
+        wait_until(lambda: len(rows(sidecar, "initsync_missing")) == 2)
         assert len(rows(sidecar, "initsync_expiring")) == 1
 
 
 def test_a_restarted_sidecar_and_one_of_each_role_know_it(
-    nats: NatsProcess, operator: Operator, stream: str, tmp_path: Path
+    nats: NatsProcess, stream: str, tmp_path: Path
 ) -> None:
-    fill(operator, stream, "bSaaaEb")
+    fill(nats, stream, "bSaaaEb", Scan())
     settings = {"nats_url": nats.url, "stream": stream, "subject_prefix": stream}
     for role in ("producer", "consumer"):
         with (
@@ -241,15 +433,59 @@ def test_a_restarted_sidecar_and_one_of_each_role_know_it(
             assert (shown["start_offset"], shown["objects"]) == (1001, 3)
 
 
-async def test_a_stream_made_anew_is_searched_anew(
+async def test_a_stream_made_anew_is_asked_anew(
     nats: NatsProcess, operator: Operator, stream: str
 ) -> None:
-    fill(operator, stream, "SaE")
+    fill(nats, stream, "SaE", Scan())
     async with running_bus(nats, stream) as bus:
         guard = RetentionGuard(bus)
-        assert not guard.has_looked
-        assert await guard.look(await bus.position()) is not None
-        assert guard.has_looked
+        assert guard.verdict is None
+        running = asyncio.create_task(guard.run())
+        await until(lambda: guard.verdict is not None)
+        assert guard.verdict is not None
+        assert ends(guard.verdict) == (FIRST, FIRST + 2)
         operator.delete(stream)
-        operator.create(stream, first_seq=5000)
-        assert await guard.look(await bus.position()) is None
+        operator.create(stream, first_seq=5000, deny_purge=False)
+        await until(lambda: guard.verdict == Verdict())
+        running.cancel()
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    await asyncio.to_thread(wait_until, is_so)
+
+
+async def test_a_start_asks_little_and_then_once_a_second_while_the_stream_moves(
+    nats: NatsProcess, operator: Operator, stream: str
+) -> None:
+    """A first initsync goes on for hours, and thirty sidecars look on."""
+    fill(nats, stream, "SaE" + "Saaaaa" * 20, Scan())
+    with Operator(nats.port) as listener:
+        listener.answer_at("$JS.API.>")
+        asked: list[str] = []
+
+        def listen() -> None:
+            with suppress(AssertionError, OSError, ValueError):
+                while True:
+                    asked.append(listener.receive_whole()[0])
+
+        listening = asyncio.create_task(asyncio.to_thread(listen))
+        async with running_bus(nats, stream) as bus:
+            guard = RetentionGuard(bus)
+            running = asyncio.create_task(guard.run())
+            await until(lambda: guard.verdict is not None)
+            assert len(asked) <= 6
+            asked.clear()
+            began = time.monotonic()
+            for _ in range(30):
+                operator.publish(f"{stream}.base", b"{}")
+                await asyncio.sleep(0.1)
+            seconds = time.monotonic() - began
+            reads = [subject for subject in asked if "MSG.GET" in subject]
+            assert 1 <= len(reads) <= seconds + 1
+            await asyncio.sleep(2.5)  # what was stored last is noticed by now
+            asked.clear()
+            await asyncio.sleep(2)
+            assert not [subject for subject in asked if "MSG.GET" in subject]
+            running.cancel()
+        listener.shut_down()
+        await listening

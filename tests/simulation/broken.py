@@ -367,6 +367,19 @@ def _takes_nothing_for_the_end() -> Context:
     return patch.object(read, "decide", decide)
 
 
+def _remembers_any_scan() -> Context:
+    """Say of the scan what follows from the last event known here, wherever it was."""
+
+    def scanned(self: Any, event: Any, expected: Any, _: float) -> Any:
+        if self._known is None:
+            return None
+        scan = self._known.scan.after(expected.next, event.type)
+        self._known = self._known._replace(offset=expected.last)
+        return event._replace(scan=scan)
+
+    return patch.object(publish.Publisher, "_scanned", scanned)
+
+
 BROKEN: Final[dict[str, Callable[[], Context]]] = {
     "": nullcontext,
     "no-fence": _no_fence,
@@ -379,6 +392,7 @@ BROKEN: Final[dict[str, Callable[[], Context]]] = {
     "sees-ahead-at-once": _sees_ahead_at_once,
     "takes-two-answers-for-gone": _takes_two_answers_for_gone,
     "chains-publishes": _chains_publishes,
+    "remembers-any-scan": _remembers_any_scan,
     "believes-a-mirror": _believes_a_mirror,
     "takes-nothing-for-the-end": _takes_nothing_for_the_end,
     "ends-with-an-empty-page": _ends_with_an_empty_page,

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Stored(NamedTuple):
     """A message that was committed; `time` is when, in virtual seconds.
 
-    `epoch` counts creations and restores of the stream.
+    `epoch` counts creations and restores of the stream. `scan` is what the header of an
+    initsync's event says, verdicts.NO_HEADER without it; None where nobody looked.
     """
 
     epoch: int
@@ -32,6 +33,7 @@ class Stored(NamedTuple):
     key: str
     body: bytes
     time: float
+    scan: str | None = None
 
 
 class Violation(NamedTuple):

@@ -137,13 +137,18 @@ class Ends(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What /health said, and whether a publish could succeed then."""
+    """What /health said, and whether a publish could succeed then.
+
+    `verdict`: which initsync is the last complete one, as its offsets; "none", or
+    "unknown"; "" where nothing was said.
+    """
 
     where: str
     time: float
     is_ready: bool
     reasons: tuple[str, ...]
     can_publish: bool
+    verdict: str = ""
 
 
 class Restart(NamedTuple):
@@ -167,6 +172,7 @@ class History:
         self.sights: list[Sight] = []
         self.no_bus: list[tuple[float, str, str]] = []  # that open() told a client
         self.samples: list[Sample] = []
+        self.verdicts: list[tuple[str, float, str]] = []  # in the end: who, when, what
         self.restarts: list[Restart] = []
 
     def begin_pass(self, server: str, life: int, kind: str, began: float) -> Pass:

@@ -15,6 +15,7 @@ from .claims import Claims, Stored, Timeline, Violation, claim
 from .history import Told
 from .readers import check_readers, check_starved
 from .targets import check_targets
+from .verdicts import check_verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -52,6 +53,8 @@ GUARANTEES: Final[Mapping[str, str]] = {
     "starved": "over a slow link all arrives, and no reader is told of a failure",
     "untrue_page": "pages tell of what the stream holds",
     "wrong_initsync": "a client begins with the last complete initsync of its scan",
+    "wrong_header": "an event of an initsync says where a scan stands after it",
+    "wrong_verdict": "a sidecar says which initsync a scan finds",
     "target_differs": "in the end each target equals the source",
     "secret_lost": "a secret that was wiped at its source stands in the stream",
     "destroyed": "no removed comes twice",
@@ -108,6 +111,7 @@ def check(history: History, facts: Facts, end: End | None = None) -> list[Violat
         *_check_fence(history, stored, claims, facts.restored),
         *check_readers(history, stored, timeline, facts.limits.page_seconds),
         *(check_starved(history) if facts.is_only_slow else ()),
+        *check_verdicts(history, stored, timeline),
         *_check_health(history.samples, facts.limits),
         *_check_spins(history),
     ]

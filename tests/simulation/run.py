@@ -16,10 +16,13 @@ from .claims import Stored, Violation
 from .invariants import End, Facts, Limits, check
 from .nemesis import SLOW_ALONE, STALE_PAGES
 from .scenario import Scenario, draw
+from .verdicts import NO_HEADER
 from .world import World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from .messages import StoredMessage
 
 
 @dataclass
@@ -81,6 +84,7 @@ def _check(world: World) -> list[Violation]:
             message.key or "",
             message.body,
             at,
+            _scan_of(message),
         )
         for (epoch, message), at in zip(
             world.cluster.everything(), world.cluster.committed_at, strict=True
@@ -118,6 +122,13 @@ def _check(world: World) -> list[Violation]:
         if who == "INTERNAL"
     ]
     return violations
+
+
+def _scan_of(message: StoredMessage) -> str | None:
+    if not message.subject.endswith(".initsync"):
+        return None
+    header = message.headers.get(b"Hermes-Initsync")
+    return NO_HEADER if header is None else header.decode()
 
 
 class Batch(NamedTuple):

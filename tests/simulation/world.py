@@ -6,10 +6,12 @@ from __future__ import annotations
 import asyncio
 import traceback
 import uuid
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar import health
+from sidecar.errors import Problem
 from sidecar.settings import Settings
 
 from . import nemesis
@@ -28,6 +30,8 @@ from .watched import WatchedCluster
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from sidecar.initsync import Verdict
 
     from .actors import Actor
     from .scenario import Scenario
@@ -266,6 +270,7 @@ class World:
         await self._settle()
         await self._end_requests()
         sampling.cancel()
+        await self._ask_verdicts()
 
     def undo_later(self, name: str, undo: Callable[[], None], seconds: float) -> None:
         """End a fault after a while, or when all faults end."""
@@ -451,8 +456,19 @@ class World:
                         not reasons,
                         tuple(reasons),
                         can_publish,
+                        _named(sidecar.daemon.guard.verdict),
                     )
                 )
+
+    async def _ask_verdicts(self) -> None:
+        """Ask each sidecar for its verdict, as GET /v1/stream does."""
+        for sidecar in self.sidecars:
+            if sidecar.daemon is None or not self.cluster.can_store():
+                continue
+            with suppress(Problem):  # whoever gets no answer is told of by others
+                info = await sidecar.daemon.bus.stream_info()
+                verdict = _named(await sidecar.daemon.guard.known(info))
+                self.history.verdicts.append((sidecar.name, self.loop.time(), verdict))
 
     def _has_failed_standby(self) -> bool:
         last = {each.server: each.went_through for each in self.history.passes}
@@ -480,6 +496,14 @@ class World:
             sidecar.kill()
         self.loop.run_until_complete(asyncio.sleep(0.0))
         self.loop.run_until_complete(asyncio.sleep(0.0))
+
+
+def _named(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return ""
+    if verdict.initsync is None:
+        return "none" if verdict.is_known else "unknown"
+    return f"{verdict.initsync.start.offset}-{verdict.initsync.stop.offset}"
 
 
 def _settings(scenario: Scenario) -> Settings:
