@@ -688,7 +688,8 @@ def test_what_does_not_pass_is_raised_in_time_and_never_spins(
         with pytest.raises(Exception, match=r"^No message bus: ") as caught:
             ask()
         assert not isinstance(caught.value, IndexError)
-        assert seconds - 3 < clock.now() - started_at <= seconds
+        limit = min(seconds, 21) if "is no sidecar" in str(caught.value) else seconds
+        assert limit - 3 < clock.now() - started_at <= limit
         assert len(player.requests) - asked < 200
     plugin.close()
 
