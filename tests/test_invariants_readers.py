@@ -21,10 +21,12 @@ from parts.story import (
 from simulation.claims import STALE_SECONDS
 from simulation.clients import Target
 from simulation.events import parsed
-from simulation.history import FIRST, Outcome, Sample, Scan, Told
+from simulation.history import FIRST, Outcome, Sample, Scan, Sight, Told
 from simulation.invariants import End
 from simulation.source import SECRET
 from simulation.verdicts import NO_HEADER
+
+from sidecar.page import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -402,6 +404,57 @@ def test_a_schema_that_is_tried_again_at_once_is_found(
         story.history.end_pass(begun, RuntimeError("refused"))
         story.now += pause
     assert story.names() == found
+
+
+@pytest.mark.parametrize("code", ["hole", "displaced", "unreadable"])
+def test_an_event_that_is_told_to_be_lost_is_found(three: Story, code: str) -> None:
+    three.ask(2, Outcome.FAILED)
+    assert three.names() == set()
+    three.history.askings[-1].text = f"An event is lost. ({code})"
+    assert three.names() == {"false_damage"}
+
+
+def test_a_failure_counts_where_nothing_but_a_link_was_slow(three: Story) -> None:
+    assert three.names(is_only_slow=True) == set()
+    three.ask(2, Outcome.FAILED)
+    assert three.names() == set()
+    assert three.names(is_only_slow=True) == {"starved"}
+
+
+def test_a_failed_open_counts_where_nothing_but_a_link_was_slow(three: Story) -> None:
+    three.history.no_bus.append((three.tick(), "c", "No message bus"))
+    assert three.names() == set()
+    assert three.names(is_only_slow=True) == {"starved"}
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [
+        ((1, "base", "added", ""), False),
+        ((1, "base", "removed", ""), True),
+        ((2, "base", "init-start", ""), True),
+        ((4, "base", "added", ""), True),
+    ],
+)
+def test_a_page_that_shows_what_does_not_stand_is_found(
+    three: Story, row: tuple[int, str, str, str], *, found: bool
+) -> None:
+    bodies = {each.offset: each.body for each in three.stored}
+    shown = (*row[:3], size(len(bodies.get(row[0], b""))))
+    three.history.sights.append(Sight(three.tick(), three.tick(), [shown]))
+    assert three.names() == ({"untrue_page"} if found else set())
+
+
+def test_an_initsync_that_is_of_a_stream_restored_away_is_found(story: Story) -> None:
+    start, stop = story.initsync((USER, ONE))
+    sight = Sight(story.tick(), story.tick(), [], (start, stop))
+    story.history.sights.append(sight)
+    assert story.names() == set()
+    story.make_anew(10)
+    story.now += 10
+    sight = Sight(story.tick(), story.tick(), [], (start, stop))
+    story.history.sights.append(sight)
+    assert story.names() == {"untrue_page"}
 
 
 # -- What is said of the last complete initsync ----------------------------------------

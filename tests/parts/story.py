@@ -155,9 +155,14 @@ class Story:
         self.history.end_asking(asking, outcome, event)
 
     def names(
-        self, end: End | None = None, restored: frozenset[int] = frozenset()
+        self,
+        end: End | None = None,
+        restored: frozenset[int] = frozenset(),
+        *,
+        is_only_slow: bool = False,
     ) -> set[str]:
-        found = check(self.history, Facts(self.stored, restored), end)
+        facts = Facts(self.stored, restored, is_only_slow=is_only_slow)
+        found = check(self.history, facts, end)
         for each in found:
             assert GUARANTEES[each.name] in each.sentence
         return {each.name for each in found}

@@ -25,7 +25,7 @@ from sidecar import stream as stream_module
 from sidecar.answer import Refused
 from sidecar.errors import Outcome, Problem
 from sidecar.event import LAST
-from sidecar.evidence import AskCopy, AskLeader, AskNewest, Ended, Said, Serve
+from sidecar.evidence import AskCopy, AskLeader, Ended, Said, Serve
 from sidecar.nats_client import header_fields
 
 from .http_hop import VirtualSocket
@@ -295,17 +295,6 @@ def _jumps_without_the_leader() -> Context:
     return patch.object(read.Reader, "_agreed", agreed)
 
 
-def _ends_where_a_leader_finds_nothing() -> Context:
-    """Take a leader's word that a category has no more, an old one's, too."""
-    real = evidence.decide
-
-    def decide(asked: Any, came: Any, said: Any) -> Any:
-        step = real(asked, came, said)
-        return Ended() if isinstance(step, AskNewest) else step
-
-    return patch.object(read, "decide", decide)
-
-
 def _tells_a_hole_at_once() -> Context:
     """Take two answers of the leader for one moment."""
     real = evidence.decide
@@ -399,7 +388,6 @@ BROKEN: Final[dict[str, Callable[[], Context]]] = {
     "believes-late-answers": _believes_late_answers,
     "filters-by-a-copy": _filters_by_a_copy,
     "jumps-without-the-leader": _jumps_without_the_leader,
-    "ends-where-a-leader-finds-nothing": _ends_where_a_leader_finds_nothing,
     "tells-a-hole-at-once": _tells_a_hole_at_once,
     "keeps-a-page": _keeps_a_page,
     "limits-an-answer": _limits_an_answer,

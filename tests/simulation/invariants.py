@@ -49,7 +49,6 @@ GUARANTEES: Final[Mapping[str, str]] = {
     "reader_refused": "IndexError only outside of [first, last + 1], on that side",
     "false_damage": "an event is told to be lost only where one is",
     "false_end": "an iteration ends only where nothing stands after it",
-    "given_up": "as long as a page is coming nobody gives it up",
     "starved": "over a slow link all arrives, and no reader is told of a failure",
     "untrue_page": "pages tell of what the stream holds",
     "wrong_initsync": "a client begins with the last complete initsync of its scan",
@@ -72,6 +71,8 @@ class Limits:
 
     ready_in_vain_seconds: float = 30.0
     not_ready_in_vain_seconds: float = 60.0
+    verdict_seconds: float = 9.0
+    """It looks once a second, and again after five: an old leader may have told it."""
     page_seconds: float = 3.0
 
 
@@ -111,7 +112,7 @@ def check(history: History, facts: Facts, end: End | None = None) -> list[Violat
         *_check_fence(history, stored, claims, facts.restored),
         *check_readers(history, stored, timeline, facts.limits.page_seconds),
         *(check_starved(history) if facts.is_only_slow else ()),
-        *check_verdicts(history, stored, timeline),
+        *check_verdicts(history, stored, timeline, facts.limits.verdict_seconds),
         *_check_health(history.samples, facts.limits),
         *_check_spins(history),
     ]

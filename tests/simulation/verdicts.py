@@ -17,18 +17,17 @@ if TYPE_CHECKING:
 
 _START: Final = re.compile(r"\w+=(\d+)")
 
-WRONG_SECONDS: Final = 9.0
-"""How long a ready sidecar may say what was right before: it looks once a second, and
-again after five, since an old leader may have told it."""
-
 NO_HEADER: Final = "none"
 """What stands for a header that is missing, which is never right."""
 
 
 def check_verdicts(
-    history: History, stored: Sequence[Stored], timeline: Timeline
+    history: History,
+    stored: Sequence[Stored],
+    timeline: Timeline,
+    late_seconds: float,
 ) -> Iterator[Violation]:
-    """Compare each header, and each verdict that stayed, with the scan's."""
+    """Compare each header, and each verdict that stayed so long, with the scan's."""
     found: list[tuple[int, int, int, float]] = []  # epoch, start, stop, since
     for message, is_new, header, complete in _scan(stored, history.ends):
         if is_new and message.scan is not None:
@@ -43,7 +42,7 @@ def check_verdicts(
         right = _right(found, timeline.at(sample.time), sample.time)
         if not sample.verdict or not sample.is_ready or sample.verdict == right:
             since.pop(sample.where, None)
-        elif sample.time - since.setdefault(sample.where, sample.time) > WRONG_SECONDS:
+        elif sample.time - since.setdefault(sample.where, sample.time) > late_seconds:
             text = f"{sample.where} says {sample.verdict}; right is {right}"
             yield Violation("wrong_verdict", text, sample.time)
             since[sample.where] = float("inf")  # told
