@@ -90,6 +90,8 @@ class Guard:
             return
         try:
             self.check(scope["path"], scope["headers"], scope["method"])
+            if scope["method"] == "HEAD":  # uvicorn leaves the body out
+                scope = {**scope, "method": "GET"}
             await self._app(scope, receive, send)
         except Problem as problem:
             await answer(problem)(scope, receive, send)

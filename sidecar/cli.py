@@ -36,10 +36,9 @@ def main() -> None:
     except Problem as problem:
         cause = problem.cause
         in_stream = cause in (errors.STREAM_MISSING, errors.STREAM_UNFIT)
-        file = f" It is {problem.members['file']}." if "file" in problem.members else ""
         status = _complain(
             NO_FIT_STREAM if in_stream else NO_NATS,
-            f"{cause.title}{file} {cause.remedy}",
+            " ".join((cause.title, *problem.faults, cause.remedy)),
         )
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT

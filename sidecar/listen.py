@@ -21,6 +21,14 @@ _BACKLOG = 2048  # when it is full the kernel forgets who comes, for a second or
 _RECEIVE_BYTES = 64 * 1024
 """What the kernel keeps for us of one connection. It also bounds what is read at once,
 which a TLS connection has a buffer for."""
+_KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+)
+"""Whoever vanished, as behind a router that forgot it, is noticed in two minutes.
+Connections have it from their listener."""
 
 
 class ListenError(Complaint):
@@ -41,6 +49,8 @@ def bind_tcp(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
+        for level, option, value in _KEEPALIVE:
+            listener.setsockopt(level, option, value)
         listener.bind(address)
         listener.listen(_BACKLOG)
     except OSError as error:
