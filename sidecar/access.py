@@ -18,6 +18,7 @@ from sidecar.problem import answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -70,7 +71,7 @@ class Guard:
         app: ASGIApp,
         access: Access,
         token: TokenFile | None = None,
-        own_names: frozenset[str] | None = None,
+        own_names: AbstractSet[str] | None = None,
         tell: Callable[[Cause], None] | None = None,
     ) -> None:
         """Guard an application; with own_names the Host header is checked too.

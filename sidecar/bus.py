@@ -46,7 +46,7 @@ _LONGEST_OF_SHORT_SECONDS = 8.0
 """Between connections that a server takes and ends at once, as it may do for ever."""
 
 _TOLD_SHORT_LIVES = 4
-"""Of so many in a row the ends are told, then at level debug."""
+"""Of so many in a row beginning and end are told, then no more."""
 
 _MOST_TOLD = 64
 
@@ -414,15 +414,17 @@ class Bus:
                 )
         elif changed:
             lost_at, self._lost_at = self._lost_at, None
-            tell = log.info if self._short_lives < _TOLD_SHORT_LIVES else log.debug
-            tell(
-                "nats_reconnected" if self._was_fit else "nats_connected",
-                purpose=self._purpose,
-                server=self.server_name,
-                server_version=self.server_version,
-                stream=self._plan.name,
-                after_seconds=round(time.monotonic() - lost_at, 1) if lost_at else 0,
-            )
+            if self._short_lives < _TOLD_SHORT_LIVES:
+                log.info(
+                    "nats_reconnected" if self._was_fit else "nats_connected",
+                    purpose=self._purpose,
+                    server=self.server_name,
+                    server_version=self.server_version,
+                    stream=self._plan.name,
+                    after_seconds=round(time.monotonic() - lost_at, 1)
+                    if lost_at
+                    else 0,
+                )
             self._was_fit = True
 
     def _is_worth_a_line(self, cause: Cause, faults: list[str]) -> bool:

@@ -187,7 +187,7 @@ def _healthcheck(_: argparse.Namespace) -> int:
     from sidecar.probe import ask, client
 
     settings = load(os.environ)
-    with client(settings) as http:
+    with client(settings, is_probe=True) as http:
         ask(http, "/health/live")
     return OK
 

@@ -41,6 +41,7 @@ class Daemon:
         self.settings = settings
         self.stopping = asyncio.Event()
         self.refusals = Repeats()
+        self.socket_fault: str | None = None
         self.writes = settings.role != "consumer"
         self.reads = settings.role != "producer"
         plan, create = settings.plan, settings.stream_create or settings.embedded
@@ -124,6 +125,7 @@ class Daemon:
             readers_waiting=self.reader.waiting,
             reads=self._reading() if self.reads else None,
             connections=sum(bus.connections_made for bus in self.buses),
+            socket_fault=self.socket_fault,
             searched=self.guard.has_looked,
             initsync=initsync,
             initsync_stays=(

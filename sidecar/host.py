@@ -11,7 +11,12 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from typing import Final
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
 
 _NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?", re.ASCII)
 _PORT = re.compile(r":[0-9]{1,5}\Z", re.ASCII)
@@ -21,13 +26,26 @@ _PORT = re.compile(r":[0-9]{1,5}\Z", re.ASCII)
 _RESERVED: Final = (".localhost", ".local", ".internal", ".home.arpa", ".test", ".svc")
 
 
-def own_names(http_host: str) -> frozenset[str]:
-    """Give the names of this machine, and the one that it was told to listen on."""
-    names = {http_host, socket.gethostname(), socket.getfqdn()}
-    return frozenset(name.lower().rstrip(".") for name in names)
+def own_names(*http_hosts: str) -> set[str]:
+    """Give the names of this machine, and those that it was told to listen on.
+
+    Its full name is added once a name server has said it, which may take a minute.
+    """
+    names = {_plain(name) for name in (*http_hosts, socket.gethostname())}
+
+    def learn() -> None:
+        with suppress(OSError, UnicodeError):
+            names.add(_plain(socket.getfqdn()))
+
+    threading.Thread(target=learn, daemon=True, name="own name").start()
+    return names
 
 
-def is_ours(host: str, own: frozenset[str]) -> bool:
+def _plain(name: str) -> str:
+    return name.lower().rstrip(".")
+
+
+def is_ours(host: str, own: AbstractSet[str]) -> bool:
     """Tell whether a Host header cannot be an attacker's name."""
     name = _PORT.sub("", host.strip().lower())
     if _is_address(name.removeprefix("[").removesuffix("]")):

@@ -47,9 +47,12 @@ class Tls:
     handshake_first: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class NatsServer:
-    """Where NATS is and who we are there. Secrets are files, read at each login."""
+    """Where NATS is and who we are there. Secrets are files, read at each login.
+
+    An embedded server may come back at another place.
+    """
 
     urls: tuple[str, ...]
     user: str | None = None

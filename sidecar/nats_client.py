@@ -44,6 +44,7 @@ _MESSAGE = re.compile(
 """Subject without or with headers, the size of these, and of all."""
 _VALUE = rb":[ \t]*([^\r\n]*)"
 _FIELD = re.compile(rb"\r\n([^:\r\n]+)" + _VALUE)
+_LAST_WORDS = re.compile(rb"-ERR '?([^'\r\n]{1,200})")
 _LONGEST_LINE = 4096  # nats-py's own limit
 _MOST_PAYLOAD = 64 * 1024 * 1024  # nats-server allows no more
 _MOST_OF_INFO = 1024 * 1024
@@ -145,6 +146,20 @@ class NatsClient(Client):
         await transport.connect(
             s.uri, DEFAULT_BUFFER_SIZE, self.options["connect_timeout"]
         )
+
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except (OSError, Error):
+            # It may have said why before it closed; nats-py then only sees the end.
+            said = _LAST_WORDS.search(self._unread_bytes())
+            if said is None:
+                raise
+            raise Error(f"nats: {said[1].decode('ascii', 'replace')}") from None
+
+    def _unread_bytes(self) -> bytes:
+        reader = getattr(self._transport, "_io_reader", None)
+        return bytes(reader._buffer) if reader is not None else b""  # noqa: SLF001
 
     def _connect_command(self) -> bytes:
         # The login, whatever its kind. TLS is up by now if it ever will be: nats-py

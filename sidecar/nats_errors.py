@@ -117,10 +117,11 @@ def explain(error: BaseException) -> Explained:
         return Explained(None, what)
     if isinstance(error, TimeoutError):
         return Explained(None, "it did not answer in time")
+    if isinstance(error, (ConnectionError, EOFError)):
+        number = getattr(error, "errno", None) or errno.ECONNRESET
+        return Explained(None, _OF_SYSTEM.get(number, "it ended the connection"))
     if isinstance(error, OSError):
         return Explained(None, _OF_SYSTEM.get(error.errno or 0, "it cannot be reached"))
-    if isinstance(error, EOFError):
-        return Explained(None, "it ended the connection")
     return _of_text(str(error))
 
 

@@ -31,8 +31,14 @@ class DaemonError(Complaint):
         self.may_pass = may_pass  # without anybody's doing
 
 
-def client(settings: Settings, timeout_seconds: float = _SECONDS) -> httpx.Client:
-    """Give a client for the daemon of these settings; proxies are left alone."""
+def client(
+    settings: Settings, timeout_seconds: float = _SECONDS, *, is_probe: bool = False
+) -> httpx.Client:
+    """Give a client for the daemon of these settings; proxies are left alone.
+
+    A probe sends no token, so it asks whoever listens: a certificate that was renewed
+    or spoilt in its file says nothing of the daemon.
+    """
     if settings.unix_socket is not None:
         return httpx.Client(
             transport=httpx.HTTPTransport(uds=str(settings.unix_socket)),
@@ -40,16 +46,16 @@ def client(settings: Settings, timeout_seconds: float = _SECONDS) -> httpx.Clien
             timeout=timeout_seconds,
             trust_env=False,
         )
-    host = _EVERYWHERE.get(settings.http_host, settings.http_host)
+    host = _EVERYWHERE.get(settings.http_host[0], settings.http_host[0])
     if ":" in host:
         host = f"[{host}]"
     certificate = settings.tls_cert_file
     return httpx.Client(
         base_url=f"{'https' if certificate else 'http'}://{host}:{settings.http_port}",
-        headers=_authorization(settings),
+        headers={} if is_probe else _authorization(settings),
         timeout=timeout_seconds,
         trust_env=False,
-        verify=_pinned(certificate) if certificate else True,
+        verify=not is_probe and (_pinned(certificate) if certificate else True),
     )
 
 

@@ -82,6 +82,8 @@ def of_tls(reason: str) -> ssl.SSLError:
     [
         (ConnectionRefusedError(errno.ECONNREFUSED, ""), None, "refused"),
         (ConnectionResetError(errno.ECONNRESET, ""), None, "ended the connection"),
+        (ConnectionResetError("Connection lost"), None, "ended the connection"),
+        (BrokenPipeError(errno.EPIPE, ""), None, "ended the connection"),
         (OSError(errno.EHOSTUNREACH, ""), None, "no way to this host"),
         (OSError(errno.ENETUNREACH, ""), None, "no way to this network"),
         (OSError(errno.EMFILE, ""), None, "file descriptor"),
