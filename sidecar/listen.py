@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SOCKET_UMASK = 0o117  # leaves 0660: the owner and its group
-_GIVES_WAY_SECONDS = 5.0  # a sidecar whose lock was removed notices in 2 s
+_GIVES_WAY_SECONDS = 6.0  # a sidecar whose lock was removed notices in 2 s
 _RETRY_SECONDS = 0.1
-_LOOKS_WITHOUT_LOCK = 5
+_LOOKS_WITHOUT_LOCK = 15  # so long a successor has to start
 _BACKLOG = 2048  # when it is full the kernel forgets who comes, for a second or more
 _RECEIVE_BYTES = 64 * 1024
 """What the kernel keeps for us of one connection. It also bounds what is read at once,

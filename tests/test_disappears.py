@@ -112,7 +112,7 @@ def test_who_finds_no_lock_is_the_successor_and_its_socket_is_left_alone(
 def test_a_lock_that_was_removed_is_taken_again(running: SidecarProcess) -> None:
     lock = running.socket.with_name("api.sock.lock")
     lock.unlink()
-    wait_until(lock.exists, 20, "taken again")
+    wait_until(lock.exists, 60, "taken again")
     assert socket_check(running) == ""
     assert stores(running)
 
