@@ -17,10 +17,22 @@ Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 
 async def dial(host: str, port: int, timeout_seconds: float) -> socket.socket:
-    """Connect to the first address that answers; raise OSError, TimeoutError."""
-    async with asyncio.timeout(timeout_seconds):
-        addresses = in_turn(await resolve(host, port))
-        return await first(addresses)
+    """Connect to the first address that answers; raise OSError, TimeoutError.
+
+    An error of several addresses has them as its note.
+    """
+    addresses: list[Address] | None = None
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            addresses = in_turn(await resolve(host, port))
+            return await first(addresses)
+    except OSError as error:  # TimeoutError is one
+        if addresses is None and isinstance(error, TimeoutError):
+            silence = socket.gaierror(socket.EAI_AGAIN, "no name server answers")
+            raise silence from None
+        if addresses is not None and len(addresses) > 1:
+            error.add_note(", ".join(str(where[0]) for _, where in addresses))
+        raise
 
 
 async def resolve(host: str, port: int) -> list[Address]:

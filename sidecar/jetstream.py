@@ -381,7 +381,8 @@ class Connection:
         cause, sentence = explain(error)
         self.cause = cause or self.cause
         if sentence and self._server:
-            self._faults[self._server] = sentence
+            tried = ", at ".join(("", *getattr(error, "__notes__", ())))
+            self._faults[self._server] = sentence + tried
 
     def _refuse_event(self) -> None:
         """Tell that an event is over the server's limit, if it is clear which one."""

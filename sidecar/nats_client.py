@@ -141,7 +141,7 @@ class NatsClient(Client):
 
     async def _connect_to_server(self, s: Srv) -> None:
         s.last_attempt = time.monotonic()
-        self.on_try(f"{s.uri.scheme}://{s.uri.hostname}:{s.uri.port}")
+        self.on_try(f"{s.uri.scheme}://{s.uri.netloc}")
         self._transport = transport = _Transport()  # type: ignore[no-untyped-call]
         await transport.connect(
             s.uri, DEFAULT_BUFFER_SIZE, self.options["connect_timeout"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,28 @@ async def test_where_all_are_dead_the_last_one_s_error_is_raised() -> None:
 async def test_it_ends_in_time() -> None:
     with silent() as (_, (host, port)), pytest.raises(TimeoutError):
         await dial(host, port, 0.3)
+
+
+async def test_who_waits_for_a_name_server_is_told_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers.wait(30) and [])
+    with pytest.raises(socket.gaierror) as caught:
+        await dial("nats.example.org", 4222, 0.1)
+    assert caught.value.errno == socket.EAI_AGAIN
+    answers.set()
+
+
+async def test_an_error_of_several_addresses_names_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port = free_port()
+    infos = [(V4, 0, 0, "", (host, port)) for host in ("127.0.0.1", "127.0.0.2")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: infos)
+    with pytest.raises(ConnectionRefusedError) as caught:
+        await dial("nats.example.org", port, 2)
+    assert caught.value.__notes__ == ["127.0.0.1, 127.0.0.2"]
 
 
 async def test_a_name_of_both_families_is_reached_on_either() -> None:
