@@ -95,6 +95,7 @@ class Bus:
         self._tries = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         self._lives = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_OF_SHORT_SECONDS)
         self._short_lives = 0
+        self._learning: asyncio.Task[None] | None = None
         self._told: set[tuple[str, ...]] = set()
         self._was_fit = False
         self.cause: Cause | None = errors.NATS_DOWN
@@ -133,15 +134,26 @@ class Bus:
             self._report(connection.cause, [])
 
     def learn_limit(self) -> None:
-        """Connect anew where an event was too large for a limit that may be old.
-
-        A server whose max_payload was raised tells it to new connections alone.
-        """
+        """Ask for the server's limit where an event is over one that may be old."""
         connection = self._fit
         if connection is not None and connection.is_limit_old:
-            connection.is_spent = True
-            connection.lost.set()
-            self._forget(connection)
+            self._learning = asyncio.create_task(self._learn_limit(connection))
+
+    async def _learn_limit(self, connection: Connection) -> None:
+        """Make another connection, for a server tells a changed limit to no other."""
+        connection.limit_asked()
+        another = Connection(self._plan, self._purpose)
+        try:
+            await another.open(replace(self._server, urls=(connection.url,)))
+            self.connections_made += 1
+            await another.stream_info()  # that of a user comes after the login
+            connection.take_limit(another)
+        except (Problem, NoReply, ApiError):
+            pass  # the next event that is too large asks again
+        except Exception as error:  # noqa: BLE001 - nothing from NATS ends us
+            internal_error(error)
+        finally:
+            await another.close()
 
     async def stream_info(self) -> StreamInfo:
         """Ask the stream's leader for its state now; raise Problem."""
@@ -298,7 +310,7 @@ class Bus:
                 self._forget(connection)
                 await connection.close()
             _end_if_cancelled()
-            await asyncio.sleep(0.0 if connection.is_spent else self._pause_after())
+            await asyncio.sleep(self._pause_after())
 
     def _pause_after(self) -> float:
         """Say how long to wait after a connection that ended, or that was not made."""
@@ -321,8 +333,7 @@ class Bus:
                 log.warning("jetstream_error", jetstream_code=error.code)
                 raise Problem(errors.JETSTREAM_UNAVAILABLE) from None
             await self._pause(connection)
-        if not connection.is_spent:
-            raise Problem(connection.cause)
+        raise Problem(connection.cause)
 
     async def _pause(self, connection: Connection) -> None:
         """Wait until the stream is to be asked again, or the connection is lost."""

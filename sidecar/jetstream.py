@@ -182,8 +182,7 @@ class Connection:
         self._client.on_try = self._note_server
         self._server = ""
         self._faults: dict[str, str] = {}
-        self._opened_at = 0.0
-        self.is_spent = False
+        self._limit_known_at = 0.0
         self._inbox = ""
         self.lost = asyncio.Event()
         self.cause: Cause = errors.NATS_DOWN
@@ -201,11 +200,26 @@ class Connection:
     @property
     def is_limit_old(self) -> bool:
         """Tell whether the server may have another limit by now: it does not say so."""
-        age_seconds = asyncio.get_running_loop().time() - self._opened_at
+        age_seconds = asyncio.get_running_loop().time() - self._limit_known_at
         return (
             self.limit_bytes == self._client.max_payload
             and age_seconds > LIMIT_HOLDS_SECONDS
         )
+
+    def limit_asked(self) -> None:
+        """Note that the server is asked for its limit."""
+        self._limit_known_at = asyncio.get_running_loop().time()
+
+    def take_limit(self, another: Connection) -> None:
+        """Take what the same server has told another connection."""
+        mine, other = self._client, another._client
+        if mine.server("server_id") == other.server("server_id"):
+            mine.take_limit(other.max_payload)
+
+    @property
+    def url(self) -> str:
+        """The server that it was made to."""
+        return self._server
 
     @property
     def faults(self) -> list[str]:
@@ -227,7 +241,7 @@ class Connection:
     async def open(self, server: NatsServer) -> None:
         """Log in; raise Problem with the cause of a failure."""
         self._client.needs_tls = server.tls is not None
-        self._opened_at = asyncio.get_running_loop().time()
+        self.limit_asked()
         try:
             await self._open(server)
         except Problem as problem:

@@ -133,11 +133,14 @@ class NatsClient(Client):
         """
         if initial_connection:
             return
-        limit = info.get("max_payload")
-        if type(limit) is int and limit > 0:
-            self._max_payload = limit
+        self.take_limit(info.get("max_payload"))
         if info.get("ldm") and self._lame_duck_mode_cb:
             await self._lame_duck_mode_cb()
+
+    def take_limit(self, limit: object) -> None:
+        """Take another max_payload."""
+        if type(limit) is int and limit > 0:
+            self._max_payload = limit
 
     async def _connect_to_server(self, s: Srv) -> None:
         s.last_attempt = time.monotonic()

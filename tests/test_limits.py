@@ -97,13 +97,16 @@ def test_a_limit_that_was_raised_by_a_reload_is_learned(tmp_path: Path) -> None:
     ):
         assert post(http, large(3)).status_code == 413
         reload(nats, "max_payload: 8MB")
+        made = connections(http)
         with costs_little(sidecar, http):
             wait_until(
                 lambda: post(http, large(3)).status_code == 201,
                 jetstream.LIMIT_HOLDS_SECONDS + 10,
                 "stored",
             )
-        assert "nats_down" not in [row["event"] for row in told(sidecar)]
+            # Nobody else notices: the connection that is there stays.
+            assert "nats_down" not in [row["event"] for row in told(sidecar)]
+            assert connections(http) == made + 1
 
 
 def test_the_limit_of_a_user_s_jwt_is_known_before_the_first_event(
