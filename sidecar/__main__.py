@@ -8,6 +8,11 @@ import types
 
 def main() -> None:
     """Run the command line; SIGTERM and Ctrl-C end it from the first moment on."""
+    for descriptor in range(3):  # what is closed would become a socket of ours
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
     interrupt = signal.getsignal(signal.SIGINT)
     if interrupt is signal.default_int_handler:  # else we are to ignore it
         # The imports take most of a second, and a KeyboardInterrupt there is a

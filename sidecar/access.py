@@ -18,6 +18,7 @@ from sidecar.problem import answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -70,7 +71,7 @@ class Guard:
         app: ASGIApp,
         access: Access,
         token: TokenFile | None = None,
-        own_names: frozenset[str] | None = None,
+        own_names: AbstractSet[str] | None = None,
         tell: Callable[[Cause], None] | None = None,
     ) -> None:
         """Guard an application; with own_names the Host header is checked too.
@@ -90,6 +91,8 @@ class Guard:
             return
         try:
             self.check(scope["path"], scope["headers"], scope["method"])
+            if scope["method"] == "HEAD":  # uvicorn leaves the body out
+                scope = {**scope, "method": "GET"}
             await self._app(scope, receive, send)
         except Problem as problem:
             await answer(problem)(scope, receive, send)

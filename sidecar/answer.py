@@ -66,10 +66,14 @@ class Undecided:
 
 @dataclass(frozen=True)
 class TooLarge:
-    """Not sent: with its headers this copy is over what server or stream allow."""
+    """With its headers this copy is over what server or stream allow.
+
+    It was not sent, or the server refused it as it came (nats_errors): then the limit
+    is not known.
+    """
 
     size_bytes: int
-    limit_bytes: int
+    limit_bytes: int | None = None
 
 
 @dataclass(frozen=True)

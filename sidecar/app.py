@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
+from starlette.routing import Match
 
 from sidecar import __version__, errors, health, metrics
 from sidecar.errors import Problem
@@ -301,7 +302,7 @@ async def _answer_internal(_: Request, __: Exception) -> Response:
     return answer(Problem(errors.INTERNAL))
 
 
-async def _not_routed(_: Request, error: Exception) -> Response:
+async def _not_routed(request: Request, error: Exception) -> Response:
     """Answer what Starlette itself refuses: paths and methods that do not exist."""
     assert isinstance(error, HTTPException)  # noqa: S101 - Starlette's type is wider
     is_method = error.status_code == HTTPStatus.METHOD_NOT_ALLOWED
@@ -309,4 +310,17 @@ async def _not_routed(_: Request, error: Exception) -> Response:
         Problem(errors.METHOD_NOT_ALLOWED if is_method else errors.NOT_FOUND)
     )
     response.headers.update(error.headers or {})
+    if is_method:
+        response.headers["Allow"] = ", ".join(_methods(request))
     return response
+
+
+def _methods(request: Request) -> list[str]:
+    """Give what a path knows; Starlette names the methods of its first route alone."""
+    found = {
+        method
+        for route in request.app.routes
+        if route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods
+    }
+    return sorted(found | {"HEAD"} if "GET" in found else found)

@@ -134,11 +134,20 @@ class Arrivals:
         self._listener.setblocking(False)
         asyncio.get_running_loop().add_reader(self._listener, self._take)
 
-    def stop(self) -> None:
-        """Take no more connections, and end those in their handshake."""
+    def listen_on(self, listener: socket.socket) -> None:
+        """Take connections from another socket from now on; the old one is closed."""
+        self._stop_listening()
+        self._listener = listener
+        self.start()
+
+    def _stop_listening(self) -> None:
         if self._pause is not None:
             self._pause.cancel()
         asyncio.get_running_loop().remove_reader(self._listener)
+
+    def stop(self) -> None:
+        """Take no more connections, and end those in their handshake."""
+        self._stop_listening()
         for arrival in list(self.unopened):
             arrival.end()
         for task in self._opening:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar import errors, stream
 from sidecar.answer import Position, Sight
+from sidecar.backoff import Backoff
 from sidecar.errors import Cause, Outcome, Problem
 from sidecar.evidence import SILENT, Said, Silent
 from sidecar.jetstream import ApiError, Connection, NoReply
@@ -42,6 +43,14 @@ READERS_WAIT_SECONDS: Final = 0.05
 
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
+_SHORT_LIFE_SECONDS = 5.0
+_LONGEST_OF_SHORT_SECONDS = 8.0
+"""Between connections that a server takes and ends at once, as it may do for ever."""
+
+_TOLD_SHORT_LIVES = 4
+"""Of so many in a row beginning and end are told, then no more."""
+
+_MOST_TOLD = 64
 
 
 @contextmanager
@@ -83,8 +92,13 @@ class Bus:
         self._reader_came = asyncio.Event()
         self._waiting = 0
         self._led_at: float | None = None
+        self._fit_at: float | None = None  # of this connection, by the loop's clock
         self._lost_at: float | None = None
-        self._pause_seconds = 0.0
+        self._tries = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
+        self._lives = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_OF_SHORT_SECONDS)
+        self._short_lives = 0
+        self._learning: asyncio.Task[None] | None = None
+        self._told: set[tuple[str, ...]] = set()
         self._was_fit = False
         self.cause: Cause | None = errors.NATS_DOWN
         self.faults: list[str] = []
@@ -120,6 +134,28 @@ class Bus:
         connection.lost.set()
         if self._fit is connection:
             self._report(connection.cause, [])
+
+    def learn_limit(self) -> None:
+        """Ask for the server's limit where an event is over one that may be old."""
+        connection = self._fit
+        if connection is not None and connection.is_limit_old:
+            self._learning = asyncio.create_task(self._learn_limit(connection))
+
+    async def _learn_limit(self, connection: Connection) -> None:
+        """Make another connection, for a server tells a changed limit to no other."""
+        connection.limit_asked()
+        another = Connection(self._plan, self._purpose)
+        try:
+            await another.open(replace(self._server, urls=(connection.url,)))
+            self.connections_made += 1
+            await another.stream_info()  # that of a user comes after the login
+            connection.take_limit(another)
+        except (Problem, NoReply, ApiError):
+            pass  # the next event that is too large asks again
+        except Exception as error:  # noqa: BLE001 - nothing from NATS ends us
+            internal_error(error)
+        finally:
+            await another.close()
 
     async def stream_info(self) -> StreamInfo:
         """Ask the stream's leader for its state now; raise Problem."""
@@ -277,12 +313,13 @@ class Bus:
         """Connect, watch, and begin again, until cancelled."""
         while True:
             connection = Connection(self._plan, self._purpose)
+            self._fit_at = None
             try:
                 await connection.open(self._server)
                 self.connections_made += 1
                 await self._watch(connection)
             except Problem as problem:
-                self._report(problem.cause, [])
+                self._report(problem.cause, problem.faults or connection.faults)
             except Exception as error:  # noqa: BLE001 - nothing from NATS ends us
                 internal_error(error)
                 self._report(errors.INTERNAL, [])
@@ -290,11 +327,17 @@ class Bus:
                 self._forget(connection)
                 await connection.close()
             _end_if_cancelled()
-            await asyncio.sleep(self._pause_seconds)
-            self._pause_seconds = min(
-                max(_FIRST_PAUSE_SECONDS, self._pause_seconds * 2),
-                _LONGEST_PAUSE_SECONDS,
-            )
+            await asyncio.sleep(self._pause_after())
+
+    def _pause_after(self) -> float:
+        """Say how long to wait after a connection that ended, or that was not made."""
+        if self._fit_at is None:
+            return self._tries.next_seconds()
+        if asyncio.get_running_loop().time() - self._fit_at > _SHORT_LIFE_SECONDS:
+            self._lives.reset()
+            self._short_lives = 0
+        self._short_lives += 1
+        return self._lives.next_seconds()
 
     async def _watch(self, connection: Connection) -> None:
         """Ask for the stream's state again and again; raise Problem at the end."""
@@ -353,7 +396,9 @@ class Bus:
         connection.is_replicated = info.replicas > 1
         if not connection.lost.is_set():
             self._fit = connection
-            self._pause_seconds = 0.0
+            if self._fit_at is None:
+                self._fit_at = asyncio.get_running_loop().time()
+            self._tries.reset()
             self._became_fit.set()
             self._report(None, [])
 
@@ -385,8 +430,9 @@ class Bus:
             self._became_fit.clear()
             if self._lost_at is None:
                 self._lost_at = time.monotonic()
+                self._told.clear()
                 changed = True
-            if changed:
+            if changed and self._is_worth_a_line(cause, faults):
                 log.warning(
                     cause.code,
                     purpose=self._purpose,
@@ -396,15 +442,28 @@ class Bus:
                 )
         elif changed:
             lost_at, self._lost_at = self._lost_at, None
-            log.info(
-                "nats_reconnected" if self._was_fit else "nats_connected",
-                purpose=self._purpose,
-                server=self.server_name,
-                server_version=self.server_version,
-                stream=self._plan.name,
-                after_seconds=round(time.monotonic() - lost_at, 1) if lost_at else 0,
-            )
+            if self._short_lives < _TOLD_SHORT_LIVES:
+                log.info(
+                    "nats_reconnected" if self._was_fit else "nats_connected",
+                    purpose=self._purpose,
+                    server=self.server_name,
+                    server_version=self.server_version,
+                    stream=self._plan.name,
+                    after_seconds=round(time.monotonic() - lost_at, 1)
+                    if lost_at
+                    else 0,
+                )
             self._was_fit = True
+
+    def _is_worth_a_line(self, cause: Cause, faults: list[str]) -> bool:
+        """Tell whether this was not said yet since events flowed last."""
+        told = (cause.code, *faults)
+        if told in self._told or self._short_lives >= _TOLD_SHORT_LIVES:
+            return False
+        if len(self._told) >= _MOST_TOLD:
+            self._told.clear()
+        self._told.add(told)
+        return True
 
 
 def _end_if_cancelled() -> None:

@@ -42,10 +42,9 @@ def main() -> None:
     except Problem as problem:
         cause = problem.cause
         in_stream = cause in (errors.STREAM_MISSING, errors.STREAM_UNFIT)
-        file = f" It is {problem.members['file']}." if "file" in problem.members else ""
         status = _complain(
             NO_FIT_STREAM if in_stream else NO_NATS,
-            f"{cause.title}{file} {cause.remedy}",
+            " ".join((cause.title, *problem.faults, cause.remedy)),
         )
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
@@ -197,7 +196,7 @@ def _healthcheck(_: argparse.Namespace) -> int:
     from sidecar.probe import ask, client
 
     settings = load(os.environ)
-    with client(settings, for_api=False) as http:
+    with client(settings, is_probe=True) as http:
         ask(http, "/health/live")
     return OK
 

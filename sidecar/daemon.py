@@ -42,6 +42,7 @@ class Daemon:
         self.settings = settings
         self.stopping = asyncio.Event()
         self.refusals = Repeats()
+        self.socket_fault: str | None = None
         self.writes = settings.role != "consumer"
         self.reads = settings.role != "producer"
         plan, create = settings.plan, settings.stream_create or settings.embedded
@@ -128,6 +129,7 @@ class Daemon:
             reads=self._reading() if self.reads else None,
             connections=sum(bus.connections_made for bus in self.buses),
             is_initsync_known=verdict.is_known if verdict else None,
+            socket_fault=self.socket_fault,
             initsync=initsync,
             initsync_stays=(
                 initsync.stays_seconds(age_seconds, time.time()) if initsync else None

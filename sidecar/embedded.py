@@ -16,14 +16,16 @@ import sysconfig
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
+from sidecar.backoff import Backoff
 from sidecar.complaint import NO_EMBEDDED_NATS, Complaint
 from sidecar.listen import weak_ancestor
-from sidecar.log import log
+from sidecar.log import internal_error, log
 from sidecar.login import NatsServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 MAX_PAYLOAD: Final = "8MB"
 
@@ -65,19 +67,25 @@ async def embedded_nats(directory: Path) -> AsyncIterator[NatsServer]:
         token = secrets.token_urlsafe(32)
         _write_private(token_file, token)
         config_file = directory / "nats.conf"
-        port = _free_port()
-        _write_private(
-            config_file,
-            _CONFIG.format(
+        server = NatsServer(urls=(), token_file=token_file)
+
+        def choose_port() -> None:
+            """Keep the port, unless somebody else has taken it meanwhile."""
+            port = _free_port(urlsplit(server.urls[0]).port if server.urls else None)
+            store = str(directory / "data")
+            config = _CONFIG.format(
                 port=port,
                 max_payload=MAX_PAYLOAD,
                 token=token,
-                store=str(directory / "data").replace("\\", "\\\\").replace('"', '\\"'),
-            ),
-        )
-        supervisor = asyncio.create_task(_supervise(binary, config_file))
+                store=store.replace("\\", "\\\\").replace('"', '\\"'),
+            )
+            _write_private(config_file, config)
+            server.urls = (f"nats://127.0.0.1:{port}",)
+
+        choose_port()
+        supervisor = asyncio.create_task(_supervise(binary, config_file, choose_port))
         try:
-            yield NatsServer(urls=(f"nats://127.0.0.1:{port}",), token_file=token_file)
+            yield server
         finally:
             supervisor.cancel()
             with suppress(asyncio.CancelledError):
@@ -98,9 +106,11 @@ def find_nats_server() -> Path:
     return Path(found)
 
 
-async def _supervise(binary: Path, config_file: Path) -> None:
+async def _supervise(
+    binary: Path, config_file: Path, choose_port: Callable[[], None]
+) -> None:
     """Start the server again whenever it ends, until cancelled."""
-    pause_seconds = 0.1
+    pauses = Backoff(0.1, _LONGEST_PAUSE_SECONDS)
     loop = asyncio.get_running_loop()
     while True:
         started_at = loop.time()
@@ -122,9 +132,12 @@ async def _supervise(binary: Path, config_file: Path) -> None:
             raise
         log.error("embedded_nats_ended", exit_status=status)
         if loop.time() - started_at > _LONGEST_PAUSE_SECONDS:
-            pause_seconds = 0.1
-        await asyncio.sleep(pause_seconds)
-        pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
+            pauses.reset()
+        await asyncio.sleep(pauses.next_seconds())
+        try:
+            choose_port()
+        except OSError as error:  # a full disk, or no file descriptor: it passes
+            internal_error(error)
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
@@ -207,8 +220,13 @@ def _write_private(file: Path, text: str) -> None:
         stream.write(text)
 
 
-def _free_port() -> int:
+def _free_port(wanted: int | None = None) -> int:
+    """Give the port that is wanted, or another where it is taken."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted or 0))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port

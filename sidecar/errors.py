@@ -35,6 +35,7 @@ class Problem(Exception):  # noqa: N818 - the name RFC 9457 gives it
     """A failure to be answered as RFC 9457 `application/problem+json`.
 
     `reason` is what an operator is to be told: the cause, or what lies behind it.
+    `faults` are sentences for operators alone: they name servers and files.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Problem(Exception):  # noqa: N818 - the name RFC 9457 gives it
         self.outcome = outcome
         self.members = members
         self.reason = cause
+        self.faults: list[str] = []
 
     def document(self) -> dict[str, int | str | None]:
         """Give the members of the problem document."""
@@ -146,20 +148,27 @@ EVENT_TOO_LARGE = Cause(
     "event_too_large",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "The event is larger than the limit.",
-    "Raise max_payload of the NATS server, max_msg_size of the stream or "
-    "SIDECAR_MAX_EVENT_BYTES, whichever is the smallest; message headers count.",
+    "Raise max_payload of the NATS server, account or user, max_msg_size of the "
+    "stream or SIDECAR_MAX_EVENT_BYTES, whichever is the smallest; message headers "
+    "count, and JetStream takes no more than 32 MB.",
 )
 UNSUPPORTED_MEDIA_TYPE = Cause(
     "unsupported_media_type",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    "Only application/json is accepted.",
-    "Send Content-Type: application/json.",
+    "Only application/json without a Content-Encoding is accepted.",
+    "Send Content-Type: application/json, and the body as it is.",
 )
 ILLEGAL_CATEGORY = Cause(
     "illegal_category",
     HTTPStatus.UNPROCESSABLE_ENTITY,
     "evcategory is missing or is not 1 to 64 letters, digits, _ or -",
     "Hermes sends base or initsync.",
+)
+TOO_DEEP = Cause(
+    "too_deep",
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    "The event's JSON is nested deeper than 100 levels.",
+    "Nest less: what clients do with an attribute would fail on it.",
 )
 KEY_REUSED = Cause(
     "key_reused",
@@ -248,6 +257,13 @@ NATS_REFUSED = Cause(
     HTTPStatus.SERVICE_UNAVAILABLE,
     "The NATS server refused the login.",
     "Correct the SIDECAR_NATS_ credentials or the user on the server.",
+    retry_after_seconds=5,
+)
+NATS_LIMIT = Cause(
+    "nats_limit",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "A limit of the NATS server is reached.",
+    "Raise the limit that /health names, of the server or of the account.",
     retry_after_seconds=5,
 )
 NATS_TLS = Cause(

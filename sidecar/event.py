@@ -29,6 +29,10 @@ MAX_OFFSET: Final = 2**53 - 1
 START_BYTES: Final = 8192
 """How much of a body is looked at to know whose event it is."""
 
+MAX_DEPTH: Final = 100
+"""How deep JSON may be nested. Python's own limit depends on who calls: on a sidecar's
+short stack it takes 990 levels, in a hermes-client, which copies attributes too, a
+third of that."""
 SHOWN: Final = ("evcategory", "eventtype", "objtype")
 """The members that are metadata."""
 
@@ -102,8 +106,12 @@ def parse_large_event(body: bytes) -> Event:
 def _read_event(body: bytes, read: Callable[[str], Any]) -> Event:
     try:
         document = read(body.decode("utf-8"))
-    except (ValueError, RecursionError):
+    except ValueError:
         raise Problem(errors.MALFORMED_JSON, Outcome.NOT_STORED) from None
+    except RecursionError:
+        raise _too_deep() from None
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deep(document):
+        raise _too_deep()
     if not isinstance(document, dict):
         raise Problem(errors.MALFORMED_JSON, Outcome.NOT_STORED)
     return make_event(document, body)
@@ -129,6 +137,26 @@ def make_event(document: dict[str, Any], body: bytes) -> Event:
         object_type=plain_name(document.get("objtype")),
         body=body,
     )
+
+
+def _is_deep(document: object) -> bool:
+    """Tell whether JSON is nested deeper than allowed."""
+    level = [document]
+    for _ in range(MAX_DEPTH):
+        nested: list[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                nested += one.values()
+            elif isinstance(one, list):
+                nested += one
+        level = [one for one in nested if isinstance(one, (dict, list))]
+        if not level:
+            return False
+    return True
+
+
+def _too_deep() -> Problem:
+    return Problem(errors.TOO_DEEP, Outcome.NOT_STORED, depth_limit=MAX_DEPTH)
 
 
 def parse_key(header: str | None) -> str:

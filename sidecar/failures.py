@@ -11,6 +11,9 @@ object is remembered until an event of it is stored, or, since the source may ha
 the change back, until a pass that needed it went through: for a base event a pass of
 which the plugin says so at its next `open()`, for one of an initsync its init-stop.
 
+A stream or a server without room stores nobody's event: whoever met that, it is told
+until somebody's event is stored, or for a minute.
+
 A restart of Hermes ends both, and nobody tells: a producer that is new since the
 failing one was last heard of, and that stores an event or ends a pass, takes its place.
 (A sidecar that was started between two hermes-servers may take one for the other; the
@@ -42,6 +45,9 @@ GONE_SECONDS: Final = 3600.0
 WARNING_SECONDS: Final = 600.0
 """How long it is told that a caller, or somebody who is no Hermes, was refused."""
 
+FULL_SECONDS: Final = 60.0
+"""How long it is told that there was no room, where nobody tries again."""
+
 MAX_PRODUCERS: Final = 32
 MAX_OBJECTS: Final = 64
 """Of one producer."""
@@ -62,12 +68,16 @@ _FINAL = frozenset(
         errors.KEY_REUSED,
         errors.ILLEGAL_CATEGORY,
         errors.MALFORMED_JSON,
+        errors.TOO_DEEP,
         errors.MALFORMED_PRECONDITION,
         errors.PRECONDITION_REQUIRED,
         errors.UNSUPPORTED_MEDIA_TYPE,
     }
 )
 """What does not pass by itself: Hermes comes with the same event again and again."""
+
+_OF_ALL = frozenset({errors.STREAM_FULL, errors.STORAGE_FULL})
+"""What keeps everybody from storing."""
 
 _BLOCKED_TRIES = 2
 _SERVER_ERROR = 500
@@ -146,6 +156,8 @@ class Failures:
         self._producers: dict[str, _Producer] = {}
         self._are_well = True
         self._other: tuple[Cause, float] | None = None
+        self._of_all: Failure | None = None
+        self._of_all_until = 0.0
         self._caller: tuple[Cause, float] | None = None
         self.second_writer_at: float | None = None
 
@@ -153,6 +165,7 @@ class Failures:
         """Note that this event stands."""
         if self._are_well and key[:_NAME_LENGTH] in self._producers:
             return  # almost always
+        self._of_all = None
         name = producer_of(key)
         if name is None:
             self._other = None
@@ -181,6 +194,10 @@ class Failures:
         `start` is what is there of its body, from its first byte on.
         """
         cause, name = problem.reason, producer_of(key)
+        if cause in _OF_ALL:
+            self._of_all = Failure(cause, key, since).after(self._of_all)
+            self._of_all_until = now + FULL_SECONDS
+            self._are_well = False
         if cause is errors.PRECONDITION_FAILED:
             self._record_taken(key, problem, now)
         elif cause is errors.WRONG_ROLE:
@@ -254,8 +271,12 @@ class Failures:
         for producer in self._producers.values():
             if now - producer.tried_at > GONE_SECONDS and producer.waiting is None:
                 producer.clear()
+        if now > self._of_all_until:
+            self._of_all = None
         self._look()
         found = [each for one in self._producers.values() for each in one.failures()]
+        if not found and self._of_all is not None:
+            return self._of_all
         return min(found, key=lambda one: (not one.is_blocked, one.since), default=None)
 
     def other(self, now: float) -> Cause | None:
@@ -288,7 +309,8 @@ class Failures:
         self._look()
 
     def _look(self) -> None:
-        self._are_well = all(each.is_well for each in self._producers.values())
+        are_well = all(each.is_well for each in self._producers.values())
+        self._are_well = are_well and self._of_all is None
 
     def _digest(self, start: bytes) -> tuple[bytes, str | None, str | None]:
         """Give what an object is known by, without its key; empty where none is."""

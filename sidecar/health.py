@@ -58,6 +58,7 @@ class Facts:
     `failure`: the worst of what keeps a hermes-server from storing, `other_failure`
     somebody else; `refused_caller`: why somebody may not use the API; `full`: who held
     most when there was no room.
+    `socket_fault`: why nobody reaches the Unix socket, in a sentence.
     `is_initsync_known`: whether the stream says where its last complete initsync
     stands; None before it was asked. `initsync_stays`: for how many seconds that stays
     in the stream, None for ever.
@@ -83,6 +84,7 @@ class Facts:
     reads: Reading | None = None
     connections: int = 0
     is_initsync_known: bool | None = None
+    socket_fault: str | None = None
     initsync: Initsync | None = None
     initsync_stays: float | None = None
 
@@ -112,7 +114,7 @@ def is_ready(checks: list[Check]) -> bool:
 def assess(facts: Facts) -> list[Check]:
     """Check everything that readiness and warnings rest on."""
     checks = [_sidecar(facts), _stream(facts), _leader(facts), _initsync(facts)]
-    checks += [_callers(facts), _room(facts)]
+    checks += [_callers(facts), _room(facts), _socket(facts)]
     if facts.reads is not None:
         checks.append(_reads(facts.reads))
     if facts.writes:
@@ -145,6 +147,11 @@ def _sidecar(facts: Facts) -> Check:
     if facts.stopping:
         return _failed("sidecar", errors.STOPPING)
     return Check("sidecar", None)
+
+
+def _socket(facts: Facts) -> Check:
+    remedy = "It is made anew as soon as that is possible; see the log."
+    return Check("socket", facts.socket_fault, remedy if facts.socket_fault else None)
 
 
 def _stream(facts: Facts) -> Check:

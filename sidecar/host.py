@@ -11,19 +11,37 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
 
 _NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?", re.ASCII)
 _PORT = re.compile(r":[0-9]{1,5}\Z", re.ASCII)
 
 
-def own_names(http_host: str, http_names: str = "") -> frozenset[str]:
-    """Give the names of this machine, of its listener, and those of the setting."""
-    names = {http_host, socket.gethostname(), socket.getfqdn(), "localhost"}
-    names.update(name.strip() for name in http_names.split(","))
-    return frozenset(name.lower().rstrip(".") for name in names)
+def own_names(*others: str) -> set[str]:
+    """Give the names of this machine, and others that it is told to have.
+
+    Its full name is added once a name server has said it, which may take a minute.
+    """
+    names = {_plain(name) for name in (*others, socket.gethostname(), "localhost")}
+
+    def learn() -> None:
+        with suppress(OSError, UnicodeError):
+            names.add(_plain(socket.getfqdn()))
+
+    threading.Thread(target=learn, daemon=True, name="own name").start()
+    return names
 
 
-def is_ours(host: str, own: frozenset[str]) -> bool:
+def _plain(name: str) -> str:
+    return name.lower().rstrip(".")
+
+
+def is_ours(host: str, own: AbstractSet[str]) -> bool:
     """Tell whether a Host header cannot be an attacker's name."""
     name = _PORT.sub("", host.strip().lower())
     if _is_address(name.removeprefix("[").removesuffix("]")):

@@ -18,7 +18,6 @@ import itertools
 import json
 import re
 import secrets
-import ssl
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +47,7 @@ from sidecar.nats_client import (
     only,
     status,
 )
+from sidecar.nats_errors import explain
 from sidecar.stream import StreamInfo, StreamPlan, parse_stream_info
 from sidecar.told import told
 
@@ -59,12 +59,19 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS: Final = 3.0
 REQUEST_SECONDS: Final = 2.0
+LIMIT_HOLDS_SECONDS: Final = 25.0
+"""How long a server's max_payload is taken for true that refuses an event."""
+
 COPY_SECONDS: Final = 1.0
 """How long a copy may be silent: a frozen follower is asked on and on, and is.
 
 Silent means that nothing came of this answer, nor of one that was asked for before it:
 on a slow link they stand in line.
 """
+
+MAX_STORED_BYTES: Final = 32 * 1024 * 1024 - 256
+"""JetStream stores no record of more than 32 MB on a disk (server/filestore.go); 256
+are enough for what it adds: the subject and 34 bytes."""
 
 _PING_SECONDS = 5
 _CLOSE_SECONDS = 1.0
@@ -97,6 +104,7 @@ _NO_STREAM = 10059
 _STREAM_FIELD = b"\r\nNats-Stream: "
 _KEPT_MOMENTS = 16
 _MOST_CATEGORIES = 1024  # nats-server gives no more subjects' newest messages
+_SHOWN_SUBJECT = re.compile(r"[A-Za-z0-9_$.*>-]{1,160}")
 _PERMISSION = re.compile(
     r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE
 )
@@ -174,6 +182,10 @@ class Connection:
         self._secrets: list[str] = []
         self._came_at: dict[int, float] = {}  # by number, of the last that were asked
         self._client.on_part = self._note
+        self._client.on_try = self._note_server
+        self._server = ""
+        self._faults: dict[str, str] = {}
+        self._limit_known_at = 0.0
         self._inbox = ""
         self.lost = asyncio.Event()
         self.cause: Cause = errors.NATS_DOWN
@@ -183,10 +195,39 @@ class Connection:
     @property
     def limit_bytes(self) -> int:
         """How large a message may be with its headers."""
-        server_limit: int = self._client.max_payload
+        limit_bytes = min(self._client.max_payload, MAX_STORED_BYTES)
         if self.stream_limit_bytes > 0:
-            return min(server_limit, self.stream_limit_bytes)
-        return server_limit
+            return min(limit_bytes, self.stream_limit_bytes)
+        return limit_bytes
+
+    @property
+    def is_limit_old(self) -> bool:
+        """Tell whether the server may have another limit by now: it does not say so."""
+        age_seconds = asyncio.get_running_loop().time() - self._limit_known_at
+        return (
+            self.limit_bytes == self._client.max_payload
+            and age_seconds > LIMIT_HOLDS_SECONDS
+        )
+
+    def limit_asked(self) -> None:
+        """Note that the server is asked for its limit."""
+        self._limit_known_at = asyncio.get_running_loop().time()
+
+    def take_limit(self, another: Connection) -> None:
+        """Take what the same server has told another connection."""
+        mine, other = self._client, another._client
+        if mine.server("server_id") == other.server("server_id"):
+            mine.take_limit(other.max_payload)
+
+    @property
+    def url(self) -> str:
+        """The server that it was made to."""
+        return self._server
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong with each server that was tried, a sentence each."""
+        return [f"{url}: {what}." for url, what in sorted(self._faults.items())]
 
     @property
     def server_version(self) -> str:
@@ -203,6 +244,19 @@ class Connection:
     async def open(self, server: NatsServer) -> None:
         """Log in; raise Problem with the cause of a failure."""
         self._client.needs_tls = server.tls is not None
+        self.limit_asked()
+        try:
+            await self._open(server)
+        except Problem as problem:
+            problem.faults = self.faults or [
+                f"It is {file}." for file in problem.members.values()
+            ]
+            raise
+        self._faults.clear()
+        self._inbox = self._client.new_inbox()
+        await self._client.subscribe(f"{self._inbox}.*")
+
+    async def _open(self, server: NatsServer) -> None:
         try:
             login = read_login(server)
             async with asyncio.timeout(CONNECT_SECONDS):
@@ -223,14 +277,13 @@ class Connection:
                     **login,
                 )
                 self._client.read_directly(self._lose)
-        except TimeoutError:
+        except (OSError, ValueError, nats.errors.Error) as error:  # TimeoutError too
             self._client.abort()
+            self._note_fault(error)
             raise Problem(self.cause) from None
-        except (OSError, ValueError, nats.errors.Error) as error:
+        except Problem as problem:
             self._client.abort()
-            raise Problem(_connect_cause(error, self.cause)) from None
-        except Problem:
-            self._client.abort()
+            self._note_fault(problem)
             raise
         except Exception as error:  # noqa: BLE001 - what a server says may be anything
             self._client.abort()
@@ -238,8 +291,6 @@ class Connection:
         except BaseException:
             self._client.abort()
             raise
-        self._inbox = self._client.new_inbox()
-        await self._client.subscribe(f"{self._inbox}.*")
 
     async def close(self) -> None:
         """End the connection; what waits for a reply learns that none will come."""
@@ -315,8 +366,11 @@ class Connection:
     async def _on_error(self, error: Exception) -> None:
         match = _PERMISSION.search(str(error))
         if match is None:
-            self.cause = _connect_cause(error, self.cause)
+            self._note_fault(error)
+            if self.cause is errors.EVENT_TOO_LARGE:
+                self._refuse_event()
             return
+        self._faults[self._server] = _of_permission(match)
         if match[1].lower() == "subscription":
             self._lose(errors.NATS_PERMISSION)
             return
@@ -336,6 +390,27 @@ class Connection:
             self._waiting.pop(refused[0]).end(NoReply(errors.NATS_PERMISSION))
         elif refused:
             self._lose(errors.NATS_PERMISSION)
+
+    def _note_server(self, url: str) -> None:
+        self._server = url
+
+    def _note_fault(self, error: Exception) -> None:
+        cause, sentence = explain(error)
+        self.cause = cause or self.cause
+        if sentence and self._server:
+            tried = ", at ".join(("", *getattr(error, "__notes__", ())))
+            self._faults[self._server] = sentence + tried
+
+    def _refuse_event(self) -> None:
+        """Tell that an event is over the server's limit, if it is clear which one."""
+        self.cause = errors.NATS_DOWN  # of this connection, which ends now
+        events = [
+            token
+            for token, waiting in self._waiting.items()
+            if not waiting.patience_seconds
+        ]
+        if len(events) == 1:
+            self._waiting.pop(events[0]).end(NoReply(errors.EVENT_TOO_LARGE))
 
     # -- What goes out -----------------------------------------------------------------
 
@@ -381,10 +456,10 @@ class Connection:
                 event.body,
                 block,
                 timeout_seconds,
-                lambda outcome: tell(self._answer(outcome)),
+                lambda outcome: tell(self._answer(outcome, size_bytes)),
             )
 
-    def _answer(self, outcome: _Outcome) -> Answer:
+    def _answer(self, outcome: _Outcome, size_bytes: int) -> Answer:
         if isinstance(outcome, _Reply):
             return parse_answer(
                 outcome.data,
@@ -396,6 +471,8 @@ class Connection:
             return NoAnswer()
         if outcome.cause is errors.NATS_PERMISSION and not self.lost.is_set():
             return Refused(errors.NATS_PERMISSION)
+        if outcome.cause is errors.EVENT_TOO_LARGE:
+            return TooLarge(size_bytes)
         return Disconnected()
 
     async def stream_info(self) -> StreamInfo | None:
@@ -722,11 +799,8 @@ def _number(fields: dict[bytes, bytes], name: bytes) -> int | None:
     return int(value) if value.isdigit() else None
 
 
-def _connect_cause(error: Exception, known: Cause) -> Cause:
-    """Name what an error of nats-py means; NoServersError hides what came before."""
-    if isinstance(error, ssl.SSLError):
-        return errors.NATS_TLS
-    text = str(error).lower()
-    if "authorization" in text or "authentication" in text:
-        return errors.NATS_REFUSED
-    return known
+def _of_permission(match: re.Match[str]) -> str:
+    """Name the subject that the user lacks, if it may be one of ours."""
+    what, subject = match[1].lower(), match[2]
+    named = f" to {subject}" if _SHOWN_SUBJECT.fullmatch(subject) else ""
+    return f"the user lacks a permission for {what}{named}"

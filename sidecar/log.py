@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import logging
-import sys
+import os
+import select
 import time
 import traceback
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -34,8 +35,66 @@ _SERIES: Final[dict[str, tuple[str, ...]]] = {
 
 _OF_MANY_LINES: Final = ("where", "exception")
 """Tracebacks: names of our files and lines of our code."""
+_STDERR = 2
+_PIECE_BYTES = select.PIPE_BUF  # a pipe that takes anything takes so much
 
 _repeats = Repeats()
+
+
+class _Stderr:
+    """stderr, which somebody reads or not: a line that it does not take is dropped.
+
+    A pipe that nobody empties would hold up the whole daemon.
+    """
+
+    def __init__(self) -> None:
+        self.dropped_lines = 0
+        self._rest = b""  # of a line that was taken in part
+
+    def write(self, text: str) -> None:
+        """Write one line, if that does not have to wait."""
+        self._rest = self._left_of(self._rest)
+        if self._rest:
+            self.dropped_lines += 1
+            return
+        line = text.encode("utf-8", "backslashreplace")
+        left = self._left_of(line)
+        if len(left) == len(line):
+            self.dropped_lines += 1
+        else:
+            self._rest = left
+
+    def flush(self) -> None:
+        """Do nothing: nothing is kept."""
+
+    def _left_of(self, data: bytes) -> bytes:
+        """Write what is taken at once; give the rest."""
+        while data:
+            poll = select.poll()
+            poll.register(_STDERR, select.POLLOUT)
+            if not any(found & select.POLLOUT for _, found in poll.poll(0)):
+                return data
+            try:
+                data = data[os.write(_STDERR, data[:_PIECE_BYTES]) :]
+            except OSError:  # nobody reads it any more, or its disk is full
+                return data
+        return data
+
+
+class _Lines(logging.StreamHandler[_Stderr]):
+    """Writes lines; before the first that is taken again, how many were dropped."""
+
+    _is_telling = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        dropped = self.stream.dropped_lines
+        if dropped and not self._is_telling:
+            self._is_telling = True
+            self.stream.dropped_lines = 0
+            log.warning("log_dropped", lines=dropped)
+            self.stream.dropped_lines = dropped if self.stream.dropped_lines else 0
+            self._is_telling = False
+        super().emit(record)
 
 
 def tell_repeats(repeats: Repeats = _repeats, now: float | None = None) -> None:
@@ -99,6 +158,14 @@ def _shown(value: Any, show: Callable[[str], str]) -> Any:
     return value
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Tell a library's line once for a series, as asyncio's for each TLS handshake."""
+    if not isinstance(record.msg, str) or record.levelno < logging.WARNING:
+        return True  # ours, or asked for
+    text = record.msg.partition("\n")[0]
+    return _repeats.is_new(("library", record.name, text), time.monotonic())
+
+
 def _tell_once(record: logging.LogRecord) -> bool:
     """Make uvicorn's warnings ours: a caller may cause them twice a second for ever."""
     if record.levelno != logging.WARNING:
@@ -127,13 +194,14 @@ def configure(level: Level, log_format: Format | None = None) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    is_console = log_format == "console" or (log_format is None and sys.stderr.isatty())
+    is_console = log_format == "console" or (log_format is None and os.isatty(_STDERR))
     renderer: Any = (
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
         if is_console
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
-    stderr = logging.StreamHandler(sys.stderr)
+    stderr = _Lines(_Stderr())
+    stderr.addFilter(_is_news)
     stderr.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

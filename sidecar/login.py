@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import ssl
+from collections import UserString
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _CREDENTIALS = re.compile(
-    r"-----BEGIN NATS USER JWT-----\s+\S+\s.*"
+    r"-----BEGIN NATS USER JWT-----\s+(?P<jwt>\S+)\s.*"
     r"-----BEGIN USER NKEY SEED-----\s+(?P<seed>\S+)",
     re.DOTALL,
 )
+_AS_NATS_PY_READS = """\
+-----BEGIN NATS USER JWT-----
+{jwt}
+------END NATS USER JWT------
+-----BEGIN USER NKEY SEED-----
+{seed}
+------END USER NKEY SEED------
+"""
+"""It takes the lines after two of these as they are: with their carriage returns and
+indentation. Other systems' editors, and YAML, write such."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +47,12 @@ class Tls:
     handshake_first: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class NatsServer:
-    """Where NATS is and who we are there. Secrets are files, read at each login."""
+    """Where NATS is and who we are there. Secrets are files, read at each login.
+
+    An embedded server may come back at another place.
+    """
 
     urls: tuple[str, ...]
     user: str | None = None
@@ -61,15 +75,17 @@ def read_login(server: NatsServer) -> dict[str, Any]:
         if credentials is None:
             raise _unreadable(server.creds_file)
         _check_seed(credentials["seed"], server.creds_file)
-        login["user_credentials"] = str(server.creds_file)
+        login["user_credentials"] = UserString(
+            _AS_NATS_PY_READS.format_map(credentials.groupdict())
+        )
     if server.password_file is not None:
         login["user"] = server.user
-        login["password"] = _read(server.password_file)
+        login["password"] = _read_line(server.password_file)
     if server.token_file is not None:
-        login["token"] = _read(server.token_file)
+        login["token"] = _read_line(server.token_file)
     if server.nkey_seed_file is not None:
         login["nkeys_seed_str"] = _check_seed(
-            _read(server.nkey_seed_file), server.nkey_seed_file
+            _read_line(server.nkey_seed_file), server.nkey_seed_file
         )
     if server.tls is not None:
         login["tls"] = _tls_context(server.tls)
@@ -80,7 +96,7 @@ def read_login(server: NatsServer) -> dict[str, Any]:
 def _check_seed(seed: str, file: Path) -> str:
     try:
         nkeys.from_seed(bytearray(seed.encode())).wipe()
-    except (nkeys.NkeysError, ValueError):
+    except Exception:  # noqa: BLE001 - a file may hold anything
         raise _unreadable(file) from None
     return seed
 
@@ -95,9 +111,17 @@ def _tls_context(tls: Tls) -> ssl.SSLContext:
     return context
 
 
+def _read_line(file: Path) -> str:
+    """Read a secret of one line."""
+    text = _read(file)
+    if not text.isprintable():  # a second line, or what no login has
+        raise _unreadable(file)
+    return text
+
+
 def _read(file: Path) -> str:
     try:
-        text = file.read_text("utf-8").strip()
+        text = file.read_text("utf-8-sig").strip()
     except (OSError, ValueError):
         raise _unreadable(file) from None
     if not text:

@@ -8,21 +8,27 @@ the sidecar (docs/adr/0007). We have one subscription and no use for any of that
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nats.aio.client import Client
+from nats.aio.client import DEFAULT_BUFFER_SIZE, Client
+from nats.aio.transport import TcpTransport
 from nats.errors import ConnectionClosedError, Error
 from nats.protocol.command import hpub_cmd, pub_cmd
 from nats.protocol.parser import AWAITING_CONTROL_LINE, PERMISSIONS_ERR
 
 from sidecar import errors
+from sidecar.dial import dial
 from sidecar.errors import Problem
 from sidecar.log import internal_error
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
+    from urllib.parse import ParseResult
+
+    from nats.aio.client import Srv
 
     from sidecar.errors import Cause
 
@@ -38,6 +44,7 @@ _MESSAGE = re.compile(
 """Subject without or with headers, the size of these, and of all."""
 _VALUE = rb":[ \t]*([^\r\n]*)"
 _FIELD = re.compile(rb"\r\n([^:\r\n]+)" + _VALUE)
+_LAST_WORDS = re.compile(rb"-ERR '?([^'\r\n]{1,200})")
 _LONGEST_LINE = 4096  # nats-py's own limit
 _MOST_PAYLOAD = 64 * 1024 * 1024  # nats-server allows no more
 _MOST_OF_INFO = 1024 * 1024
@@ -53,6 +60,7 @@ class NatsClient(Client):
         self._lacks_bytes = 0
         self._cut_subject = ""
         self.on_part: Callable[[str], None] = lambda _: None
+        self.on_try: Callable[[str], None] = lambda _: None
         self.needs_tls = False
 
     def read_directly(self, lose: Callable[[Cause | None], None]) -> None:
@@ -119,9 +127,42 @@ class NatsClient(Client):
     async def _process_info(
         self, info: dict[str, Any], initial_connection: bool = False
     ) -> None:
-        """Hear only that the server is about to leave; never of other servers."""
-        if not initial_connection and info.get("ldm") and self._lame_duck_mode_cb:
+        """Hear that the server is about to leave, and the limit of our account or user.
+
+        Never of other servers.
+        """
+        if initial_connection:
+            return
+        self.take_limit(info.get("max_payload"))
+        if info.get("ldm") and self._lame_duck_mode_cb:
             await self._lame_duck_mode_cb()
+
+    def take_limit(self, limit: object) -> None:
+        """Take another max_payload."""
+        if type(limit) is int and limit > 0:
+            self._max_payload = limit
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        s.last_attempt = time.monotonic()
+        self.on_try(f"{s.uri.scheme}://{s.uri.netloc}")
+        self._transport = transport = _Transport()  # type: ignore[no-untyped-call]
+        await transport.connect(
+            s.uri, DEFAULT_BUFFER_SIZE, self.options["connect_timeout"]
+        )
+
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except (OSError, Error):
+            # It may have said why before it closed; nats-py then only sees the end.
+            said = _LAST_WORDS.search(self._unread_bytes())
+            if said is None:
+                raise
+            raise Error(f"nats: {said[1].decode('ascii', 'replace')}") from None
+
+    def _unread_bytes(self) -> bytes:
+        reader = getattr(self._transport, "_io_reader", None)
+        return bytes(reader._buffer) if reader is not None else b""  # noqa: SLF001
 
     def _connect_command(self) -> bytes:
         # The login, whatever its kind. TLS is up by now if it ever will be: nats-py
@@ -177,6 +218,20 @@ class NatsClient(Client):
     def server(self, name: str) -> str:
         """Give a text of the server's INFO; empty if it did not say it."""
         return str(self._server_info.get(name, ""))
+
+
+class _Transport(TcpTransport):
+    """A transport that tries each address of a name."""
+
+    async def connect(
+        self, uri: ParseResult, buffer_size: int, connect_timeout: int
+    ) -> None:
+        connected = await dial(str(uri.hostname), int(uri.port or 0), connect_timeout)
+        reader, writer = await asyncio.open_connection(
+            sock=connected, limit=buffer_size
+        )
+        self._bare_io_reader = self._io_reader = reader
+        self._bare_io_writer = self._io_writer = writer
 
 
 def _subject_of(begun: bytes) -> str:

@@ -118,7 +118,9 @@ POST_EVENT: dict[str, Any] = {
         "412": _problem("Another event holds the next offset."),
         "413": _problem("Larger than the limit, headers counted."),
         "415": _problem("Not application/json."),
-        "422": _problem("Illegal category, or a key that belongs to another event."),
+        "422": _problem(
+            "Illegal category, JSON too deep, or a key that belongs to another event."
+        ),
         "421": _problem("The Host header names another server."),
         "428": _problem("No If-Match."),
         "429": _problem("Too many events wait; try again after Retry-After."),

@@ -32,11 +32,13 @@ class DaemonError(Complaint):
 
 
 def client(
-    settings: Settings, timeout_seconds: float = _SECONDS, *, for_api: bool = True
+    settings: Settings, timeout_seconds: float = _SECONDS, *, is_probe: bool = False
 ) -> httpx.Client:
     """Give a client for the daemon of these settings; proxies are left alone.
 
-    Without the API it sends no token: whoever took the port would get it.
+    A probe sends no token: whoever took the port would get it. So it asks whoever
+    listens: a certificate that was renewed or spoilt in its file says nothing of the
+    daemon.
     """
     if settings.unix_socket is not None:
         return httpx.Client(
@@ -45,16 +47,16 @@ def client(
             timeout=timeout_seconds,
             trust_env=False,
         )
-    host = _EVERYWHERE.get(settings.http_host, settings.http_host)
+    host = _EVERYWHERE.get(settings.http_host[0], settings.http_host[0])
     if ":" in host:
         host = f"[{host}]"
     certificate = settings.tls_cert_file
     return httpx.Client(
         base_url=f"{'https' if certificate else 'http'}://{host}:{settings.http_port}",
-        headers=_authorization(settings) if for_api else {},
+        headers={} if is_probe else _authorization(settings),
         timeout=timeout_seconds,
         trust_env=False,
-        verify=_pinned(certificate) if certificate else True,
+        verify=not is_probe and (_pinned(certificate) if certificate else True),
     )
 
 

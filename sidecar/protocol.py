@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import struct
 import sys
@@ -19,6 +20,7 @@ from functools import partial
 from termios import TIOCOUTQ
 from typing import TYPE_CHECKING, Any, Final
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 EVENTS: Final = "/v1/events"
 _URL = EVENTS.encode()
 _CLOSE = (b"connection", b"close")
+_TUNNEL = b"CONNECT"
 
 UNIX: Final = "unix"
 """The host of a client that has a process id in place of a port."""
@@ -98,6 +101,14 @@ def _process_of(transport: asyncio.Transport) -> int:
     return 0
 
 
+def _is_gone(transport: asyncio.Transport) -> bool:
+    """Tell whether the other side reads no more; over TCP that cannot be seen."""
+    end = transport.get_extra_info("socket")
+    poll = select.poll()
+    poll.register(end.fileno(), 0)
+    return any(found & select.POLLHUP for _, found in poll.poll(0))
+
+
 class _Direct:
     """A request served directly, as far as uvicorn looks at one (RequestResponseCycle).
 
@@ -130,6 +141,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _input_timer: TimerHandle | None = None
     _reader_timer: TimerHandle | None = None
     _body: list[bytes] | None = None  # of a request that may be served directly
+    _plain_head: bytes | None = None  # of a request that asks for another protocol
+    _has_ended = False  # the other side says nothing more, and may still read
 
     def __init__(
         self,
@@ -158,7 +171,20 @@ class BoundedProtocol(HttpToolsProtocol):
         self._end_reader()
         if self.arrival is not None:
             self.arrival.has_left()
+        self._unset_keepalive_if_required()  # uvicorn leaves it after a reset
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Answer what was asked before the other side ended its own half."""
+        if self.scheme == "https" or not self._has_whole() or _is_gone(self.transport):
+            return False
+        self._is_deaf = self._has_ended = True
+        self._end_input()
+        return True
+
+    def _has_whole(self) -> bool:
+        """Tell whether a whole request waits for its answer."""
+        return self._unanswered > int(self._is_in_message)
 
     def shutdown(self) -> None:
         """Stop; whoever reads on does so now."""
@@ -243,9 +269,34 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_deaf or self.transport.is_closing():
             return
         self._loose_bytes += len(data)
-        super().data_received(data)  # type: ignore[arg-type]
+        self._unset_keepalive_if_required()
+        rest: bytes | memoryview | None = data
+        while rest is not None:
+            rest = self._feed(rest)
         if self._is_in_message and self._loose_bytes > MAX_HEAD_BYTES:
             self.send_400_response("Headers are too large.")
+
+    def _feed(self, data: bytes | memoryview) -> bytes | memoryview | None:
+        """Parse data; give what is to be parsed anew.
+
+        We know no other protocol, and go on in this one (RFC 9110 7.8). The parser
+        takes what follows such a head for the other protocol: so the head is given to
+        a new one, without what asks for it.
+        """
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            head, self._plain_head = self._plain_head, None
+            if head is None:
+                return None  # a tunnel, to which we are deaf
+            self._unanswered -= 1  # it begins again
+            self.parser = HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            return head + data[upgrade.args[0] :]
+        except HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("Invalid HTTP request received.")
+        return None
 
     def send_400_response(self, msg: str) -> None:
         """Refuse and close; into the answer to an earlier request write nothing."""
@@ -256,7 +307,7 @@ class BoundedProtocol(HttpToolsProtocol):
             super().send_400_response(msg)
 
     def _has_answer_under_way(self) -> bool:
-        if self._unanswered > int(self._is_in_message):
+        if self._has_whole():
             return True
         cycle = self.cycle
         return bool(cycle and cycle.response_started and not cycle.response_complete)
@@ -291,8 +342,26 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.arrival.is_known()
         if self._may_be_direct():
             self._body = []
+        elif self.parser.should_upgrade() and self.parser.get_method() != _TUNNEL:
+            self._plain_head = self._head_without_upgrade()
         else:
             self._go_uvicorns_way()
+
+    def _head_without_upgrade(self) -> bytes:
+        fields = []
+        for name, value in self.headers:
+            kept = value
+            if name == b"connection":
+                tokens = [token.strip() for token in value.split(b",")]
+                kept = b", ".join(one for one in tokens if one.lower() != b"upgrade")
+            if name != b"upgrade" and kept:
+                fields.append(b"%s: %s\r\n" % (name, kept))
+        line = b"%s %s HTTP/%s\r\n" % (
+            self.parser.get_method(),
+            self.url,
+            self.parser.get_http_version().encode(),
+        )
+        return b"".join((line, *fields, b"\r\n"))
 
     def _go_uvicorns_way(self) -> None:
         if not self._is_known and self.arrival is not None:
@@ -301,6 +370,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self.app = self._whole_app
         self._is_first = False
         super().on_headers_complete()
+        if self.expect_100_continue or self.parser.get_method() == _TUNNEL:
+            # Whoever is refused before it sent the body may send it or not, so what
+            # follows cannot be told from it (RFC 9110 10.1.1). A tunnel has no end.
+            self.cycle.keep_alive = False
+            self._is_deaf = self.parser.get_method() == _TUNNEL
         if not self._is_known and any(
             name == b"transfer-encoding" for name, _ in self.headers
         ):
@@ -339,6 +413,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Count anew for the next request on this connection; serve a whole one."""
+        if self._plain_head is not None:
+            return
         self._is_in_message = False
         self._loose_bytes = 0
         if self._input_timer is not None:
@@ -353,9 +429,11 @@ class BoundedProtocol(HttpToolsProtocol):
     # -- What goes out -----------------------------------------------------------------
 
     def on_response_complete(self) -> None:
-        """Count an answer."""
+        """Count an answer; close after the last one that somebody waits for."""
         self._unanswered -= 1
         super().on_response_complete()
+        if self._has_ended and not self._has_whole():
+            self.transport.close()
 
     def _respond(self, direct: _Direct, response: Response) -> None:
         if direct.response_complete or self.transport.is_closing():

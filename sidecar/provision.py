@@ -107,6 +107,8 @@ async def _connected(
     except ApiError as error:
         raise ProvisionError(f"The NATS server refused: {error}.") from None
     except NoReply as absence:
-        raise Problem(absence.cause) from None
+        problem = Problem(absence.cause)
+        problem.faults = connection.faults
+        raise problem from None
     finally:
         await connection.close()

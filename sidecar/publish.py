@@ -374,6 +374,8 @@ class Publisher:
         self._metrics.refused(problem.cause.code)
         if is_second_writer(key, problem):
             self._metrics.second_writer()
+        if problem.cause is errors.EVENT_TOO_LARGE and not self.in_flight:
+            self._bus.learn_limit()
         since = now if started_at is None else started_at
         self._failures.record_failure(key, problem, start, since, now)
 

@@ -7,6 +7,7 @@ import asyncio
 import os
 import resource
 import signal
+import ssl
 from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,17 +24,21 @@ from sidecar.host import own_names
 from sidecar.listen import ListenError, bind_tcp, unix_socket
 from sidecar.log import log, tell_repeats
 from sidecar.protocol import BoundedProtocol
+from sidecar.settings import default_embedded_dir
 from sidecar.store import Direct
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
+    from pathlib import Path
 
     from starlette.types import ASGIApp
 
+    from sidecar.listen import UnixSocket
     from sidecar.settings import Settings
 
 _GRACE_SECONDS = 2.0
+_LOOK_SECONDS = 2.0
 
 
 async def serve(settings: Settings) -> None:
@@ -43,16 +48,18 @@ async def serve(settings: Settings) -> None:
     stop = _stop_on_signals()
     async with AsyncExitStack() as stack:
         listeners: list[tuple[socket.socket, Access]] = []
+        unix = None
         if settings.unix_socket is not None:
-            listener = stack.enter_context(unix_socket(settings.unix_socket))
-            listeners.append((listener, "open"))
-        listener = bind_tcp(settings.http_host, settings.http_port)
-        stack.callback(listener.close)
-        listeners.append((listener, settings.tcp_access))
+            unix = stack.enter_context(unix_socket(settings.unix_socket))
+            listeners.append((unix.listener, "open"))
+        for host in settings.http_host:
+            listener = bind_tcp(host, settings.http_port)
+            stack.callback(listener.close)
+            listeners.append((listener, settings.tcp_access))
         server = settings.nats_server
         if settings.embedded:
             server = await stack.enter_async_context(
-                embedded_nats(settings.embedded_dir)
+                embedded_nats(settings.embedded_dir or default_embedded_dir())
             )
         daemon = Daemon(settings, server)
         app = create_app(daemon)
@@ -69,18 +76,23 @@ async def serve(settings: Settings) -> None:
             "started",
             version=__version__,
             unix_socket=settings.unix_socket and str(settings.unix_socket),
-            tcp="{}:{}".format(*listener.getsockname()[:2]),
+            tcp=",".join(
+                "{}:{}".format(*each.getsockname()[:2])
+                for each, _ in listeners[unix is not None :]
+            ),
             tcp_api=settings.tcp_access,
             nats=list(server.urls),
             role=settings.role,
         )
+        watching = asyncio.create_task(_watch_files(daemon, servers, unix))
+        stack.push_async_callback(_cancel, watching)
         running = asyncio.create_task(daemon.run())
         stack.push_async_callback(_cancel, running)
         serving = [asyncio.create_task(each.serve(sockets=[])) for each in servers]
         stopping = asyncio.create_task(stop.wait())
         # None of the others ends by itself: if one does, living on would be a lie.
         await asyncio.wait(
-            {stopping, running, *serving}, return_when=asyncio.FIRST_COMPLETED
+            {stopping, running, watching, *serving}, return_when=asyncio.FIRST_COMPLETED
         )
         log.info("stopping")
         daemon.stopping.set()
@@ -88,8 +100,9 @@ async def serve(settings: Settings) -> None:
             each.should_exit = True
         await asyncio.gather(*serving)
         tell_repeats(daemon.refusals)
-        if running.done():
-            running.result()
+        for task in (running, watching):
+            if task.done():
+                task.result()
     tell_repeats()
     log.info("stopped")
 
@@ -99,7 +112,7 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
         super().__init__(config)
-        self._arrivals = Arrivals(listener, self._make_protocol, config.ssl)
+        self.arrivals = Arrivals(listener, self._make_protocol, config.ssl)
 
     def _make_protocol(self) -> BoundedProtocol:
         protocol: BoundedProtocol = self.config.http_protocol_class(  # type: ignore[assignment]
@@ -111,10 +124,10 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
-        self._arrivals.start()
+        self.arrivals.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._arrivals.stop()
+        self.arrivals.stop()
         await super().shutdown(sockets=sockets)
 
     @contextmanager
@@ -151,7 +164,7 @@ def _server(
         token if access == "token" else None,
         # A browser cannot reach a Unix socket, nor believe our certificate under
         # an attacker's name.
-        own_names(settings.http_host, settings.http_names)
+        own_names(*settings.http_host, *settings.http_names)
         if is_tcp and not has_tls
         else None,
         daemon.refuse_caller,
@@ -175,8 +188,68 @@ def _server(
     return _Server(config, listener)
 
 
+async def _watch_files(
+    daemon: Daemon, servers: list[_Server], unix: UnixSocket | None
+) -> None:
+    """Notice what is taken away or changed under a running daemon, until cancelled."""
+    settings = daemon.settings
+    files = (settings.tls_cert_file, settings.tls_key_file)
+    versions = [_version(file) for file in files]
+    while True:
+        await asyncio.sleep(_LOOK_SECONDS)
+        if unix is not None:
+            _look_after_socket(daemon, servers[0], unix)
+        now = [_version(file) for file in files]
+        if now != versions:
+            versions = now
+            _renew_certificate(settings, servers)
+
+
+def _look_after_socket(daemon: Daemon, server: _Server, unix: UnixSocket) -> None:
+    if unix.is_there:
+        return
+    try:
+        removed = unix.make_anew()
+    except ListenError as error:
+        if daemon.socket_fault is None:
+            log.error("socket_lost", reason=str(error))
+        daemon.socket_fault = str(error)
+        return
+    daemon.socket_fault = None
+    if removed is not None:
+        server.arrivals.listen_on(unix.listener)
+        removed.close()
+        log.warning("socket_made_anew", unix_socket=str(daemon.settings.unix_socket))
+
+
+def _renew_certificate(settings: Settings, servers: list[_Server]) -> None:
+    """Use the listener's new certificate from the next connection on."""
+    pair = (str(settings.tls_cert_file), str(settings.tls_key_file))
+    try:
+        # Apart: where the files do not belong together yet the old pair stays whole.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*pair)
+        for server in servers:
+            if server.config.ssl is not None:
+                server.config.ssl.load_cert_chain(*pair)
+    except OSError:  # ssl.SSLError is one
+        log.warning(
+            "certificate_unreadable",
+            remedy="Name a certificate and its key, in PEM; the old one is served.",
+        )
+    else:
+        log.info("certificate_renewed")
+
+
+def _version(file: Path | None) -> tuple[int, int, int] | None:
+    try:
+        status = file.stat() if file is not None else None
+    except OSError:
+        return None
+    return status and (status.st_mtime_ns, status.st_ino, status.st_size)
+
+
 def _stop_on_signals() -> asyncio.Event:
-    """Stop in order at the first signal, at once at the second."""
+    """Stop in order at the first signal, at once at the second; SIGHUP does nothing."""
     stop = asyncio.Event()
 
     def on_signal() -> None:
@@ -187,6 +260,10 @@ def _stop_on_signals() -> asyncio.Event:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    loop.add_signal_handler(
+        signal.SIGHUP,
+        lambda: log.info("sighup", remedy="Files are read when they change."),
+    )
     return stop
 
 

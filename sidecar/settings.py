@@ -48,8 +48,23 @@ def default_embedded_dir() -> Path:
     """Choose systemd's state directory, else the XDG one of this user."""
     if state_directory := os.environ.get("STATE_DIRECTORY"):
         return Path(state_directory) / "nats"
-    xdg = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(xdg) / "hermes-nats-sidecar" / "nats"
+    xdg = os.environ.get("XDG_STATE_HOME")
+    try:
+        base = Path(xdg) if xdg else Path.home() / ".local" / "state"
+    except RuntimeError:  # a container's user may have neither HOME nor a name
+        raise SettingsError(
+            "SIDECAR_EMBEDDED_DIR is not set, and this user has no home directory: "
+            "name a directory."
+        ) from None
+    return base / "hermes-nats-sidecar" / "nats"
+
+
+def _plain(value: str) -> str:
+    """Take away what tools and editors add: line ends, spaces, a pair of quotes."""
+    text = value.strip().removeprefix("\ufeff")
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        text = text[1:-1].strip()
+    return text
 
 
 class Settings(BaseSettings):
@@ -115,17 +130,20 @@ class Settings(BaseSettings):
     embedded: bool = Field(
         False, description="Start and supervise a nats-server of our own"
     )
-    embedded_dir: Path = Field(
-        default_factory=default_embedded_dir,
+    embedded_dir: Path | None = Field(
+        None,
         description="Where the embedded nats-server keeps its data; by default "
         "$STATE_DIRECTORY, else the XDG state directory",
     )
     unix_socket: Path | None = Field(
         None, description="Unix socket for the API; the recommended listener"
     )
-    http_host: str = Field("127.0.0.1", description="TCP address to listen on")
-    http_names: str = Field(
-        "",
+    http_host: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("127.0.0.1",),
+        description="TCP addresses to listen on, comma separated",
+    )
+    http_names: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
         description="Names, comma separated, by which others reach the TCP port: a "
         "Service, a container. Its address and the machine's names need not be here",
     )
@@ -163,9 +181,36 @@ class Settings(BaseSettings):
         None, description="json or console; console on a terminal, else json"
     )
 
-    @field_validator("nats_url", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _split_urls(cls, value: Any) -> Any:
+    def _clean(cls, values: Any) -> Any:
+        """Take values as tools write them; one that is empty then is not set."""
+        cleaned = {
+            name: _plain(value) if isinstance(value, str) else value
+            for name, value in values.items()
+        }
+        odd = [
+            PREFIX + name.upper()
+            for name, value in cleaned.items()
+            if isinstance(value, str) and not value.isprintable()
+        ]
+        if odd:
+            raise ValueError(
+                f"{' and '.join(odd)}: must not hold a line end or another character "
+                "that is not printable"
+            )
+        return {name: value for name, value in cleaned.items() if value != ""}
+
+    @field_validator("http_host")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        if not hosts:
+            raise ValueError("names no address")
+        return hosts
+
+    @field_validator("nats_url", "http_host", "http_names", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(url.strip() for url in value.split(",") if url.strip())
         return value

@@ -131,7 +131,8 @@ def _read_head(daemon: Daemon, raw_headers: RawHeaders) -> _Head:
         raise Problem(errors.STOPPING, Outcome.NOT_STORED)
     headers = dict(reversed(raw_headers))  # of two with one name the first counts
     media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if media_type != b"application/json":
+    coding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if media_type != b"application/json" or coding not in (b"identity", b""):
         raise Problem(errors.UNSUPPORTED_MEDIA_TYPE, Outcome.NOT_STORED)
     key = parse_key(_text(headers.get(b"idempotency-key")))
     precondition = parse_precondition(_text(headers.get(b"if-match")))

@@ -596,7 +596,8 @@ ANSWERS: dict[str, list[Reply | str]] = {
     "passing": [
         *("busy", "credentials_unreadable", "foreign_answer", "jetstream_unavailable"),
         *("nats_down", failed_slowly("jetstream_unavailable")),
-        *("nats_permission", "nats_refused", "nats_tls", "publish_refused"),
+        *("nats_limit", "nats_permission", "nats_refused", "nats_tls"),
+        "publish_refused",
         *("server_too_old", "stopping", "storage_full", "stream_full"),
         *("stream_missing", "stream_unfit", NO_ANSWER, CUT, CUT_UNSEEN),
         *(Reply(status, text=HTML) for status in (200, 401, 404, 500, 502, 503, 504)),

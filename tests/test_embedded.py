@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sysconfig
@@ -196,3 +197,29 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     assert victim.read_text() == "precious"
     assert token.read_text() == "secret"
     assert token.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_port_that_somebody_else_took_is_given_up(tmp_path: Path) -> None:
+    with Embedded(tmp_path / "run") as process:
+        config = process.data / "nats.conf"
+        port = int(config.read_text().partition("port: ")[2].split()[0])
+        (pid,) = process.server_pids()
+        process.freeze()  # so that it does not start the next one before we are there
+        os.kill(pid, signal.SIGKILL)
+        thief = socket.socket()
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+        def takes() -> bool:
+            try:
+                thief.bind(("127.0.0.1", port))
+            except OSError:
+                return False
+            return True
+
+        with thief:
+            wait_until(takes, 10, "the port is free")
+            thief.listen()
+            process.thaw()
+            wait_until(lambda: f"port: {port}\n" not in config.read_text(), 20)
+            with process.client() as http:
+                wait_until(lambda: post(http).status_code == 201, 20, "stored again")

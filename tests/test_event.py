@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sidecar import errors
 from sidecar.errors import Outcome, Problem
-from sidecar.event import LAST, parse_event, parse_key, parse_precondition
+from sidecar.event import LAST, MAX_DEPTH, parse_event, parse_key, parse_precondition
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,10 +40,6 @@ def code_of(parse: Callable[..., object], argument: object) -> str:
         pytest.param(b'{"evcategory": "base", "x": "\xff"}', id="no UTF-8"),
         pytest.param(b'\xef\xbb\xbf{"evcategory": "base"}', id="byte order mark"),
         pytest.param('{"evcategory": "base"}'.encode("utf-16"), id="UTF-16"),
-        pytest.param(b'{"a":' * 100_000 + b"1" + b"}" * 100_000, id="deep objects"),
-        pytest.param(
-            b'{"evcategory": "base", "a": ' + b"[" * 100_000, id="deep arrays"
-        ),
         pytest.param(
             b'{"evcategory": "base", "a": ' + b"9" * 100_000 + b"}", id="long integer"
         ),
@@ -50,6 +47,38 @@ def code_of(parse: Callable[..., object], argument: object) -> str:
 )
 def test_what_is_no_json_object_in_utf8_is_malformed(body: bytes) -> None:
     assert code_of(parse_event, body) == "malformed_json"
+
+
+def nested(levels: int, start: str = "[", end: str = "]") -> bytes:
+    inner = start * (levels - 1) + end * (levels - 1)
+    wide = "[], " * MAX_DEPTH  # as many brackets as need a look
+    return f'{{"evcategory": "base", "w": [{wide}0], "a": {inner}}}'.encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (nested(MAX_DEPTH), None),
+        (nested(MAX_DEPTH + 1), "too_deep"),
+        (nested(500), "too_deep"),
+        (nested(5000), "too_deep"),
+        (b'{"evcategory": "base", "a": "' + b"[" * 5000 + b'"}', None),
+        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "too_deep"),
+        (b'{"evcategory": "base", "a": ' + b"[" * 100_000, "too_deep"),
+        (b'{"evcategory": "base", "a": ' + b'{"a":' * 100 + b"1" + b"}" * 101, "deep"),
+    ],
+    ids=["most", "one more", "a half", "all", "text", "objects", "arrays", "mixed"],
+)
+def test_what_a_reader_could_not_nest_is_refused_with_the_figure(
+    body: bytes, code: str | None
+) -> None:
+    if code is None:
+        assert parse_event(body).category == "base"
+        return
+    with pytest.raises(Problem) as caught:
+        parse_event(body)
+    assert caught.value.cause is errors.TOO_DEEP
+    assert caught.value.members == {"depth_limit": MAX_DEPTH}
 
 
 @pytest.mark.parametrize(

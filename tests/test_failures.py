@@ -14,6 +14,7 @@ from sidecar import errors
 from sidecar.errors import Outcome, Problem
 from sidecar.event import Object, parse_event, parse_object
 from sidecar.failures import (
+    FULL_SECONDS,
     GONE_SECONDS,
     MAX_OBJECTS,
     MAX_PRODUCERS,
@@ -327,7 +328,7 @@ def test_two_that_live_side_by_side_clear_nothing_of_each_other(story: Story) ->
     ("cause", "is_told"),
     [
         (errors.EVENT_TOO_LARGE, True),
-        (errors.STREAM_FULL, True),
+        (errors.PUBLISH_REFUSED, True),
         (errors.MALFORMED_JSON, False),
         (errors.ILLEGAL_CATEGORY, False),
     ],
@@ -345,6 +346,26 @@ def test_somebody_elses_failure_is_never_more_than_a_warning(
     assert story.failures.other(last + 1) is None
     story.stored(CURL)
     assert story.failures.other(story.now) is None
+
+
+@pytest.mark.parametrize("cause", [errors.STREAM_FULL, errors.STORAGE_FULL])
+@pytest.mark.parametrize("name", [P, CURL])
+def test_that_there_is_no_room_is_told_whoever_met_it_until_somebody_stores(
+    story: Story, cause: Cause, name: str
+) -> None:
+    story.stored(Q)
+    for _ in range(3):
+        story.failed(CURL, problem(cause))
+    failure = story.worst
+    assert failure is not None
+    assert (failure.cause, failure.is_blocked) == (cause, True)
+    story.stored(name)
+    assert story.worst is None
+    story.failed(CURL, problem(cause))
+    story.now += FULL_SECONDS
+    assert story.worst is not None
+    story.now += 1
+    assert story.worst is None
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from sidecar.stream import StreamInfo
 
 DAY = 86_400.0
 CHECKS = [
-    *("sidecar", "stream", "replicas", "initsync", "callers", "room"),
+    *("sidecar", "stream", "replicas", "initsync", "callers", "room", "socket"),
     *("outcomes", "refusals", "writers"),
 ]
 INITSYNC = Initsync(
@@ -299,7 +299,7 @@ def test_a_role_that_does_not_write_skips_the_writers_part(
     changes: dict[str, Any],
 ) -> None:
     checks = assess(replace(WELL, writes=False, **changes))
-    assert checks == [Check(name, None) for name in CHECKS[:6]]
+    assert checks == [Check(name, None) for name in CHECKS[:7]]
 
 
 def test_an_initsync_is_missed_also_where_nothing_is_written() -> None:

@@ -16,6 +16,7 @@ import pytest
 from sidecar import errors
 from sidecar.answer import StoredMessage
 from sidecar.bus import Bus
+from sidecar.event import parse_event
 from sidecar.jetstream import Connection, _Batch, _read_message
 from sidecar.login import NatsServer
 from sidecar.nats_client import NatsClient
@@ -44,9 +45,14 @@ class OddNats:
     """Greets, and answers each request with one text, or with bytes of its own."""
 
     def __init__(
-        self, greeting: bytes, answer: bytes | None = None, then: bytes = b""
+        self,
+        greeting: bytes,
+        answer: bytes | None = None,
+        then: bytes = b"",
+        at_event: bytes = b"",
     ) -> None:
         self._greeting, self._answer, self._then = greeting, answer, then
+        self._at_event = at_event
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.connections = 0
         self.url = f"nats://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -72,6 +78,9 @@ class OddNats:
                 words = line.split()
                 if line.startswith(b"PING"):
                     taken.sendall(b"PONG\r\n")
+                elif line.startswith(b"HPUB"):
+                    taken.sendall(self._at_event)
+                    return
                 elif line.startswith(b"SUB"):
                     taken.sendall(self._then)
                 elif line.startswith(b"PUB") and self._answer is not None:
@@ -121,6 +130,20 @@ ODD = {
     "a later INFO is a list": (greeting(), info(), b"INFO [1]\r\n"),
     "an error is not UTF-8": (greeting(), info(), b"-ERR '\xff'\r\n"),
     "an error without a text": (greeting(), info(), b"-ERR \r\n"),
+    "a later limit is a text": (
+        greeting(),
+        info(),
+        b'INFO {"max_payload":"x"}\r\n-ERR\r\n',
+    ),
+    "a later limit is below 0": (
+        greeting(),
+        info(),
+        b'INFO {"max_payload":-1}\r\n-ERR\r\n',
+    ),
+    "HTTP": (b"HTTP/1.1 400 Bad Request\r\n\r\n", None, b""),
+    "SSH": (b"SSH-2.0-OpenSSH_9.2p1\r\n", None, b""),
+    "TLS": (b"\x15\x03\x01\x00\x02\x02\x46", None, b""),
+    "an error in the place of INFO": (b"-ERR 'no'\r\n", None, b""),
     "garbage": (greeting(), info(), b"\0\1garbage\r\n"),
 }
 
@@ -135,6 +158,27 @@ async def test_what_nats_says_does_not_end_the_bus(name: str) -> None:
             await asyncio.wait({running}, timeout=0.01)
             assert not running.done()
             assert asyncio.get_running_loop().time() < ends_at, "it was believed"
+        running.cancel()
+        await asyncio.wait({running})
+
+
+@pytest.mark.parametrize(
+    "at_event", [b"", b"-ERR 'Maximum Payload Violation'\r\n", b"-ERR 'Odd'\r\n"]
+)
+async def test_who_ends_the_connection_at_each_event_is_not_asked_without_a_pause(
+    at_event: bytes,
+) -> None:
+    event = parse_event(b'{"evcategory": "base"}')
+    with OddNats(greeting(), info(), at_event=at_event) as odd:
+        bus = Bus("writes", NatsServer((odd.url,)), PLAN)
+        running = asyncio.create_task(bus.run())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(7):
+                while True:
+                    connection = await bus.wait()
+                    await connection.publish(event, "k", 1, 1.0)
+                    await asyncio.sleep(0)
+        assert 2 < odd.connections < 12  # and fewer each minute
         running.cancel()
         await asyncio.wait({running})
 

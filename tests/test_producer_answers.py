@@ -49,14 +49,21 @@ CAUSES = {each.code: each for each in vars(errors).values() if isinstance(each, 
 PASSING_CODES = [
     *("busy", "credentials_unreadable", "foreign_answer", "jetstream_unavailable"),
     *("nats_down", "nats_permission", "nats_refused", "nats_tls", "publish_refused"),
-    *("server_too_old", "stopping", "storage_full", "stream_full", "stream_missing"),
+    *(
+        "nats_limit",
+        "server_too_old",
+        "stopping",
+        "storage_full",
+        "stream_full",
+        "stream_missing",
+    ),
     *("stream_unfit", "hole", "displaced", "unreadable"),  # the last are readers'
 ]
 FINAL_CODES = ["api_off", "unauthorized", "wrong_host", "wrong_role"]
 FINAL_OF_EVENTS = [
     *("event_too_large", "illegal_category", "key_reused", "malformed_json"),
     *("malformed_key", "malformed_precondition", "malformed_query", "no_key"),
-    *("precondition_required", "unsupported_media_type"),
+    *("precondition_required", "too_deep", "unsupported_media_type"),
 ]
 
 

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sidecar.settings import PREFIX, Settings, SettingsError, load
+from sidecar.settings import (
+    PREFIX,
+    Settings,
+    SettingsError,
+    default_embedded_dir,
+    load,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +51,7 @@ def test_every_setting_of_the_design_exists_with_its_default(load_with: Load) ->
     assert (settings.stream, settings.subject_prefix) == ("hermes", "hermes")
     assert (settings.stream_create, settings.embedded) == (False, False)
     assert (settings.stream_replicas, settings.stream_max_age_days) == (1, 90)
-    assert (settings.http_host, settings.http_port) == ("127.0.0.1", 8480)
+    assert (settings.http_host, settings.http_port) == (("127.0.0.1",), 8480)
     assert (settings.unix_socket, settings.tcp_access) == (None, "off")
     assert (settings.role, settings.max_event_bytes) == ("both", 0)
     assert settings.publish_timeout_seconds == 10
@@ -281,4 +287,71 @@ def test_embedded_data_lives_in_the_state_directory(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert load_with().embedded_dir == directory
+    assert load_with().embedded_dir is None
+    assert default_embedded_dir() == directory
+
+
+AS_TOOLS_WRITE = [
+    *(
+        "{}\r",
+        "{}\n",
+        "{}\r\n",
+        " {} ",
+        "{}\t",
+        '"{}"',
+        "'{}'",
+        ' "{}"\r\n',
+        "\ufeff{}",
+    ),
+]
+
+
+@pytest.mark.parametrize("form", AS_TOOLS_WRITE)
+def test_values_are_taken_as_tools_write_them(load_with: Load, form: str) -> None:
+    values = {
+        "UNIX_SOCKET": "/run/api.sock",
+        "NATS_USER": "a",
+        "NATS_PASSWORD_FILE": "/run/password",
+        "NATS_URL": "nats://a:1,nats://b:2",
+        "HTTP_HOST": "127.0.0.1, ::1",
+        "HTTP_PORT": "8481",
+        "STREAM": "s",
+        "STREAM_CREATE": "true",
+        "ROLE": "producer",
+        "LOG_LEVEL": "debug",
+        "PUBLISH_TIMEOUT_SECONDS": "5.5",
+    }
+    settings = load_with(**{name: form.format(value) for name, value in values.items()})
+    assert settings == load_with(**values)
+    assert settings.unix_socket == Path("/run/api.sock")
+    assert settings.http_host == ("127.0.0.1", "::1")
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\r\n", '""', "''", '" "'])
+def test_a_value_that_is_empty_is_not_set(load_with: Load, empty: str) -> None:
+    names = ("UNIX_SOCKET", "NATS_USER", "HTTP_HOST", "HTTP_PORT", "ROLE", "NATS_URL")
+    assert load_with(**dict.fromkeys(names, empty)) == load_with()
+
+
+@pytest.mark.parametrize("odd", ["a\nb", "a\rb", "a\x1bb", "a\u2028b"])
+def test_a_value_with_a_line_end_inside_is_refused_by_name(
+    load_with: Load, odd: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_with(UNIX_SOCKET=odd, STREAM="s")
+    assert "SIDECAR_UNIX_SOCKET" in str(caught.value)
+    assert odd not in str(caught.value)
+
+
+def test_without_a_home_only_the_embedded_server_misses_it(
+    load_with: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError
+
+    for name in ("STATE_DIRECTORY", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert load_with().stream == "hermes"
+    with pytest.raises(SettingsError, match="SIDECAR_EMBEDDED_DIR"):
+        default_embedded_dir()

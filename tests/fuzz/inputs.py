@@ -119,7 +119,7 @@ def bad_request(random: Random) -> Bad:
     end: End = random.choice(("wait", "wait", "wait", "half close", "cut"))
     pieces: tuple[bytes, ...] = (data,)
     if random.randrange(16) == 0:
-        dripped = min(len(data), 300)
+        dripped = min(len(data), random.choice((300, 1200)))
         pieces = (*(data[i : i + 1] for i in range(dripped)), data[dripped:])
     elif random.randrange(8) == 0:
         cut = random.randrange(len(data) + 1)
@@ -250,6 +250,42 @@ def _bad_lengths(random: Random) -> bytes:
             return post(hidden, b"Content-Length: " + random.choice(_LENGTHS))
 
 
+def _upgraded(random: Random) -> bytes:
+    """Hide a good event in the body of a request that asks for another protocol."""
+    hidden = post(json.dumps(_EVENT).encode(), precondition=b"*")
+    fields = [
+        random.choice((b"Connection: Upgrade", b"connection: close, upgrade")),
+        b"Upgrade: " + random.choice((b"h2c", b"websocket", b"TLS/1.0", b"x, y", b"")),
+    ]
+    if random.randrange(2):
+        size = b"%x" % len(hidden)
+        body = size + b"\r\n" + hidden + b"\r\n0\r\nA: " + hidden[:40] + b"\r\n\r\n"
+        fields.append(b"Transfer-Encoding: chunked")
+    else:
+        body = hidden
+        fields.append(b"Content-Length: %d" % len(body))
+    random.shuffle(fields)
+    start = post(b"", b"Content-Length: 0", *fields[:2]) * random.randrange(2)
+    return start + post(body, *fields)
+
+
+def _expecting(random: Random) -> bytes:
+    """Put a good event in the place of a body that is refused before it was sent."""
+    hidden = post(json.dumps(_EVENT).encode(), precondition=b"*")
+    refused = post(hidden, b"Content-Length: %d" % len(hidden), b"Expect: 100-continue")
+    return random.choice(
+        (
+            refused,
+            refused.replace(b"application/json", b"text/plain", 1),
+            refused.replace(b"Idempotency-Key: bad\r\n", b"", 1),
+            refused.replace(b"POST /v1/events", b"PUT /v1/events", 1),
+            refused.replace(
+                b"Content-Length", b"Content-Encoding: gzip\r\nContent-Length"
+            ),
+        )
+    )
+
+
 def _pipelined(random: Random) -> bytes:
     makers = (_mutated, _strange_event, _strange_target, _strange_headers, _noise)
     return b"".join(
@@ -271,6 +307,8 @@ _MAKERS: tuple[Callable[[Random], bytes], ...] = (
     _strange_target,
     _bad_chunks,
     _bad_lengths,
+    _upgraded,
+    _expecting,
     _pipelined,
     _unfinished,
 )

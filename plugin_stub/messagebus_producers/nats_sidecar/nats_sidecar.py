@@ -24,6 +24,7 @@ from lib.plugins import AbstractMessageBusProducerPlugin
 from .doubts import Doubts, Sent
 from .refused import Refused
 from .sidecar_http import NOT_STORED, UNKNOWN, Answer, SidecarHttp
+from .stopping import Stopping
 
 HERMES_PLUGIN_CLASSNAME: str | None = "NatsSidecarProducerPlugin"
 """The plugin class name defined in this module file"""
@@ -40,6 +41,7 @@ first. Nothing is raised earlier: Hermes tries some things again without any pau
 
 MIXED_UP = "the sidecar answers with an offset that was not asked for"
 ANOTHER_WROTE = "another producer wrote to the stream, so Hermes has to compute anew"
+STOPPED = "hermes-server is stopping, and goes on from here at its next start"
 
 TAKEN, AHEAD, GONE = 412, 409, 410
 OF_THE_EVENT = (400, 413, 422)
@@ -63,6 +65,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         self._last = 0  # L; open() asks for it
         self._doubts = Doubts()
         self._refused = Refused()
+        self._stopping = Stopping(self._now)
         self._ended = ""  # why this pass sends nothing more
         self._is_initsync = False
         self._went_through = False  # the last pass, if it was one of base events
@@ -72,6 +75,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
 
     def open(self) -> None:
         """Learn the last offset; wait for a sidecar that can tell it."""
+        self._stopping.listen()
         with self._unhurried():
             # What was refused may have gone with the last pass: /health is told.
             last_pass = ";whole" if self._went_through else ""
@@ -128,6 +132,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
 
     def _send(self, event: Event) -> int | None:
         """Store the event and return its offset; None if it stood there already."""
+        self._stop_in_time(event)
         with self._unhurried():
             if self._ended:
                 raise NatsSidecarError(self._ended)
@@ -139,6 +144,19 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
                 if self._ended:
                     return None  # the next one raises: another place is another e-mail
             return self._store(sent)
+
+    def _stop_in_time(self, event: Event) -> None:
+        """End a long pass between two events; Hermes saves what was sent until then.
+
+        Not while it would lose what is known of a doubt, nor an initsync, which nobody
+        would ask for again.
+        """
+        if (
+            self._stopping.is_due
+            and event.evcategory == "base"
+            and not (self._doubts.are_open or self._doubts.has_stored)
+        ):
+            raise self._error(False, STOPPED)
 
     def _store(self, sent: Sent) -> int | None:
         if self._doubts.recognise(sent):
