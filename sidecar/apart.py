@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
-from sidecar.event import SHOWN, make_event, parse_event, parse_large_event
+from sidecar.event import (
+    MAX_DEPTH,
+    SHOWN,
+    make_event,
+    parse_event,
+    parse_large_event,
+    too_deep,
+)
 
 if TYPE_CHECKING:
     from sidecar.event import Event
@@ -28,14 +35,24 @@ MANY_VALUES: Final = 100_000
 READ_SECONDS: Final = 20.0
 
 _NO_JSON: Final = 3
+_TOO_DEEP: Final = 4
 
 _PROGRAM: Final = f"""
 import gc, json, os, sys
 gc.disable()
 try:
     event = json.loads(sys.stdin.buffer.read().decode("utf-8"))
-except (ValueError, RecursionError):
+except ValueError:
     os._exit({_NO_JSON})
+except RecursionError:
+    os._exit({_TOO_DEEP})
+level = [event]
+for _ in range({MAX_DEPTH} + 1):
+    nested = [one for one in level if isinstance(one, (dict, list))]
+    level = [each for one in nested
+        for each in (one.values() if isinstance(one, dict) else one)]
+if nested:
+    os._exit({_TOO_DEEP})
 if not isinstance(event, dict):
     os._exit({_NO_JSON})
 shown = [event.get(name) for name in sys.argv[1:]]
@@ -84,6 +101,8 @@ async def _read(body: bytes) -> Event:
             await process.wait()
     if process.returncode == _NO_JSON:
         raise Problem(errors.MALFORMED_JSON, Outcome.NOT_STORED)
+    if process.returncode == _TOO_DEEP:
+        raise too_deep()
     if process.returncode != 0:  # it had no memory
         raise Problem(errors.BUSY, Outcome.NOT_STORED)
     return make_event(dict(zip(SHOWN, json.loads(shown), strict=True)), body)

@@ -109,9 +109,9 @@ def _read_event(body: bytes, read: Callable[[str], Any]) -> Event:
     except ValueError:
         raise Problem(errors.MALFORMED_JSON, Outcome.NOT_STORED) from None
     except RecursionError:
-        raise _too_deep() from None
+        raise too_deep() from None
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deep(document):
-        raise _too_deep()
+        raise too_deep()
     if not isinstance(document, dict):
         raise Problem(errors.MALFORMED_JSON, Outcome.NOT_STORED)
     return make_event(document, body)
@@ -155,7 +155,8 @@ def _is_deep(document: object) -> bool:
     return True
 
 
-def _too_deep() -> Problem:
+def too_deep() -> Problem:
+    """Say how deep an event may be nested."""
     return Problem(errors.TOO_DEEP, Outcome.NOT_STORED, depth_limit=MAX_DEPTH)
 
 

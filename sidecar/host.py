@@ -27,7 +27,7 @@ def own_names(*others: str) -> set[str]:
 
     Its full name is added once a name server has said it, which may take a minute.
     """
-    names = {_plain(name) for name in (*others, socket.gethostname(), "localhost")}
+    names = {_plain(name) for name in (*others, socket.gethostname())}
 
     def learn() -> None:
         with suppress(OSError, UnicodeError):
@@ -49,7 +49,7 @@ def is_ours(host: str, own: AbstractSet[str]) -> bool:
     if not _NAME.fullmatch(name):
         return False
     name = name.rstrip(".")
-    return name in own or name.endswith(".localhost")
+    return name in own or f".{name}".endswith(".localhost")  # RFC 6761
 
 
 def _is_address(text: str) -> bool:

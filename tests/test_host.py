@@ -46,7 +46,7 @@ def test_any_other_name_is_not_ours(host: str) -> None:
 
 
 def test_names_that_are_allowed_are_ours() -> None:
-    own = own_names("0.0.0.0", "sidecar, Hermes-Bus.idm.svc.,x.local")
+    own = own_names("0.0.0.0", "sidecar", "Hermes-Bus.idm.svc.", "x.local")
     for host in ("sidecar:8480", "hermes-bus.idm.svc", "X.local", "localhost"):
         assert is_ours(host, own)
     assert not is_ours("other", own)

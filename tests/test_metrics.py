@@ -161,6 +161,7 @@ def test_labels_are_bounded_and_there_from_the_first_scrape_on(
         "room",
         "reads",
         "outcomes",
+        "socket",
     )
     names = (*checks, "refusals", "writers")
     assert labels("check_status") == {(name,) for name in names}
