@@ -45,7 +45,7 @@ FOUND_AT = {
     "believes-any-leader": 9,
     "believes-a-foreign-refusal": 40,
     "numbers-by-seconds": 10,
-    "sees-ahead-at-once": 36,
+    "sees-ahead-at-once": 51,
     "chains-publishes": 132,
     "swallows-an-older-value": 133,
     "takes-two-answers-for-gone": 117,
@@ -57,14 +57,14 @@ FOUND_BESIDE_A_MIRROR = {"believes-a-mirror": 11, "takes-nothing-for-the-end": 2
 """Those of the reading side; each fault of the seed is one of a copy."""
 
 FOUND_IN_A_DECK = {
-    "believes-late-answers": (0, 6),
-    "ends-with-an-empty-page": (4, 66),
+    "believes-late-answers": (0, 11),
+    "ends-with-an-empty-page": (4, 895),
     "filters-by-a-copy": (0, 0),
     "jumps-without-the-leader": (0, 112),
     "keeps-a-page": (2, 9),
     "limits-a-page": (1, 9),
-    "limits-an-answer": (1, 0),
-    "tells-a-hole-at-once": (3, 26),
+    "limits-an-answer": (1, 1),
+    "tells-a-hole-at-once": (3, 0),
 }
 """The same: a deck of `nemesis.BESIDE`, and a seed that draws from it alone."""
 
