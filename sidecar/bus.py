@@ -208,6 +208,8 @@ class Bus:
             ends_there = (await self.position()).last == last
             if not ends_there or await self.last_of(INITSYNC) != newest:
                 return None
+            if not self.has_one_leader():
+                raise Problem(errors.JETSTREAM_UNAVAILABLE, Outcome.NOT_STORED)
         elif newest.sequence > last:
             return None
         return scan_at(newest)
@@ -280,6 +282,12 @@ class Bus:
         with suppress(Problem):
             return replace(said, first_again=(await self.position()).first)
         return SILENT
+
+    def has_one_leader(self) -> bool:
+        """Tell whether no old leader answers beside the new one, as far as we know."""
+        if self.info is not None and self.info.replicas == 1:
+            return True
+        return self._last_offset.settled(time.monotonic()) is not None
 
     def settled_last(self) -> int | None:
         """Give the last offset that nothing lies beyond; see LastOffset.

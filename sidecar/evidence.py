@@ -44,8 +44,8 @@ class Asked(NamedTuple):
 class Came:
     """What one copy sent: messages of our stream, and why no more of them.
 
-    `last`: the least that the stream's last sequence can be. `stranger`: whose the
-    answer was, where it was not ours.
+    `last`: where that copy ended, if its newest message was asked for. `stranger`:
+    whose the answer was, where it was not ours.
     """
 
     messages: list[StoredMessage]
@@ -62,14 +62,16 @@ class Said:
     """What the leader said: the stream's ends, and the first of what is read.
 
     The two may come from two servers: for a moment an old leader answers, too.
-    `first_again`: where the stream began after that message was found. `newest`: of
-    each category, where that message was not found.
+    `first_again`: where the stream began after that message was found. Where it was
+    not found, `newest`: what a copy gave as the category's newest, and `is_settled`: no
+    copy shows the end, but one leader has led for long enough and says it again.
     """
 
     position: Position
     message: StoredMessage | None
     first_again: int | None = None
     newest: Came | None = None
+    is_settled: bool = False
 
 
 class Silent(NamedTuple):
@@ -94,7 +96,7 @@ class AskFirst(NamedTuple):
 
 
 class AskNewest(NamedTuple):
-    """Ask a copy for the newest event of each category, in one answer."""
+    """Ask a copy for the newest event of the category."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,8 @@ def _judge(asked: Asked, said: Said) -> Step | None:
     if message is None and asked.category is not None:
         if said.newest is None:
             return AskNewest()
-        return Ended() if is_end(asked, position.last, said.newest) else Again()
+        is_ended = said.is_settled or is_end(asked, position.last, said.newest)
+        return Ended() if is_ended else Again()
     if message is None or asked.start > position.last:
         return Again()  # two servers, or two moments
     if asked.category is None and message.sequence > asked.start:
@@ -175,11 +178,7 @@ def is_end(asked: Asked, last: int, newest: Came) -> bool:
     That a leader finds nothing more proves nothing: it may be an old one, which lacks
     what another has stored. One answer that has come as far proves it, whoever gave it.
     """
-    return newest.last >= last and all(
-        message.sequence < asked.start
-        for message in newest.messages
-        if message.category == asked.category
-    )
+    return newest.last >= last and newest.messages[-1].sequence < asked.start
 
 
 def contiguous(

@@ -103,7 +103,6 @@ _NO_MESSAGE = 10037
 _NO_STREAM = 10059
 _STREAM_FIELD = b"\r\nNats-Stream: "
 _KEPT_MOMENTS = 16
-_MOST_CATEGORIES = 1024  # nats-server gives no more subjects' newest messages
 _SHOWN_SUBJECT = re.compile(r"[A-Za-z0-9_$.*>-]{1,160}")
 _PERMISSION = re.compile(
     r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE
@@ -156,7 +155,6 @@ class _Batch:
     messages: list[StoredMessage]
     end: asyncio.Future[Came]
     noted: int = 0  # of its messages, see Connection._note_messages
-    block: bytes = b""  # of the last one
 
     def admits(self, message: StoredMessage) -> bool:
         """Tell whether it was asked for. Its place is for `evidence` to judge."""
@@ -432,18 +430,7 @@ class Connection:
 
         It may be told before this returns.
         """
-        headers = {
-            KEY_HEADER: key.encode(),
-            b"Nats-Expected-Stream": self._plan.name.encode(),
-            PRECONDITION_HEADER: b"%d" % last,
-        }
-        if event.type is not None:
-            headers[TYPE_HEADER] = event.type.encode()
-        if event.object_type is not None:
-            headers[OBJECT_TYPE_HEADER] = event.object_type.encode()
-        if event.scan is not None and (scan := event.scan.header) is not None:
-            headers[INITSYNC_HEADER] = scan.encode()
-        block = header_block(headers)
+        block = self._header_block(event, key, last)
         size_bytes = len(block) + len(event.body)
         if size_bytes > self.limit_bytes:
             # nats-py counts the body alone; the server would close the connection.
@@ -458,6 +445,26 @@ class Connection:
                 timeout_seconds,
                 lambda outcome: tell(self._answer(outcome, size_bytes)),
             )
+
+    def too_large(self, event: Event, key: str, last: int) -> TooLarge | None:
+        """Tell whether a copy would be over the limit, without sending it."""
+        size_bytes = len(self._header_block(event, key, last)) + len(event.body)
+        limit_bytes = self.limit_bytes
+        return TooLarge(size_bytes, limit_bytes) if size_bytes > limit_bytes else None
+
+    def _header_block(self, event: Event, key: str, last: int) -> bytes:
+        headers = {
+            KEY_HEADER: key.encode(),
+            b"Nats-Expected-Stream": self._plan.name.encode(),
+            PRECONDITION_HEADER: b"%d" % last,
+        }
+        if event.type is not None:
+            headers[TYPE_HEADER] = event.type.encode()
+        if event.object_type is not None:
+            headers[OBJECT_TYPE_HEADER] = event.object_type.encode()
+        if event.scan is not None and (scan := event.scan.header) is not None:
+            headers[INITSYNC_HEADER] = scan.encode()
+        return header_block(headers)
 
     def _answer(self, outcome: _Outcome, size_bytes: int) -> Answer:
         if isinstance(outcome, _Reply):
@@ -559,21 +566,17 @@ class Connection:
             request["next_by_subj"] = self._subject(category)
         return await self._batch(request, request.get("next_by_subj", ""))
 
-    async def newest(self, max_bytes: int) -> Came:
-        """Read the newest message of each category, of whoever answers (NATS ADR-31).
+    async def newest(self, category: str, max_bytes: int) -> Came:
+        """Read the newest message of a category, of whoever answers (NATS ADR-31).
 
-        `last` is where that copy of the stream ended then; 0 if the answer is not
-        whole. Raises NoReply as `batch` does.
+        `last` is where that copy of the stream ended then; 0 if it holds none, for then
+        nothing says whose copy it is. Raises NoReply as `batch` does.
         """
-        return await self._batch(
-            {
-                "multi_last": [self._plan.subject],
-                "batch": _MOST_CATEGORIES,
-                "max_bytes": max_bytes,
-            }
-        )
+        subject = self._subject(category)
+        request = {"multi_last": [subject], "batch": 1, "max_bytes": max_bytes}
+        return await self._batch(request, subject)
 
-    async def _batch(self, request: dict[str, Any], subject: str = "") -> Came:
+    async def _batch(self, request: dict[str, Any], subject: str) -> Came:
         token = self._token()
         loop = asyncio.get_running_loop()
         batch = _Batch(
@@ -704,21 +707,15 @@ def _take_of_batch(
 ) -> Came | None:
     """Add a message of a batched direct get (NATS ADR-31); None if more is to come.
 
-    Each names its stream, in the last field of that name: one before it was stored. As
-    many messages as are pending stand after the batch's last. Where the newest of each
-    subject were asked for, the end mark says where the stream ended.
+    Each names its stream, in the last field of that name: one before it was stored.
+    Where the newest of a subject was asked for, the end mark says where the stream
+    ended. What it counts as pending proves nothing: some may have aged out since.
     """
     messages, code = batch.messages, status(block)
     if code is not None:
         last = 0
         if code == "204" and messages:
-            end = header_fields(block)
-            pending = _number(end, b"Nats-Num-Pending") or 0
-            up_to = _number(end, b"Nats-UpTo-Sequence")
-            if up_to is None:
-                last = messages[-1].sequence + pending
-            elif _number(header_fields(batch.block), b"Nats-Num-Pending") == 0:
-                last = up_to  # whole: the end mark itself counts otherwise in 2.11
+            last = _number(header_fields(block), b"Nats-UpTo-Sequence") or 0
         return Came(messages, "marked", last)
     named_at = block.rfind(_STREAM_FIELD)
     if named_at < 0 or not block.startswith(named, named_at):
@@ -740,7 +737,6 @@ def _take_of_batch(
     if not batch.admits(message):
         return Came(messages, "unreadable")
     messages.append(message)
-    batch.block = block
     return None
 
 

@@ -69,11 +69,12 @@ def ask(http: httpx.Client, path: str, **query: Any) -> dict[str, Any]:
         raise DaemonError(
             "The daemon does not answer. Is it running with these SIDECAR_ settings?"
         ) from None
-    if not answer.is_success:
+    # A page that came slowly and failed says so in the place of the page.
+    status = document.get("status", answer.status_code)
+    if not answer.is_success or "code" in document:
         raise DaemonError(
             f"{document.get('title')} {document.get('remedy')}",
-            may_pass=answer.status_code in _PASSING
-            and document.get("code") not in _DAMAGED,
+            may_pass=status in _PASSING and document.get("code") not in _DAMAGED,
         )
     return document
 

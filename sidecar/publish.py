@@ -385,8 +385,8 @@ class Publisher:
         Each try is fenced, so this request stores at most one message; a repetition of
         the whole request is recognised only inside the stream's duplicate window.
         """
+        last = (await self._bus.position()).last
         while True:
-            last = (await self._bus.position()).last
             expected = Expected(key, event.body, last, anywhere=True)
             try:
                 send = partial(self._send_first, event, expected, ends_at)
@@ -395,6 +395,7 @@ class Publisher:
                 lost_race = problem.cause is errors.PRECONDITION_FAILED
                 if not lost_race or time.monotonic() > ends_at:
                     raise
+                last = int(problem.members["last_offset"] or 0)  # others write on
 
     def _send_first(
         self, event: Event, expected: Expected, ends_at: float, end: Tell
@@ -443,21 +444,26 @@ class Publisher:
         doubt = Doubt(self._doubts)
         return await self._resolve(event, expected, learned, doubt, ends_at)
 
-    async def _learn(self, event: Event, expected: Expected) -> Event | Look | Again:
+    async def _learn(
+        self, event: Event, expected: Expected
+    ) -> Event | Stored | Again | Look | Problem:
         """Ask where the scan stands at L; raise Problem if no copy may stand.
 
         Nothing comes between what is learned and a copy that is fenced by L.
         """
         if expected.in_doubt:
-            await self._bus.wait()
+            connection = await self._bus.wait()
         else:
-            self._bus.connection()
+            connection = self._bus.connection()
         try:
             before = await self._bus.scan_at(expected.last)
         except Problem as problem:
             return Again(expected.in_doubt, 0.25, problem.cause)
         if before is None:
             # The stream does not end at L: a copy would be refused, so look for whom.
+            large = connection.too_large(event, expected.key, expected.last)
+            if large is not None and not expected.in_doubt:
+                return decide(expected, large)
             return Look(expected.next, expected.in_doubt)
         self._known = _Known(expected.last, before, time.monotonic())
         return event._replace(scan=before.after(expected.next, event.type))
@@ -466,7 +472,7 @@ class Publisher:
         self,
         event: Event,
         expected: Expected,
-        step: Again | Look,
+        step: Stored | Again | Look | Problem,
         doubt: Doubt,
         ends_at: float,
     ) -> Stored:

@@ -37,7 +37,7 @@ from sidecar.evidence import (
     is_end,
     jumps,
 )
-from sidecar.jetstream import Connection, NoReply
+from sidecar.jetstream import NoReply
 from sidecar.log import log
 from sidecar.stream import told_name
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from sidecar.answer import Position, StoredMessage
     from sidecar.bus import Bus
     from sidecar.errors import Cause
+    from sidecar.jetstream import Connection
     from sidecar.metrics import Metrics
     from sidecar.stream import StreamInfo
 
@@ -297,11 +298,11 @@ class Reader:
                     said = await self._ask_newest(asked, said)
                 case Serve(events, is_leaders=False):
                     assert came is not None  # noqa: S101 - it was served
-                    return await self._serve(events, came.last, query, position)
+                    return await self._serve(events, query, position)
                 case Serve(events):
                     self.copies.lacked(came or UNASKED, time.monotonic())
                     events = await self._go_on(events, query, position.last)
-                    return await self._serve(events, 0, query, position)
+                    return await self._serve(events, query, position)
                 case Ended():  # the position is older than that word
                     return Page([], position.last + 1, position)
                 case Again():
@@ -327,13 +328,27 @@ class Reader:
         )
 
     async def _ask_newest(self, asked: Asked, said: Said) -> Said:
-        """Ask until one copy has come as far as the leader, but only some times."""
-        came = UNASKED
+        """Ask until one copy has come as far as the leader, but only some times.
+
+        Where none does, as with a mirror that is nearer than our stream or a category
+        that has nothing at all, the leader's word is taken after some time of its own.
+        """
+        assert asked.category is not None  # noqa: S101 - without one it is not asked
+        category = asked.category
         for _ in range(_TRIES_OF_NEWEST):
-            came = await self._ask(MAX_BYTES, Connection.newest, rested=True)
+            came = await self._ask(
+                MAX_BYTES,
+                lambda connection, max_bytes: connection.newest(category, max_bytes),
+                rested=True,
+            )
+            said = replace(said, newest=came)
             if is_end(asked, said.position.last, came):
-                break
-        return replace(said, newest=came)
+                return said
+        if not self._bus.has_one_leader():
+            return said
+        again = await self._bus.said(asked)
+        is_settled = isinstance(again, Said) and again.message is None
+        return replace(said, is_settled=is_settled)
 
     async def _ask(
         self,
@@ -382,13 +397,16 @@ class Reader:
     async def _go_on(
         self, events: list[StoredMessage], query: Query, last: int
     ) -> list[StoredMessage]:
-        """Read what follows an event from the leader, too: copies are left alone."""
+        """Read what follows an event from the leader, too: copies are left alone.
+
+        How large they are is known when they are there, so few come at once.
+        """
         most = min(query.limit, _LEADERS_EVENTS)
-        while query.category is None and len(events) < most:
-            size_bytes = sum(len(event.body) for event in events)
-            mean_bytes = size_bytes // len(events) + 1
+        size_bytes = len(events[0].body)
+        while query.category is None and size_bytes < query.max_bytes:
+            limit_bytes = self._bus.connection().limit_bytes
             count = min(
-                (query.max_bytes - size_bytes) // mean_bytes,
+                max(FETCHED_BYTES // limit_bytes, 1),
                 _LEADERS_AT_ONCE,
                 most - len(events),
                 last - events[-1].sequence,
@@ -396,29 +414,32 @@ class Reader:
             if count < 1:
                 break
             after = events[-1].sequence + 1
-            more = await asyncio.gather(
-                *(self._bus.message(at) for at in range(after, after + count)),
-                return_exceptions=True,
-            )
+            async with self._fetches.spend(count * limit_bytes):
+                more = await asyncio.gather(
+                    *(self._bus.message(at) for at in range(after, after + count)),
+                    return_exceptions=True,
+                )
             for event in more:
                 if (
                     not isinstance(event, tuple)
                     or event.is_displaced
                     or not event.is_readable
+                    or size_bytes >= query.max_bytes
                 ):
                     return events
                 events.append(event)
+                size_bytes += len(event.body)
         return events
 
     async def _serve(
-        self, events: list[StoredMessage], last: int, query: Query, position: Position
+        self, events: list[StoredMessage], query: Query, position: Position
     ) -> Page:
         if query.category is not None:
             events = await self._agreed(events, query.category)
-        last = max(last, events[-1].sequence)
-        self._bus.proven(last)
-        last = max(last, position.last)
-        return Page(events, events[-1].sequence + 1, position._replace(last=last))
+        reached = events[-1].sequence
+        self._bus.proven(reached)
+        last = max(reached, position.last)
+        return Page(events, reached + 1, position._replace(last=last))
 
     async def _agreed(
         self, events: list[StoredMessage], category: str

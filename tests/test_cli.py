@@ -589,7 +589,13 @@ NOT_YET = Reply(200, {"events": [], "next_offset": 7, "last_offset": 7})
 UNAVAILABLE = problem(503, "jetstream_unavailable")
 
 
-@pytest.mark.parametrize("between", [NOT_YET, UNAVAILABLE, problem(429, "busy")])
+SLOWLY_FAILED = Reply(200, UNAVAILABLE.document | {"status": 503})
+"""A page that had begun before it failed."""
+
+
+@pytest.mark.parametrize(
+    "between", [NOT_YET, UNAVAILABLE, SLOWLY_FAILED, problem(429, "busy")]
+)
 def test_tail_asks_again_for_what_nobody_could_say(run: Run, between: Reply) -> None:
     row = {"offset": 7, "timestamp": "t", "category": "base", "data": "{}"}
     found = Reply(200, {"events": [row], "next_offset": 8, "last_offset": 7})

@@ -191,15 +191,56 @@ async def test_a_stranger_is_named_though_nobody_reads(
 
 
 @pytest.mark.parametrize(
-    ("category", "name", "next_offset"),
-    [("base", "hermes", 12), ("initsync", "hermes", 14), ("initsync", "backup", 12)],
+    ("start", "category", "name", "has_one", "next_offset"),
+    [
+        (12, "base", "hermes", False, 12),
+        (15, "initsync", "hermes", False, 16),
+        (15, "initsync", "backup", False, 15),  # nobody shows it
+        (15, "initsync", "backup", True, 16),  # but one has led for long enough
+        (15, "nothing", "hermes", False, 15),
+        (15, "nothing", "hermes", True, 16),
+    ],
 )
 async def test_that_a_leader_finds_nothing_more_of_a_category_is_no_end_alone(
-    plain: NatsProcess, leader: Leader, category: str, name: str, next_offset: int
+    monkeypatch: pytest.MonkeyPatch,
+    plain: NatsProcess,
+    leader: Leader,
+    *,
+    start: int,
+    category: str,
+    name: str,
+    has_one: bool,
+    next_offset: int,
 ) -> None:
     """For a moment an old leader answers beside the one that named the stream's end."""
+    leader.store("hermes.initsync", BLOCK, b"14")
+    leader.store("hermes.base", BLOCK, b"15")
     leader.finds_nothing = True
     leader.direct_stream = name
     async with serving(plain) as daemon:
-        page = await daemon.reader.read(Query(12, category=category))
+        monkeypatch.setattr(daemon.bus, "has_one_leader", lambda: has_one)
+        page = await daemon.reader.read(Query(start, category=category))
         assert (page.events, page.next_offset) == ([], next_offset)
+
+
+async def test_what_is_pending_proves_nothing(
+    plain: NatsProcess, leader: Leader
+) -> None:
+    """Messages that aged out while a batch was sent are counted in it."""
+    leader.pending = 900
+    async with serving(plain) as daemon:
+        page = await daemon.reader.read(Query(8))
+        assert (offsets(page)[-1], page.position.last) == (13, 13)
+        assert (await daemon.bus.position()).last == 13
+
+
+async def test_a_page_of_the_leader_passes_its_bound_by_one_event(
+    plain: NatsProcess, leader: Leader
+) -> None:
+    leader.is_silent = True
+    leader.store("hermes.base", BLOCK, b"")
+    for _ in range(8):
+        leader.store("hermes.base", BLOCK, b"x" * 1000)
+    async with serving(plain) as daemon:
+        page = await daemon.reader.read(Query(8, max_bytes=1500))
+        assert offsets(page) == [*range(8, 17)]

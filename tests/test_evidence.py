@@ -61,12 +61,9 @@ def said(
     return Said(position, found, first_again, newest)
 
 
-def newest(*sequences: int, last: int = 0, initsync: int = 0) -> Came:
-    """Give the newest of base, and one of initsync, of a copy that ends there."""
-    messages = [stored(sequence) for sequence in sequences]
-    if initsync:
-        messages.append(stored(initsync, subject="hermes.initsync"))
-    return Came(messages, "marked", last)
+def newest(*sequences: int, last: int = 0) -> Came:
+    """Give what is the newest of base, of a copy that ends there."""
+    return Came([stored(sequence) for sequence in sequences], "marked", last)
 
 
 def leaders(message: StoredMessage | int) -> Serve:
@@ -128,13 +125,13 @@ GONE, HOLE = Refuse(errors.OFFSET_GONE, 5), Refuse(errors.HOLE, 5)
         # It finds nothing more, which an old leader says, too: what the copy shows.
         (BASE, None, said(None), AskNewest()),
         (BASE, None, said(None, newest=newest(4, last=20)), Ended()),
-        (BASE, None, said(None, newest=newest(4, initsync=19, last=21)), Ended()),
-        (BASE, None, said(None, newest=newest(initsync=20, last=20)), Ended()),
+        (BASE, None, said(None, newest=newest(4, last=21)), Ended()),
         (BASE, None, said(None, newest=newest(4, last=19)), Again()),
         (BASE, None, said(None, newest=newest(5, last=20)), Again()),
         (BASE, None, said(None, newest=newest(4)), Again()),
         (BASE, None, said(None, newest=UNASKED), Again()),
         (BASE, None, said(None, newest=Came([], "stranger")), Again()),
+        (BASE, None, Said(POSITION, None, None, UNASKED, is_settled=True), Ended()),
         (BASE, None, SILENT, Again()),
         (BASE, None, said(9, Position(6, 20)), GONE),
         (BASE, None, said(DISPLACED), Refuse(errors.DISPLACED, 5)),

@@ -349,7 +349,46 @@ async def test_that_nothing_came_before_l_is_taken_from_three_answers_alone(
 
     monkeypatch.setattr(bus, "last_of", last_of)
     monkeypatch.setattr(bus, "position", position)
+    monkeypatch.setattr(bus, "has_one_leader", lambda: True)
     assert await bus.scan_at(7) == scan
+
+
+@pytest.mark.parametrize(("replicas", "is_known"), [(1, True), (3, False)])
+async def test_of_several_replicas_one_has_to_lead_for_long_enough(
+    monkeypatch: pytest.MonkeyPatch, replicas: int, *, is_known: bool
+) -> None:
+    """Else an old leader may have answered both times beside the new one."""
+    bus = Bus("test", NatsServer(("nats://127.0.0.1:1",)), StreamPlan("s", "s", 3, 0))
+    bus.info = StreamInfo({}, Position(1, 7), 7, 100, "", "n1", replicas, replicas, {})
+
+    async def last_of(_: str) -> StoredMessage | None:
+        return newest_at(5)
+
+    async def position() -> Position:
+        return Position(1, 7)
+
+    monkeypatch.setattr(bus, "last_of", last_of)
+    monkeypatch.setattr(bus, "position", position)
+    if is_known:
+        assert await bus.scan_at(7) == Scan(Open(5, 1))
+    else:
+        with pytest.raises(Problem):
+            await bus.scan_at(7)
+
+
+async def test_what_is_too_large_is_told_so_though_its_offset_is_taken(
+    nats: NatsProcess, operator: Operator, stream: str
+) -> None:
+    """A plugin asks so whether an event that was refused could be stored by now."""
+    operator.update(stream, max_msg_size=500)
+    async with running_daemon(nats, stream) as daemon:
+        codes = []
+        for size, kind in ((0, "init-start"), (500, "added")):
+            body = event("initsync", eventtype=kind, objattrs={"x": "y" * size})
+            start = partial(daemon.publisher.start, parse_event(body))
+            answer = await told(partial(start, str(uuid.uuid4()), FIRST - 1))
+            codes.append(answer.cause.code if isinstance(answer, Problem) else "")
+        assert codes == ["", "event_too_large"]
 
 
 @pytest.mark.parametrize(("replicas", "looks"), [(1, 1), (3, 2)])

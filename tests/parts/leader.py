@@ -48,9 +48,9 @@ class Leader:
         self.created = _TIME
         self.direct_stream: str | None = name  # whose name direct gets bear
         self.is_silent = False  # to direct gets: they are answered when it no longer is
-        self.direct_asked = 0
+        self.direct_asked = self.pending = 0
         self.finds_nothing = False  # as an old leader, by a second answer
-        self._unanswered: list[tuple[str, int | None]] = []
+        self._unanswered: list[tuple[str, dict[str, Any]]] = []
         self.cluster: dict[str, Any] = {
             "leader": "n1",
             "replicas": [{"name": "n2", "active": 1}, {"name": "n3", "active": 1}],
@@ -78,8 +78,7 @@ class Leader:
                 subject, reply, block, body = self._operator.receive_whole()
                 if ".DIRECT.GET." in subject:
                     self.direct_asked += 1
-                    start = json.loads(body).get("seq")
-                    self._unanswered.append((reply, start))
+                    self._unanswered.append((reply, json.loads(body)))
                     while self._unanswered and not self.is_silent:
                         self._send_batch(*self._unanswered.pop(0))
                 else:
@@ -106,28 +105,27 @@ class Leader:
         self._messages = {at: each for at, each in self._messages.items() if at <= last}
         self.last = last
 
-    def _send_batch(self, reply: str, start: int | None) -> None:
-        """Answer a direct get, as a follower that lags behind nobody.
-
-        Without a start, with the newest of each subject.
-        """
-        least = max(start or 0, self.first, self.followers_first)
+    def _send_batch(self, reply: str, request: dict[str, Any]) -> None:
+        """Answer a direct get, as a follower that lags behind nobody."""
+        least = max(request.get("seq", 0), self.first, self.followers_first)
         held = [at for at in self._messages if least <= at <= self.last]
-        if start is None:
-            held = sorted({self._messages[at].subject: at for at in held}.values())
+        newest_of = request.get("multi_last")
+        if newest_of:
+            held = [at for at in held if self._messages[at].subject in newest_of][-1:]
         for sequence in held:
             headers = {
                 "Nats-Sequence": f"{sequence}",
                 "Nats-Subject": self._messages[sequence].subject,
                 "Nats-Time-Stamp": _TIME,
                 "Nats-Last-Sequence": "0",
-                "Nats-Num-Pending": f"{held[-1] - sequence}",
             }
             if self.direct_stream is not None:
                 headers["Nats-Stream"] = self.direct_stream
             self._operator.send(reply, self._messages[sequence].body, headers)
-        up_to = f"\r\nNats-UpTo-Sequence: {self.last}" if start is None else ""
-        self._operator.send_status(reply, f"204 EOB{up_to}")
+        end = f"Nats-Num-Pending: {self.pending}"
+        if newest_of:
+            end = f"Nats-UpTo-Sequence: {self.last}"
+        self._operator.send_status(reply, f"204 EOB\r\n{end}")
 
     def _info(self) -> Any:
         last = self.last - self.lag
