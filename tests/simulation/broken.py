@@ -225,20 +225,6 @@ def _believes_a_mirror() -> Context:
     return patch.object(jetstream, "_take_of_batch", take)
 
 
-def _ends_with_an_empty_page() -> Context:
-    """Let an iteration end where a page is empty, whatever it says of the end."""
-    http = plugin_module(CONSUMERS, "sidecar_http").SidecarHttp
-    real = http.ask_page
-
-    def ask_page(self: Any, *rest: Any) -> Any:
-        answer = real(self, *rest)
-        if answer.status == 200 and not answer.document["events"]:
-            answer.document["last_offset"] = answer.document["next_offset"] - 1
-        return answer
-
-    return patch.object(http, "ask_page", ask_page)
-
-
 @contextmanager
 def _believes_late_answers() -> Iterator[None]:
     """Take a late page for the one that is waited for, wherever it begins.
@@ -384,7 +370,6 @@ BROKEN: Final[dict[str, Callable[[], Context]]] = {
     "remembers-any-scan": _remembers_any_scan,
     "believes-a-mirror": _believes_a_mirror,
     "takes-nothing-for-the-end": _takes_nothing_for_the_end,
-    "ends-with-an-empty-page": _ends_with_an_empty_page,
     "believes-late-answers": _believes_late_answers,
     "filters-by-a-copy": _filters_by_a_copy,
     "jumps-without-the-leader": _jumps_without_the_leader,
