@@ -232,6 +232,43 @@ def test_over_a_slow_link_a_large_event_arrives_at_the_first_try(
         assert "nats_reconnected" not in [row["event"] for row in sidecar.rows()]
 
 
+def test_four_clients_that_catch_up_over_one_slow_link_waste_little_of_it(
+    nats: NatsProcess, tmp_path: Path
+) -> None:
+    """What comes over the link is counted; how long that takes is the link's doing."""
+    name, count, size = f"l{uuid.uuid4().hex[:12]}", 20, 20_000
+    with sidecar_on(nats, tmp_path / "w", name) as writer, writer.client() as http:
+        body = event(objattrs={"photo": "x" * size})
+        first = min(post(http, body).json()["offset"] for _ in range(count))
+    with (
+        SlowLink(nats.port, 375_000) as link,  # 3 Mbit/s
+        SidecarProcess(
+            tmp_path / "r",
+            nats_url=link.url,
+            stream=name,
+            subject_prefix=name,
+            role="consumer",
+        ) as sidecar,
+        ThreadPoolExecutor(4) as pool,
+    ):
+
+        def catch_up(_: int) -> list[int]:
+            found: list[int] = []
+            offset = first
+            with sidecar.client(60) as http:
+                while len(found) < count:
+                    path = f"/v1/events?offset={offset}&max_bytes=262144&wait=5"
+                    answer = http.get(path)
+                    assert answer.status_code == 200, answer.text[:300]
+                    found += [row["offset"] for row in answer.json()["events"]]
+                    offset = answer.json()["next_offset"]
+            return found
+
+        wanted = [*range(first, first + count)]
+        assert list(pool.map(catch_up, range(4))) == [wanted] * 4
+        assert link.sent_bytes < 1.3 * 4 * count * size
+
+
 def test_readers_that_stall_cost_bounded_memory_and_no_publish(
     nats: NatsProcess, tmp_path: Path
 ) -> None:
