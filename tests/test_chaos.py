@@ -219,6 +219,14 @@ class _Runs:
             .told(1, Told.STANDING, _NEXT),
             "swallowed",
         ),
+        # One that never came to stand took nothing with it.
+        (
+            _Runs()
+            .unknown(1)
+            .told(0, Told.UNKNOWN, _NEXT, **_REMOVAL)
+            .told(1, Told.STANDING, _NEXT),
+            None,
+        ),
         (
             _Runs()
             .unknown(1, kind="removed")

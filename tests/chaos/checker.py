@@ -275,13 +275,16 @@ def _walk(  # noqa: PLR0917 - what a walk is judged by
     Recognised may be only the newest event of its object in the stream, byte for byte,
     of which Hermes does not know, while its pass is of the same age. And it has to be,
     unless another event of that object was tried meanwhile. Removals are the last of a
-    pass: after one of them whatever was no removal and has not come again is new.
+    pass: after one of them whatever was no removal and has not come again is new. It may
+    be recognised all the same if none of them stands: then nothing went with them.
     """
     newest: Attempt | None = None
     place = 0  # of the newest
     is_known, is_next = False, False
 
-    def is_new(number: int) -> bool:
+    standing = [number for number in removals if number in stands]
+
+    def is_new(number: int, removals: Sequence[int]) -> bool:
         assert newest is not None
         came_to_removals = bisect_left(removals, number) > bisect_right(removals, place)
         return _is_later(newest, attempts[number]) or (
@@ -297,7 +300,7 @@ def _walk(  # noqa: PLR0917 - what a walk is judged by
                 yield f"swallowed: {_name(attempt)} does not stand"
             elif is_known:
                 yield f"swallowed: {_name(attempt)} was known to stand"
-            elif is_new(number):
+            elif is_new(number, standing):
                 yield f"swallowed: {_name(attempt)} is new"
             is_known = number not in forgotten
         if number not in stands:
@@ -306,7 +309,7 @@ def _walk(  # noqa: PLR0917 - what a walk is judged by
             before, now = newest.during, attempt.during
             if before.process != now.process:
                 repeats[now.ended] += 1
-            elif not is_new(number):
+            elif not is_new(number, removals):
                 yield f"doubled: {_name(attempt)} stood already, at {attempt.offset}"
         newest, place, is_next = attempt, number, True
         is_known = attempt.told is Told.STORED and number not in forgotten
