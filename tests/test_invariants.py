@@ -89,6 +89,22 @@ def test_a_late_copy_of_what_was_told_not_stored_is_found(story: Story) -> None:
     assert story.names() == {"not_stored_stands", "out_of_order"}
 
 
+def test_what_a_restore_took_away_was_rightly_told_not_stored(story: Story) -> None:
+    """Another event stands there in the older copy, and the same request learns it."""
+    story.send(event=added(OTHER, ONE))
+    story.begin("b")
+    send = story.send(Told.NOT_STORED, event=added(USER, ONE), server="b", key="k")
+    send.ended = float("inf")
+    story.store(added(USER, ONE), "k")
+    story.make_anew(2)
+    story.store(added(OTHER, TWO))
+    story.send(event=added(OTHER, ONE), server="a")
+    send.ended = story.tick()
+    assert "not_stored_stands" not in story.names(restored=frozenset({1}))
+    send.ended = 0.0
+    assert "not_stored_stands" in story.names(restored=frozenset({1}))
+
+
 def test_without_keys_it_is_found_too(story: Story) -> None:
     story.send(Told.NOT_STORED)
     story.store(added(USER, ONE))

@@ -275,8 +275,8 @@ def _walk(  # noqa: PLR0917 - what a walk is judged by
     Recognised may be only the newest event of its object in the stream, byte for byte,
     of which Hermes does not know, while its pass is of the same age. And it has to be,
     unless another event of that object was tried meanwhile. Removals are the last of a
-    pass: after one of them whatever was no removal and has not come again is new. It may
-    be recognised all the same if none of them stands: then nothing went with them.
+    pass: after one of them whatever was no removal and has not come again is new. It
+    may be recognised all the same if none of them stands: nothing went with them then.
     """
     newest: Attempt | None = None
     place = 0  # of the newest

@@ -66,10 +66,10 @@ class Claims:
 def claim(history: History, stored: Sequence[Stored]) -> Claims:
     """Find the send of each message."""
     claims = Claims([None] * len(stored))
-    _by_key(history, stored, claims)
+    held = backups(stored, history.ends)
+    _by_key(history, stored, claims, held)
     _by_offset(history, stored, claims)
     _by_body(history, stored, claims)
-    held = backups(stored, history.ends)
     for send in history.sends:
         places = claims.places.get(send.number, ())
         for first, second in pairwise(places if send.is_fenced else ()):
@@ -82,13 +82,23 @@ def claim(history: History, stored: Sequence[Stored]) -> Claims:
     return claims
 
 
-def _by_key(history: History, stored: Sequence[Stored], claims: Claims) -> None:
+def _by_key(
+    history: History, stored: Sequence[Stored], claims: Claims, held: Held
+) -> None:
     senders = {key: send for send in history.sends for key in send.keys}
+    timeline = Timeline(history.ends)
+
+    def is_gone(send: Send, message: Stored) -> bool:
+        """Tell whether it stood only in a stream that was restored away by then."""
+        epoch = timeline.at(send.ended).epoch
+        name = message.epoch, message.offset
+        return message.epoch < epoch and name not in held.get(epoch, ())
+
     for place, message in enumerate(stored):
         send = senders.get(message.key)
         if send is not None and send.body == message.body:
             claims.take(place, send)
-            if send.told is Told.NOT_STORED:
+            if send.told is Told.NOT_STORED and not is_gone(send, message):
                 claims.violations.append(_not_stored_stands(send, message))
 
 
