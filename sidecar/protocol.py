@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     from sidecar.arrivals import Arrival, Turns
 
@@ -143,6 +144,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _body: list[bytes] | None = None  # of a request that may be served directly
     _plain_head: bytes | None = None  # of a request that asks for another protocol
     _has_ended = False  # the other side says nothing more, and may still read
+    _served: RequestResponseCycle | None = None  # the request that is being answered
+    _turn: asyncio.Future[None] | None = None  # that a stranger's request waits for
 
     def __init__(
         self,
@@ -166,13 +169,29 @@ class BoundedProtocol(HttpToolsProtocol):
         self._limit_input(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clocks."""
+        """Stop the clocks; end the request under way, and keep nothing.
+
+        uvicorn tells the last request alone, which may wait behind another. What refers
+        to itself would lie in memory until Python looks for such, seldom and late.
+        """
         self._end_input()
         self._end_reader()
         if self.arrival is not None:
             self.arrival.has_left()
         self._unset_keepalive_if_required()  # uvicorn leaves it after a reset
         super().connection_lost(exc)
+        if self._served is not None:
+            self._served.disconnected = True
+            self._served.message_event.set()
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)
+        self.pipeline.clear()
+        self.app, self._body = self._whole_app, None
+        self._served = self._turn = self.cycle = None  # type: ignore[assignment]
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._served = cycle
+        super()._start_asgi_task(cycle, app)
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Answer what was asked before the other side ended its own half."""
@@ -384,7 +403,8 @@ class BoundedProtocol(HttpToolsProtocol):
     async def _in_turn(
         self, turns: Turns, is_first: bool, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        await turns.take(is_first=is_first)
+        self._turn = turns.ask(is_first=is_first)
+        await self._turn
         if not self.transport.is_closing():
             await self._whole_app(scope, receive, send)
             return
