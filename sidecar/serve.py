@@ -56,11 +56,12 @@ async def serve(settings: Settings) -> None:
             listener = bind_tcp(host, settings.http_port)
             stack.callback(listener.close)
             listeners.append((listener, settings.tcp_access))
-        server = settings.nats_server
+        server, supervisors = settings.nats_server, []
         if settings.embedded:
-            server = await stack.enter_async_context(
+            server, supervisor = await stack.enter_async_context(
                 embedded_nats(settings.embedded_dir or default_embedded_dir())
             )
+            supervisors.append(supervisor)
         daemon = Daemon(settings, server)
         app = create_app(daemon)
         servers = [
@@ -92,7 +93,8 @@ async def serve(settings: Settings) -> None:
         stopping = asyncio.create_task(stop.wait())
         # None of the others ends by itself: if one does, living on would be a lie.
         await asyncio.wait(
-            {stopping, running, watching, *serving}, return_when=asyncio.FIRST_COMPLETED
+            {stopping, running, watching, *supervisors, *serving},
+            return_when=asyncio.FIRST_COMPLETED,
         )
         log.info("stopping")
         daemon.stopping.set()
@@ -100,7 +102,7 @@ async def serve(settings: Settings) -> None:
             each.should_exit = True
         await asyncio.gather(*serving)
         tell_repeats(daemon.refusals)
-        for task in (running, watching):
+        for task in (running, watching, *supervisors):
             if task.done():
                 task.result()
     tell_repeats()
