@@ -41,6 +41,10 @@ class ListenError(Complaint):
     exit_status = CANNOT_LISTEN
 
 
+class _TakenError(ListenError):
+    """Another sidecar holds the lock."""
+
+
 def bind_tcp(host: str, port: int) -> socket.socket:
     """Bind a TCP socket; raise ListenError."""
     try:
@@ -124,6 +128,8 @@ class UnixSocket:
     def make_anew(self) -> socket.socket | None:
         """Bind it again; raise ListenError where it cannot be, or is another's now.
 
+        Any OSError, too, as where no file descriptor is left: it may be tried again.
+
         Gives the socket that it replaces, which is to be closed, if there is one. Where
         only the lock was removed it is taken again, after some looks; whoever took it
         meanwhile is the successor, and waits for us to give way.
@@ -140,7 +146,7 @@ class UnixSocket:
             return removed
         try:
             self._lock = _take_lock(self._path)
-        except ListenError:
+        except _TakenError:  # it waits for us; any other trouble passes
             self._path.unlink(missing_ok=True)
             raise
         return None
@@ -242,7 +248,7 @@ def _take_lock(path: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
-        raise ListenError(
+        raise _TakenError(
             f"Another sidecar serves {path}. Stop it, or set another "
             "SIDECAR_UNIX_SOCKET."
         ) from None

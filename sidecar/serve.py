@@ -212,10 +212,14 @@ def _look_after_socket(daemon: Daemon, server: _Server, unix: UnixSocket) -> Non
         return
     try:
         removed = unix.make_anew()
-    except ListenError as error:
+    except (ListenError, OSError) as error:
+        reason = str(error)
+        if isinstance(error, OSError):  # its text alone would not say what failed
+            path = daemon.settings.unix_socket
+            reason = f"The socket {path} cannot be made anew: {error.strerror}."
         if daemon.socket_fault is None:
-            log.error("socket_lost", reason=str(error))
-        daemon.socket_fault = str(error)
+            log.error("socket_lost", reason=reason)
+        daemon.socket_fault = reason
         return
     daemon.socket_fault = None
     if removed is not None:

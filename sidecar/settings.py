@@ -208,6 +208,17 @@ class Settings(BaseSettings):
             raise ValueError("names no address")
         return hosts
 
+    @field_validator("unix_socket")
+    @classmethod
+    def _make_absolute(cls, path: Path | None) -> Path | None:
+        """Keep where it is, whatever becomes of the working directory."""
+        try:
+            return path and path.absolute()
+        except OSError:
+            raise ValueError(
+                "is relative, and the working directory is gone: name a path from / on"
+            ) from None
+
     @field_validator("nats_url", "http_host", "http_names", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:

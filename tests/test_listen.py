@@ -4,11 +4,16 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from errno import EMFILE, EPERM
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 
-from sidecar.listen import ListenError, bind_tcp, unix_socket
+from sidecar import listen
+from sidecar.listen import ListenError, _take_lock, bind_tcp, unix_socket
+from sidecar.serve import _look_after_socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -173,6 +178,52 @@ def test_a_missing_directory_is_named(directory: Path) -> None:
 def test_a_lock_that_cannot_be_made_is_a_sentence(directory: Path) -> None:
     (directory / "api.sock.lock").mkdir()
     assert "api.sock" in complaint(directory / "api.sock")
+
+
+def test_a_lock_that_cannot_be_taken_again_leaves_the_socket(directory: Path) -> None:
+    path = directory / "api.sock"
+    with unix_socket(path) as unix:
+        (directory / "api.sock.lock").unlink()
+        (directory / "api.sock.lock").mkdir()
+        with pytest.raises(ListenError, match=r"Cannot open .*api\.sock\.lock"):
+            unix.make_anew()
+        assert path.exists()
+        (directory / "api.sock.lock").rmdir()
+        for _ in range(20):
+            unix.make_anew()
+        assert unix.is_there
+
+
+def test_a_socket_of_which_another_holds_the_lock_is_given_up(directory: Path) -> None:
+    path = directory / "api.sock"
+    with unix_socket(path) as unix:
+        (directory / "api.sock.lock").unlink()
+        successor = _take_lock(path)
+        with pytest.raises(ListenError, match="Another sidecar"):
+            unix.make_anew()
+        os.close(successor)
+        assert not path.exists()
+
+
+@pytest.mark.parametrize("error", [EMFILE, EPERM])
+def test_a_socket_that_cannot_be_made_anew_ends_nothing_and_is_told(
+    directory: Path, error: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = SimpleNamespace(
+        socket_fault=None, settings=SimpleNamespace(unix_socket=directory / "api.sock")
+    )
+    server = SimpleNamespace(arrivals=SimpleNamespace(listen_on=lambda _: None))
+    with unix_socket(directory / "api.sock") as unix:
+        (directory / "api.sock").unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(listen, "_bind_unix", Mock(side_effect=OSError(error, "no")))
+            _look_after_socket(daemon, server, unix)  # type: ignore[arg-type]
+        assert daemon.socket_fault == (
+            f"The socket {directory}/api.sock cannot be made anew: no."
+        )
+        _look_after_socket(daemon, server, unix)  # type: ignore[arg-type]
+        assert daemon.socket_fault is None
+        assert unix.is_there
 
 
 def test_a_path_too_long_for_a_socket_is_a_sentence(directory: Path) -> None:

@@ -355,3 +355,16 @@ def test_without_a_home_only_the_embedded_server_misses_it(
     assert load_with().stream == "hermes"
     with pytest.raises(SettingsError, match="SIDECAR_EMBEDDED_DIR"):
         default_embedded_dir()
+
+
+def test_a_relative_socket_stays_where_it_is(
+    load_with: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    assert load_with(UNIX_SOCKET="api.sock").unix_socket == gone / "api.sock"
+    gone.rmdir()
+    assert load_with(UNIX_SOCKET="/a/api.sock").unix_socket == Path("/a/api.sock")
+    with pytest.raises(SettingsError, match="SIDECAR_UNIX_SOCKET: is relative"):
+        load_with(UNIX_SOCKET="api.sock")
