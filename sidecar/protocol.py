@@ -59,7 +59,10 @@ HEAD_SECONDS: Final = 20.0
 byte of a request to the end of its headers."""
 
 BODY_SECONDS: Final = 30.0
-"""How long a body may take to arrive."""
+"""How long a body may take to arrive, whatever its size."""
+
+BODY_BYTES_A_SECOND: Final = 4096
+"""For each of these that came of who is known, its body has a second more."""
 
 READER_SECONDS: Final = 10.0
 """How long somebody may take nothing of an answer, which counts as held meanwhile: a
@@ -69,7 +72,8 @@ TAKE_SECONDS: Final = 30.0
 """How long an answer to somebody unknown may lie here, whatever is taken of it."""
 
 PAGE_SECONDS: Final = 600.0
-"""The same for who is known, whose link may be slow; the plugin waits no longer."""
+"""The same for who is known, whose link may be slow; the plugin waits no longer. So
+long a body may take at most, too."""
 
 STOPPING_SECONDS: Final = 1.0
 """How long a sidecar that stops waits for whoever does not take what it answered."""
@@ -83,6 +87,11 @@ sides that close at the same moment, the caller learns an ambiguous failure."""
 
 _SLACK_SECONDS = 5.0  # the application's own clock tells the caller why
 _PIECE_BYTES = 16 * 1024  # what is parsed before limits are looked at
+
+
+def body_seconds(came_bytes: int) -> float:
+    """Say how long a body may take of which so much came."""
+    return min(BODY_SECONDS + came_bytes / BODY_BYTES_A_SECOND, PAGE_SECONDS)
 
 
 class _TooMuch(Exception):  # noqa: N818 - nobody sees it
@@ -137,6 +146,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _is_in_head = False
     _is_in_message = False
     _loose_bytes = 0  # of a head, or since the last piece of a body
+    _body_bytes = 0  # that came of a body which is kept
+    _began_at = 0.0  # of a body, its clock
     _unanswered = 0
     _is_deaf = False  # nothing more is read: its body would be parsed for nothing
     _input_timer: TimerHandle | None = None
@@ -219,6 +230,16 @@ class BoundedProtocol(HttpToolsProtocol):
         self._end_input()
         self._input_timer = self.loop.call_later(seconds, self.transport.abort)
 
+    def _limit_body(self) -> None:
+        """Cut it when its time is over, which grows with what came of it."""
+        left_seconds = self._began_at + _SLACK_SECONDS - self.loop.time()
+        left_seconds += body_seconds(self._body_bytes)
+        if left_seconds <= 0:
+            self.transport.abort()
+            return
+        self._end_input()
+        self._input_timer = self.loop.call_later(left_seconds, self._limit_body)
+
     def _end_input(self) -> None:
         if self._input_timer is not None:
             self._input_timer.cancel()
@@ -280,9 +301,11 @@ class BoundedProtocol(HttpToolsProtocol):
                 for piece in body:
                     self.on_body(piece)
         if self._is_in_message and self._input_timer is None:
-            self._limit_input(
-                HEAD_SECONDS if self._is_in_head else BODY_SECONDS + _SLACK_SECONDS
-            )
+            if self._is_in_head:
+                self._limit_input(HEAD_SECONDS)
+            else:
+                self._began_at = self.loop.time()
+                self._limit_body()
 
     def _parse(self, data: bytes | memoryview) -> None:
         if self._is_deaf or self.transport.is_closing():
@@ -333,6 +356,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Know that headers follow."""
+        self._body_bytes = 0
         self._is_in_head = self._is_in_message = True
         self._unanswered += 1
         if self._unanswered > MAX_UNANSWERED:
@@ -429,6 +453,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._body is not None:
             self._body.append(body)
         elif self._is_known:
+            self._body_bytes += len(body)
             super().on_body(body)
 
     def on_message_complete(self) -> None:
