@@ -19,8 +19,14 @@ from fcntl import ioctl
 from functools import partial
 from termios import TIOCOUTQ
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import (
+    HttpParserError,
+    HttpParserUpgrade,
+    HttpRequestParser,
+    parse_url,
+)
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 if TYPE_CHECKING:
@@ -87,6 +93,16 @@ sides that close at the same moment, the caller learns an ambiguous failure."""
 
 _SLACK_SECONDS = 5.0  # the application's own clock tells the caller why
 _PIECE_BYTES = 16 * 1024  # what is parsed before limits are looked at
+
+
+def path_of(target: bytes) -> str:
+    """Give the path as the application gets it, whatever form the target has."""
+    if target.startswith(b"/") and b"%" not in target:
+        return target.decode("latin-1")
+    try:
+        return unquote((parse_url(target).path or b"").decode("latin-1"))
+    except HttpParserError:
+        return ""
 
 
 def body_seconds(came_bytes: int) -> float:
@@ -376,9 +392,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_in_head = False
         if self._input_timer is not None:
             self._end_input()
-        if not self._is_known and self._admits(
-            self.url.decode("latin-1"), self.headers
-        ):
+        if not self._is_known and self._admits(path_of(self.url), self.headers):
             self._is_known = True
             self.timeout_keep_alive = KEEP_ALIVE_SECONDS
             if self.arrival is not None:

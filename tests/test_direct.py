@@ -450,3 +450,19 @@ async def test_a_request_with_another_behind_it_learns_that_its_caller_left() ->
         one.protocol.transport.abort()
         async with asyncio.timeout(5):
             await learned.wait()
+
+
+@pytest.mark.parametrize(
+    "target", [b"http://localhost/v1/events", b"/v1%2fevents", b"/%761/events?a=b"]
+)
+async def test_any_form_of_a_target_is_known_by_its_path(target: bytes) -> None:
+    async with wire() as one:
+        one.protocol._admits = lambda path, _: path.startswith("/v1/")
+        one.caller.sendall(WHOLE.replace(b"/v1/events", target))
+        await one.read_to(b"by uvicorn")
+    assert one.asgi == [BODY]
+
+
+@pytest.mark.parametrize("target", [b"*", b"localhost:80", b"http://", b"/", b"%"])
+def test_a_target_without_the_path_of_the_api_is_a_strangers(target: bytes) -> None:
+    assert not protocol.path_of(target).startswith("/v1/")
