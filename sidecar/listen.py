@@ -45,8 +45,11 @@ class _TakenError(ListenError):
     """Another sidecar holds the lock."""
 
 
-def bind_tcp(host: str, port: int) -> socket.socket:
-    """Bind a TCP socket; raise ListenError."""
+def bind_tcp(host: str, port: int, *, beside_ipv4: bool = False) -> socket.socket:
+    """Bind a TCP socket; raise ListenError.
+
+    Beside one of IPv4, :: leaves that family alone: both cannot have the port.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -59,6 +62,8 @@ def bind_tcp(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
         for level, option, value in _KEEPALIVE:
             listener.setsockopt(level, option, value)
+        if beside_ipv4 and family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
         listener.listen(_BACKLOG)
     except OSError as error:

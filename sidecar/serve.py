@@ -20,7 +20,7 @@ from sidecar.app import create_app
 from sidecar.arrivals import Arrivals
 from sidecar.daemon import Daemon
 from sidecar.embedded import embedded_nats
-from sidecar.host import own_names
+from sidecar.host import is_ipv4, own_names
 from sidecar.listen import ListenError, bind_tcp, unix_socket
 from sidecar.log import log, tell_repeats
 from sidecar.protocol import BoundedProtocol
@@ -53,7 +53,8 @@ async def serve(settings: Settings) -> None:
             unix = stack.enter_context(unix_socket(settings.unix_socket))
             listeners.append((unix.listener, "open"))
         for host in settings.http_host:
-            listener = bind_tcp(host, settings.http_port)
+            has_ipv4 = any(map(is_ipv4, settings.http_host))
+            listener = bind_tcp(host, settings.http_port, beside_ipv4=has_ipv4)
             stack.callback(listener.close)
             listeners.append((listener, settings.tcp_access))
         server, supervisors = settings.nats_server, []

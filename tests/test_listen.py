@@ -252,3 +252,11 @@ def test_a_taken_port_is_named_with_the_settings_to_change(taken_port: int) -> N
 def test_an_address_that_is_not_ours_is_a_sentence(host: str) -> None:
     with pytest.raises(ListenError, match="SIDECAR_HTTP_HOST"):
         bind_tcp(host, 0)
+
+
+def test_both_families_of_all_addresses_share_a_port(taken_port: int) -> None:
+    with (
+        bind_tcp("0.0.0.0", 0) as ipv4,
+        bind_tcp("::", ipv4.getsockname()[1], beside_ipv4=True) as ipv6,
+    ):
+        assert ipv4.getsockname()[1] == ipv6.getsockname()[1] != taken_port
