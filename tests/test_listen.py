@@ -12,7 +12,13 @@ from unittest.mock import Mock
 import pytest
 
 from sidecar import listen
-from sidecar.listen import ListenError, _take_lock, bind_tcp, unix_socket
+from sidecar.listen import (
+    ListenError,
+    _take_lock,
+    bind_tcp,
+    unix_socket,
+    weak_ancestor,
+)
 from sidecar.serve import _look_after_socket
 
 if TYPE_CHECKING:
@@ -166,6 +172,25 @@ def test_whoever_may_rename_what_is_above_it_could_replace_the_socket(
     else:
         with unix_socket(path):
             pass
+
+
+def test_what_lies_between_two_links_is_looked_at(tmp_path: Path) -> None:
+    for name in ("first", "weak", "good"):
+        (tmp_path / name).mkdir(mode=0o755)
+    (tmp_path / "good" / "own").mkdir(mode=0o750)
+    (tmp_path / "weak" / "link").symlink_to(tmp_path / "good" / "own")
+    (tmp_path / "first" / "link").symlink_to("../weak/link")
+    with unix_socket(tmp_path / "first" / "link" / "api.sock"):
+        pass
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "weak" / "link", 12345, -1, follow_symlinks=False)
+        assert "weak/link is above" in complaint(tmp_path / "first/link/api.sock")
+        os.chown(tmp_path / "weak" / "link", 0, -1, follow_symlinks=False)
+    (tmp_path / "weak").chmod(0o777)
+    assert "weak is above" in complaint(tmp_path / "first" / "link" / "api.sock")
+    (tmp_path / "good" / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="symbolic links"):
+        weak_ancestor(tmp_path / "good" / "loop")
 
 
 def test_a_missing_directory_is_named(directory: Path) -> None:
