@@ -199,7 +199,8 @@ def _lock(directory: Path) -> int:
             raise EmbeddedError(
                 f"{weak} is above the directory {directory}, and others could rename "
                 "what is in it. Let root or the sidecar's user own it, and nobody else "
-                "write to it."
+                "write to it; in a pod set fsGroup to the sidecar's group, or mount a "
+                "directory of the volume by subPath."
             )
         directory.chmod(0o700)
         lock = os.open(
