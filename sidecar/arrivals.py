@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -44,27 +43,34 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self._first: deque[asyncio.Future[None]] = deque()
-        self._later: deque[asyncio.Future[None]] = deque()
+        self._first: dict[asyncio.Future[None], None] = {}
+        self._later: dict[asyncio.Future[None], None] = {}
         self._left = _SERVED_AT_ONCE
         self._next: asyncio.Handle | None = None
 
-    async def take(self, *, is_first: bool) -> None:
-        """Wait for a turn."""
+    def ask(self, *, is_first: bool) -> asyncio.Future[None]:
+        """Give what is done when its turn is there; who leaves does it before."""
         loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
         if self._next is None:
             self._next = loop.call_soon(self._go_round)
         if self._left > 0:
             self._left -= 1
-            return
-        turn: asyncio.Future[None] = loop.create_future()
-        (self._first if is_first else self._later).append(turn)
-        await turn
+            turn.set_result(None)
+            return turn
+        waiting = self._first if is_first else self._later
+        waiting[turn] = None
+        turn.add_done_callback(lambda done: waiting.pop(done, None))
+        return turn
 
     def _go_round(self) -> None:
         self._next, self._left = None, _SERVED_AT_ONCE
         while self._left > 0 and (self._first or self._later):
-            turn = self._first.pop() if self._first else self._later.popleft()
+            if self._first:
+                turn, _ = self._first.popitem()
+            else:
+                turn = next(iter(self._later))
+                del self._later[turn]
             if not turn.done():
                 turn.set_result(None)
                 self._left -= 1
@@ -87,7 +93,8 @@ class Arrival:
         self._arrivals.strangers.pop(self, None)
 
     def has_left(self) -> None:
-        """Count it no more."""
+        """Count it no more, and let its protocol go."""
+        self.protocol = None
         self._arrivals.all.pop(self, None)
         self._arrivals.strangers.pop(self, None)
         self._arrivals.unopened.pop(self, None)
@@ -95,11 +102,12 @@ class Arrival:
     def end(self) -> None:
         """Cut it, whatever it is doing."""
         is_opened = self not in self._arrivals.unopened
+        protocol = self.protocol
         self.has_left()
         if not is_opened:
             self._socket.close()
-        elif self.protocol is not None and self.protocol.transport is not None:
-            self.protocol.transport.abort()
+        elif protocol is not None and protocol.transport is not None:
+            protocol.transport.abort()
         else:  # in its handshake
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)

@@ -55,10 +55,13 @@ class EmbeddedError(Complaint):
 
 
 @asynccontextmanager
-async def embedded_nats(directory: Path) -> AsyncIterator[NatsServer]:
+async def embedded_nats(
+    directory: Path,
+) -> AsyncIterator[tuple[NatsServer, asyncio.Task[None]]]:
     """Run a nats-server on loopback with its data below `directory`.
 
-    Raises EmbeddedError.
+    Gives its supervisor too, which ends by a mistake of ours alone. Raises
+    EmbeddedError.
     """
     binary = find_nats_server()
     lock = _lock(directory)
@@ -85,7 +88,7 @@ async def embedded_nats(directory: Path) -> AsyncIterator[NatsServer]:
         choose_port()
         supervisor = asyncio.create_task(_supervise(binary, config_file, choose_port))
         try:
-            yield server
+            yield server, supervisor
         finally:
             supervisor.cancel()
             with suppress(asyncio.CancelledError):
@@ -114,23 +117,11 @@ async def _supervise(
     loop = asyncio.get_running_loop()
     while True:
         started_at = loop.time()
-        process = await asyncio.create_subprocess_exec(
-            binary,
-            "--config",
-            config_file,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for us; we stop it afterwards
-            preexec_fn=_die_with_parent,
-        )
         try:
-            await _relay_log(process)
-            status = await process.wait()
-        except asyncio.CancelledError:
-            await _stop(process)
-            raise
-        log.error("embedded_nats_ended", exit_status=status)
+            status = await _run(binary, config_file)
+            log.error("embedded_nats_ended", exit_status=status)
+        except OSError as error:  # it is being replaced, or no memory or descriptor
+            internal_error(error)
         if loop.time() - started_at > _LONGEST_PAUSE_SECONDS:
             pauses.reset()
         await asyncio.sleep(pauses.next_seconds())
@@ -138,6 +129,26 @@ async def _supervise(
             choose_port()
         except OSError as error:  # a full disk, or no file descriptor: it passes
             internal_error(error)
+
+
+async def _run(binary: Path, config_file: Path) -> int:
+    """Give the exit status of a server that ended; raise OSError."""
+    process = await asyncio.create_subprocess_exec(
+        binary,
+        "--config",
+        config_file,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for us; we stop it afterwards
+        preexec_fn=_die_with_parent,
+    )
+    try:
+        await _relay_log(process)
+        return await process.wait()
+    finally:
+        if process.returncode is None:
+            await _stop(process)
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
@@ -188,7 +199,8 @@ def _lock(directory: Path) -> int:
             raise EmbeddedError(
                 f"{weak} is above the directory {directory}, and others could rename "
                 "what is in it. Let root or the sidecar's user own it, and nobody else "
-                "write to it."
+                "write to it; in a pod set fsGroup to the sidecar's group, or mount a "
+                "directory of the volume by subPath."
             )
         directory.chmod(0o700)
         lock = os.open(

@@ -58,3 +58,17 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_ipv4(text: str) -> bool:
+    """Tell whether this is an address of IPv4."""
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def may_be_named(text: str) -> bool:
+    """Tell whether this is a name or an address, without a port."""
+    return _NAME.fullmatch(text.lower()) is not None or _is_address(text)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -21,6 +22,7 @@ _SOCKET_UMASK = 0o117  # leaves 0660: the owner and its group
 _GIVES_WAY_SECONDS = 6.0  # a sidecar whose lock was removed notices in 2 s
 _RETRY_SECONDS = 0.1
 _LOOKS_WITHOUT_LOCK = 15  # so long a successor has to start
+_MOST_LINKS = 40  # as Linux has it
 _BACKLOG = 2048  # when it is full the kernel forgets who comes, for a second or more
 _RECEIVE_BYTES = 64 * 1024
 """What the kernel keeps for us of one connection. It also bounds what is read at once,
@@ -41,8 +43,15 @@ class ListenError(Complaint):
     exit_status = CANNOT_LISTEN
 
 
-def bind_tcp(host: str, port: int) -> socket.socket:
-    """Bind a TCP socket; raise ListenError."""
+class _TakenError(ListenError):
+    """Another sidecar holds the lock."""
+
+
+def bind_tcp(host: str, port: int, *, beside_ipv4: bool = False) -> socket.socket:
+    """Bind a TCP socket; raise ListenError.
+
+    Beside one of IPv4, :: leaves that family alone: both cannot have the port.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -55,6 +64,8 @@ def bind_tcp(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
         for level, option, value in _KEEPALIVE:
             listener.setsockopt(level, option, value)
+        if beside_ipv4 and family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
         listener.listen(_BACKLOG)
     except OSError as error:
@@ -124,6 +135,8 @@ class UnixSocket:
     def make_anew(self) -> socket.socket | None:
         """Bind it again; raise ListenError where it cannot be, or is another's now.
 
+        Any OSError, too, as where no file descriptor is left: it may be tried again.
+
         Gives the socket that it replaces, which is to be closed, if there is one. Where
         only the lock was removed it is taken again, after some looks; whoever took it
         meanwhile is the successor, and waits for us to give way.
@@ -140,7 +153,7 @@ class UnixSocket:
             return removed
         try:
             self._lock = _take_lock(self._path)
-        except ListenError:
+        except _TakenError:  # it waits for us; any other trouble passes
             self._path.unlink(missing_ok=True)
             raise
         return None
@@ -213,20 +226,40 @@ def _check_directory(directory: Path) -> None:
 def weak_ancestor(directory: Path) -> Path | None:
     """Give what lies above a directory and is somebody else's to change; raise OSError.
 
-    On its path, and where links of it lead. In a sticky directory as /tmp each user
-    may rename what is their own alone.
+    On its path, and where its links lead, one after the other: a link of another user
+    is one of these. In a sticky directory as /tmp each user may rename what is their
+    own alone.
     """
-    ours = (0, os.geteuid())
-    above = {*directory.absolute().parents, *directory.resolve().parents}
-    for each in sorted(above):
-        status = each.stat()
-        is_for_others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        if status.st_gid in (0, os.getegid()) and not status.st_mode & stat.S_IWOTH:
-            is_for_others = 0
-        is_sticky = status.st_mode & stat.S_ISVTX
-        if status.st_uid not in ours or (is_for_others and not is_sticky):
-            return each
+    at, links = directory.absolute(), 0
+    above, names = type(directory)(at.anchor), list(reversed(at.parts[1:]))
+    while names:
+        if _is_weak(above.stat()):
+            return above
+        at = above / names.pop()
+        status = at.lstat()
+        if not stat.S_ISLNK(status.st_mode):
+            above = above.parent if at.name == ".." else at
+            continue
+        if status.st_uid not in (0, os.geteuid()):
+            return at
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        target = at.readlink()
+        if target.is_absolute():
+            above = type(directory)(target.anchor)
+        names += [one for one in reversed(target.parts) if one != target.anchor]
     return None
+
+
+def _is_weak(status: os.stat_result) -> bool:
+    is_for_others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if status.st_gid in (0, os.getegid()) and not status.st_mode & stat.S_IWOTH:
+        is_for_others = 0
+    is_sticky = status.st_mode & stat.S_ISVTX
+    return status.st_uid not in (0, os.geteuid()) or bool(
+        is_for_others and not is_sticky
+    )
 
 
 def _take_lock(path: Path) -> int:
@@ -242,7 +275,7 @@ def _take_lock(path: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
-        raise ListenError(
+        raise _TakenError(
             f"Another sidecar serves {path}. Stop it, or set another "
             "SIDECAR_UNIX_SOCKET."
         ) from None

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import select
 import time
 import traceback
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import structlog
@@ -38,7 +40,14 @@ _OF_MANY_LINES: Final = ("where", "exception")
 _STDERR = 2
 _PIECE_BYTES = select.PIPE_BUF  # a pipe that takes anything takes so much
 
+_CALLER = re.compile(r"\S+:\d+ - \w+:\d+ - ")
+"""Of a line of nats-server: each connection has another."""
+
 _repeats = Repeats()
+_servers = Repeats()
+"""Apart, for whoever reaches the embedded server's port may cause its lines: they must
+leave room for ours."""
+_OURS: Final = (_repeats, _servers)
 
 
 class _Stderr:
@@ -97,9 +106,14 @@ class _Lines(logging.StreamHandler[_Stderr]):
         super().emit(record)
 
 
-def tell_repeats(repeats: Repeats = _repeats, now: float | None = None) -> None:
-    """Log how often something came again, for each series that has ended, or all."""
-    for each in repeats.end(now):
+def tell_repeats(repeats: Repeats | None = None, now: float | None = None) -> None:
+    """Log how often something came again, for each series that has ended, or all.
+
+    Without `repeats`: of the log's own lines.
+    """
+    for each in chain.from_iterable(
+        one.end(now) for one in ([repeats] if repeats is not None else _OURS)
+    ):
         log.warning(
             "repeated",
             of=each.key[0],
@@ -125,7 +139,10 @@ def _drop_repeats(
     if names is None or line["level"] not in ("warning", "error"):
         return line
     key = (line["event"], *(str(line.get(name)) for name in names))
-    if not _repeats.is_new(key, time.monotonic()):
+    repeats = _repeats
+    if line["event"] == "embedded_nats":
+        key, repeats = tuple(_CALLER.sub("", part) for part in key), _servers
+    if not repeats.is_new(key, time.monotonic()):
         raise structlog.DropEvent
     return line
 

@@ -19,8 +19,14 @@ from fcntl import ioctl
 from functools import partial
 from termios import TIOCOUTQ
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import (
+    HttpParserError,
+    HttpParserUpgrade,
+    HttpRequestParser,
+    parse_url,
+)
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 if TYPE_CHECKING:
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
 
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     from sidecar.arrivals import Arrival, Turns
 
@@ -58,7 +65,10 @@ HEAD_SECONDS: Final = 20.0
 byte of a request to the end of its headers."""
 
 BODY_SECONDS: Final = 30.0
-"""How long a body may take to arrive."""
+"""How long a body may take to arrive, whatever its size."""
+
+BODY_BYTES_A_SECOND: Final = 4096
+"""For each of these that came of who is known, its body has a second more."""
 
 READER_SECONDS: Final = 10.0
 """How long somebody may take nothing of an answer, which counts as held meanwhile: a
@@ -68,7 +78,8 @@ TAKE_SECONDS: Final = 30.0
 """How long an answer to somebody unknown may lie here, whatever is taken of it."""
 
 PAGE_SECONDS: Final = 600.0
-"""The same for who is known, whose link may be slow; the plugin waits no longer."""
+"""The same for who is known, whose link may be slow; the plugin waits no longer. So
+long a body may take at most, too."""
 
 STOPPING_SECONDS: Final = 1.0
 """How long a sidecar that stops waits for whoever does not take what it answered."""
@@ -82,6 +93,21 @@ sides that close at the same moment, the caller learns an ambiguous failure."""
 
 _SLACK_SECONDS = 5.0  # the application's own clock tells the caller why
 _PIECE_BYTES = 16 * 1024  # what is parsed before limits are looked at
+
+
+def path_of(target: bytes) -> str:
+    """Give the path as the application gets it, whatever form the target has."""
+    if target.startswith(b"/") and b"%" not in target:
+        return target.decode("latin-1")
+    try:
+        return unquote((parse_url(target).path or b"").decode("latin-1"))
+    except HttpParserError:
+        return ""
+
+
+def body_seconds(came_bytes: int) -> float:
+    """Say how long a body may take of which so much came."""
+    return min(BODY_SECONDS + came_bytes / BODY_BYTES_A_SECOND, PAGE_SECONDS)
 
 
 class _TooMuch(Exception):  # noqa: N818 - nobody sees it
@@ -136,6 +162,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _is_in_head = False
     _is_in_message = False
     _loose_bytes = 0  # of a head, or since the last piece of a body
+    _body_bytes = 0  # that came of a body which is kept
+    _began_at = 0.0  # of a body, its clock
     _unanswered = 0
     _is_deaf = False  # nothing more is read: its body would be parsed for nothing
     _input_timer: TimerHandle | None = None
@@ -143,6 +171,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _body: list[bytes] | None = None  # of a request that may be served directly
     _plain_head: bytes | None = None  # of a request that asks for another protocol
     _has_ended = False  # the other side says nothing more, and may still read
+    _served: RequestResponseCycle | None = None  # the request that is being answered
+    _turn: asyncio.Future[None] | None = None  # that a stranger's request waits for
 
     def __init__(
         self,
@@ -166,13 +196,29 @@ class BoundedProtocol(HttpToolsProtocol):
         self._limit_input(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clocks."""
+        """Stop the clocks; end the request under way, and keep nothing.
+
+        uvicorn tells the last request alone, which may wait behind another. What refers
+        to itself would lie in memory until Python looks for such, seldom and late.
+        """
         self._end_input()
         self._end_reader()
         if self.arrival is not None:
             self.arrival.has_left()
         self._unset_keepalive_if_required()  # uvicorn leaves it after a reset
         super().connection_lost(exc)
+        if self._served is not None:
+            self._served.disconnected = True
+            self._served.message_event.set()
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)
+        self.pipeline.clear()
+        self.app, self._body = self._whole_app, None
+        self._served = self._turn = self.cycle = None  # type: ignore[assignment]
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._served = cycle
+        super()._start_asgi_task(cycle, app)
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Answer what was asked before the other side ended its own half."""
@@ -199,6 +245,16 @@ class BoundedProtocol(HttpToolsProtocol):
     def _limit_input(self, seconds: float) -> None:
         self._end_input()
         self._input_timer = self.loop.call_later(seconds, self.transport.abort)
+
+    def _limit_body(self) -> None:
+        """Cut it when its time is over, which grows with what came of it."""
+        left_seconds = self._began_at + _SLACK_SECONDS - self.loop.time()
+        left_seconds += body_seconds(self._body_bytes)
+        if left_seconds <= 0:
+            self.transport.abort()
+            return
+        self._end_input()
+        self._input_timer = self.loop.call_later(left_seconds, self._limit_body)
 
     def _end_input(self) -> None:
         if self._input_timer is not None:
@@ -261,9 +317,11 @@ class BoundedProtocol(HttpToolsProtocol):
                 for piece in body:
                     self.on_body(piece)
         if self._is_in_message and self._input_timer is None:
-            self._limit_input(
-                HEAD_SECONDS if self._is_in_head else BODY_SECONDS + _SLACK_SECONDS
-            )
+            if self._is_in_head:
+                self._limit_input(HEAD_SECONDS)
+            else:
+                self._began_at = self.loop.time()
+                self._limit_body()
 
     def _parse(self, data: bytes | memoryview) -> None:
         if self._is_deaf or self.transport.is_closing():
@@ -314,6 +372,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Know that headers follow."""
+        self._body_bytes = 0
         self._is_in_head = self._is_in_message = True
         self._unanswered += 1
         if self._unanswered > MAX_UNANSWERED:
@@ -333,9 +392,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_in_head = False
         if self._input_timer is not None:
             self._end_input()
-        if not self._is_known and self._admits(
-            self.url.decode("latin-1"), self.headers
-        ):
+        if not self._is_known and self._admits(path_of(self.url), self.headers):
             self._is_known = True
             self.timeout_keep_alive = KEEP_ALIVE_SECONDS
             if self.arrival is not None:
@@ -384,7 +441,8 @@ class BoundedProtocol(HttpToolsProtocol):
     async def _in_turn(
         self, turns: Turns, is_first: bool, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        await turns.take(is_first=is_first)
+        self._turn = turns.ask(is_first=is_first)
+        await self._turn
         if not self.transport.is_closing():
             await self._whole_app(scope, receive, send)
             return
@@ -409,6 +467,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._body is not None:
             self._body.append(body)
         elif self._is_known:
+            self._body_bytes += len(body)
             super().on_body(body)
 
     def on_message_complete(self) -> None:

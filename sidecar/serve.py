@@ -20,7 +20,7 @@ from sidecar.app import create_app
 from sidecar.arrivals import Arrivals
 from sidecar.daemon import Daemon
 from sidecar.embedded import embedded_nats
-from sidecar.host import own_names
+from sidecar.host import is_ipv4, own_names
 from sidecar.listen import ListenError, bind_tcp, unix_socket
 from sidecar.log import log, tell_repeats
 from sidecar.protocol import BoundedProtocol
@@ -53,14 +53,16 @@ async def serve(settings: Settings) -> None:
             unix = stack.enter_context(unix_socket(settings.unix_socket))
             listeners.append((unix.listener, "open"))
         for host in settings.http_host:
-            listener = bind_tcp(host, settings.http_port)
+            has_ipv4 = any(map(is_ipv4, settings.http_host))
+            listener = bind_tcp(host, settings.http_port, beside_ipv4=has_ipv4)
             stack.callback(listener.close)
             listeners.append((listener, settings.tcp_access))
-        server = settings.nats_server
+        server, supervisors = settings.nats_server, []
         if settings.embedded:
-            server = await stack.enter_async_context(
+            server, supervisor = await stack.enter_async_context(
                 embedded_nats(settings.embedded_dir or default_embedded_dir())
             )
+            supervisors.append(supervisor)
         daemon = Daemon(settings, server)
         app = create_app(daemon)
         servers = [
@@ -92,7 +94,8 @@ async def serve(settings: Settings) -> None:
         stopping = asyncio.create_task(stop.wait())
         # None of the others ends by itself: if one does, living on would be a lie.
         await asyncio.wait(
-            {stopping, running, watching, *serving}, return_when=asyncio.FIRST_COMPLETED
+            {stopping, running, watching, *supervisors, *serving},
+            return_when=asyncio.FIRST_COMPLETED,
         )
         log.info("stopping")
         daemon.stopping.set()
@@ -100,7 +103,7 @@ async def serve(settings: Settings) -> None:
             each.should_exit = True
         await asyncio.gather(*serving)
         tell_repeats(daemon.refusals)
-        for task in (running, watching):
+        for task in (running, watching, *supervisors):
             if task.done():
                 task.result()
     tell_repeats()
@@ -210,10 +213,14 @@ def _look_after_socket(daemon: Daemon, server: _Server, unix: UnixSocket) -> Non
         return
     try:
         removed = unix.make_anew()
-    except ListenError as error:
+    except (ListenError, OSError) as error:
+        reason = str(error)
+        if isinstance(error, OSError):  # its text alone would not say what failed
+            path = daemon.settings.unix_socket
+            reason = f"The socket {path} cannot be made anew: {error.strerror}."
         if daemon.socket_fault is None:
-            log.error("socket_lost", reason=str(error))
-        daemon.socket_fault = str(error)
+            log.error("socket_lost", reason=reason)
+        daemon.socket_fault = reason
         return
     daemon.socket_fault = None
     if removed is not None:

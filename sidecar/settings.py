@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from sidecar.complaint import BAD_SETTINGS, Complaint
+from sidecar.host import may_be_named
 from sidecar.login import NatsServer, Tls
 from sidecar.room import MAX_BYTES
 from sidecar.stream import StreamPlan
@@ -207,6 +208,24 @@ class Settings(BaseSettings):
         if not hosts:
             raise ValueError("names no address")
         return hosts
+
+    @field_validator("http_names")
+    @classmethod
+    def _check_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(may_be_named, names)):
+            raise ValueError("must be names alone, without a scheme, port or wildcard")
+        return names
+
+    @field_validator("unix_socket")
+    @classmethod
+    def _make_absolute(cls, path: Path | None) -> Path | None:
+        """Keep where it is, whatever becomes of the working directory."""
+        try:
+            return path and path.absolute()
+        except OSError:
+            raise ValueError(
+                "is relative, and the working directory is gone: name a path from / on"
+            ) from None
 
     @field_validator("nats_url", "http_host", "http_names", mode="before")
     @classmethod

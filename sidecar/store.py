@@ -20,7 +20,7 @@ from sidecar.event import START_BYTES, parse_event, parse_key, parse_preconditio
 from sidecar.failures import producer_of
 from sidecar.log import internal_error, log, tell_repeats
 from sidecar.problem import answer, json_answer
-from sidecar.protocol import BODY_SECONDS, EVENTS
+from sidecar.protocol import EVENTS, body_seconds
 from sidecar.told import told
 
 if TYPE_CHECKING:
@@ -232,9 +232,11 @@ async def _read_body(
     """Read the body, never more of it than the limit; `start` gets its first bytes."""
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        started_at = asyncio.get_running_loop().time()
+        async with asyncio.timeout(body_seconds(0)) as clock:
             async for piece in request.stream():
                 body += piece
+                clock.reschedule(started_at + body_seconds(len(body)))
                 start += piece[: START_BYTES - len(start)]
                 _take_piece(held, len(piece), limit_bytes)
     except TimeoutError:

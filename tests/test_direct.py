@@ -8,8 +8,11 @@ that says in which pieces a request arrives.
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import weakref
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +23,7 @@ from starlette.responses import PlainTextResponse, Response
 from uvicorn.server import ServerState
 
 from sidecar import protocol
+from sidecar.arrivals import Arrival
 from sidecar.protocol import BoundedProtocol
 
 if TYPE_CHECKING:
@@ -95,7 +99,7 @@ async def wire() -> AsyncIterator[Wire]:
         proxy_headers=False,
     )
     config.load()
-    transport, protocol = await asyncio.get_running_loop().connect_accepted_socket(
+    transport, one.protocol = await asyncio.get_running_loop().connect_accepted_socket(
         lambda: BoundedProtocol(
             one.serve_directly,
             lambda _path, _headers: one.is_known,
@@ -105,7 +109,6 @@ async def wire() -> AsyncIterator[Wire]:
         ),
         server,
     )
-    one.protocol = protocol
     try:
         yield one
     finally:
@@ -402,3 +405,64 @@ async def test_the_body_of_a_stranger_is_passed_over_and_the_next_request_served
         assert one.asgi == [b""]
         one.protocol.data_received(GET + b"\r\n")
         await one.read_to(b"by uvicorn")
+
+
+class NoTurns:
+    """A crowd in which nobody's turn comes."""
+
+    def ask(self, *, is_first: bool) -> asyncio.Future[None]:  # noqa: ARG002
+        return asyncio.get_running_loop().create_future()
+
+
+async def test_who_leaves_while_its_requests_wait_leaves_nothing() -> None:
+    async with wire() as one:
+        one.is_known = False
+        arrivals: Any = SimpleNamespace(
+            turns=NoTurns(), all={}, strangers={}, unopened={}
+        )
+        arrival = one.protocol.arrival = Arrival(arrivals, one.caller)
+        arrival.protocol = one.protocol
+        one.caller.sendall((GET + b"\r\n") * 2)
+        await asyncio.to_thread(wait_until, lambda: bool(one.protocol.pipeline))
+        tasks, kept = one.protocol.tasks, weakref.ref(one.protocol)
+        assert len(tasks) == 1
+        gc.disable()  # what refers to itself is freed seldom and late
+        try:
+            arrival.end()
+            del one.protocol
+            await asyncio.to_thread(wait_until, lambda: not tasks and kept() is None)
+        finally:
+            gc.enable()
+
+
+async def test_a_request_with_another_behind_it_learns_that_its_caller_left() -> None:
+    learned = asyncio.Event()
+
+    async def serve(_: Scope, receive: Receive, __: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        learned.set()
+
+    async with wire() as one:
+        one.protocol._whole_app = serve
+        one.caller.sendall((GET + b"\r\n") * 2)
+        await asyncio.to_thread(wait_until, lambda: bool(one.protocol.pipeline))
+        one.protocol.transport.abort()
+        async with asyncio.timeout(5):
+            await learned.wait()
+
+
+@pytest.mark.parametrize(
+    "target", [b"http://localhost/v1/events", b"/v1%2fevents", b"/%761/events?a=b"]
+)
+async def test_any_form_of_a_target_is_known_by_its_path(target: bytes) -> None:
+    async with wire() as one:
+        one.protocol._admits = lambda path, _: path.startswith("/v1/")
+        one.caller.sendall(WHOLE.replace(b"/v1/events", target))
+        await one.read_to(b"by uvicorn")
+    assert one.asgi == [BODY]
+
+
+@pytest.mark.parametrize("target", [b"*", b"localhost:80", b"http://", b"/", b"%"])
+def test_a_target_without_the_path_of_the_api_is_a_strangers(target: bytes) -> None:
+    assert not protocol.path_of(target).startswith("/v1/")

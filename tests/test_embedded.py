@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -14,7 +15,15 @@ import pytest
 from parts.process import wait_until
 from parts.sidecar import COMMAND, SidecarProcess, environment, last_offset, post
 
-from sidecar.embedded import EmbeddedError, _lock, _write_private, find_nats_server
+from sidecar.embedded import (
+    EmbeddedError,
+    _lock,
+    _supervise,
+    _write_private,
+    find_nats_server,
+)
+from sidecar.serve import serve
+from sidecar.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,6 +133,59 @@ def test_a_killed_server_is_started_again_and_its_events_stand(
     assert all(row["exit_status"] == -signal.SIGKILL for row in ended)
 
 
+class Supervised:
+    """A stand-in for nats-server, which tells how often it was started."""
+
+    def __init__(self, directory: Path) -> None:
+        self.binary = directory / "nats-server"
+        self.starts = directory / "starts"
+        self.ports_chosen = 0
+
+    def place(self, script: str) -> None:
+        self.binary.write_text(f"#!/bin/sh\necho x >> {self.starts}\n{script}\n")
+        self.binary.chmod(0o700)
+
+    def choose_port(self) -> None:
+        self.ports_chosen += 1
+
+    def has_started(self) -> bool:
+        return self.starts.exists()
+
+    async def supervise(self) -> None:
+        await _supervise(self.binary, self.binary, self.choose_port)
+
+
+async def test_a_server_that_could_not_be_started_is_started_later(
+    tmp_path: Path,
+) -> None:
+    server = Supervised(tmp_path)
+    supervisor = asyncio.create_task(server.supervise())
+    try:
+        await asyncio.to_thread(wait_until, lambda: server.ports_chosen > 1)
+        server.place("exec sleep 60")
+        await asyncio.to_thread(wait_until, server.has_started)
+        assert not supervisor.done()
+    finally:
+        supervisor.cancel()
+        await asyncio.wait([supervisor])
+
+
+async def test_serve_ends_with_the_supervisor_of_its_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object) -> None:
+        await asyncio.sleep(0.1)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("sidecar.embedded._supervise", fails)
+    settings = load(
+        {}, embedded=True, embedded_dir=tmp_path / "nats", tcp_api="open", http_port=0
+    )
+    with pytest.raises(ZeroDivisionError):
+        async with asyncio.timeout(20):
+            await serve(settings)
+
+
 def test_a_second_sidecar_on_the_directory_is_refused(
     embedded: Embedded, tmp_path: Path
 ) -> None:
@@ -178,7 +240,7 @@ def test_a_directory_that_others_could_replace_is_refused(tmp_path: Path) -> Non
     above = tmp_path / "above"
     above.mkdir()
     above.chmod(0o777)
-    with pytest.raises(EmbeddedError, match="others could rename"):
+    with pytest.raises(EmbeddedError, match=r"others could rename.* by subPath"):
         _lock(above / "own")
     if os.geteuid() == 0:
         above.chmod(0o1777)

@@ -189,6 +189,55 @@ def test_a_large_event_is_read_whole(hermes_home: Path) -> None:
         http.close()
 
 
+@contextmanager
+def slow_link(pause_seconds: float, pieces: int) -> Iterator[str]:
+    """Take so many pieces of 64 KiB of an event, then answer that it stands."""
+
+    def take() -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+            for _ in range(pieces):
+                time.sleep(pause_seconds)
+                assert connection.recv(65_536, socket.MSG_WAITALL)
+            connection.sendall(b"HTTP/1.1 201 Created\r\ncontent-length: 0\r\n")
+            connection.sendall(b'etag: "7"\r\n\r\n')
+            connection.recv(1)
+
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        taking = threading.Thread(target=take, daemon=True)
+        taking.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+    taking.join(10)
+
+
+def test_a_large_event_may_go_slowly_as_long_as_it_goes(hermes_home: Path) -> None:
+    with slow_link(0.02, 150) as url:
+        http = load_plugin(hermes_home, FAMILIES[0], {"url": url})._http
+        started_at = time.monotonic()
+        answer = http.store(b"x" * (150 * 65_536), {"If-Match": '"6"'}, 7, 1.5)
+        took_seconds = time.monotonic() - started_at
+        http.close()
+    assert (answer.status, answer.document) == (201, {"offset": 7})
+    assert took_seconds > 1.5
+
+
+def test_a_large_event_of_which_nothing_is_taken_is_unknown_in_time(
+    hermes_home: Path,
+) -> None:
+    with slow_link(2, 1) as url:
+        http = load_plugin(hermes_home, FAMILIES[0], {"url": url})._http
+        started_at = time.monotonic()
+        answer = http.store(b"x" * (150 * 65_536), {"If-Match": '"6"'}, 7, 0.3)
+        took_seconds = time.monotonic() - started_at
+        http.close()
+    assert (answer.status, answer.outcome) == (0, "unknown")
+    assert took_seconds < 1.5
+
+
 def test_white_space_before_a_page_is_a_sign_that_it_comes(
     hermes_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,11 +4,22 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from errno import EMFILE, EPERM
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 
-from sidecar.listen import ListenError, bind_tcp, unix_socket
+from sidecar import listen
+from sidecar.listen import (
+    ListenError,
+    _take_lock,
+    bind_tcp,
+    unix_socket,
+    weak_ancestor,
+)
+from sidecar.serve import _look_after_socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,6 +174,25 @@ def test_whoever_may_rename_what_is_above_it_could_replace_the_socket(
             pass
 
 
+def test_what_lies_between_two_links_is_looked_at(tmp_path: Path) -> None:
+    for name in ("first", "weak", "good"):
+        (tmp_path / name).mkdir(mode=0o755)
+    (tmp_path / "good" / "own").mkdir(mode=0o750)
+    (tmp_path / "weak" / "link").symlink_to(tmp_path / "good" / "own")
+    (tmp_path / "first" / "link").symlink_to("../weak/link")
+    with unix_socket(tmp_path / "first" / "link" / "api.sock"):
+        pass
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "weak" / "link", 12345, -1, follow_symlinks=False)
+        assert "weak/link is above" in complaint(tmp_path / "first/link/api.sock")
+        os.chown(tmp_path / "weak" / "link", 0, -1, follow_symlinks=False)
+    (tmp_path / "weak").chmod(0o777)
+    assert "weak is above" in complaint(tmp_path / "first" / "link" / "api.sock")
+    (tmp_path / "good" / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="symbolic links"):
+        weak_ancestor(tmp_path / "good" / "loop")
+
+
 def test_a_missing_directory_is_named(directory: Path) -> None:
     missing = directory / "missing"
     text = complaint(missing / "api.sock")
@@ -173,6 +203,52 @@ def test_a_missing_directory_is_named(directory: Path) -> None:
 def test_a_lock_that_cannot_be_made_is_a_sentence(directory: Path) -> None:
     (directory / "api.sock.lock").mkdir()
     assert "api.sock" in complaint(directory / "api.sock")
+
+
+def test_a_lock_that_cannot_be_taken_again_leaves_the_socket(directory: Path) -> None:
+    path = directory / "api.sock"
+    with unix_socket(path) as unix:
+        (directory / "api.sock.lock").unlink()
+        (directory / "api.sock.lock").mkdir()
+        with pytest.raises(ListenError, match=r"Cannot open .*api\.sock\.lock"):
+            unix.make_anew()
+        assert path.exists()
+        (directory / "api.sock.lock").rmdir()
+        for _ in range(20):
+            unix.make_anew()
+        assert unix.is_there
+
+
+def test_a_socket_of_which_another_holds_the_lock_is_given_up(directory: Path) -> None:
+    path = directory / "api.sock"
+    with unix_socket(path) as unix:
+        (directory / "api.sock.lock").unlink()
+        successor = _take_lock(path)
+        with pytest.raises(ListenError, match="Another sidecar"):
+            unix.make_anew()
+        os.close(successor)
+        assert not path.exists()
+
+
+@pytest.mark.parametrize("error", [EMFILE, EPERM])
+def test_a_socket_that_cannot_be_made_anew_ends_nothing_and_is_told(
+    directory: Path, error: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = SimpleNamespace(
+        socket_fault=None, settings=SimpleNamespace(unix_socket=directory / "api.sock")
+    )
+    server = SimpleNamespace(arrivals=SimpleNamespace(listen_on=lambda _: None))
+    with unix_socket(directory / "api.sock") as unix:
+        (directory / "api.sock").unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(listen, "_bind_unix", Mock(side_effect=OSError(error, "no")))
+            _look_after_socket(daemon, server, unix)  # type: ignore[arg-type]
+        assert daemon.socket_fault == (
+            f"The socket {directory}/api.sock cannot be made anew: no."
+        )
+        _look_after_socket(daemon, server, unix)  # type: ignore[arg-type]
+        assert daemon.socket_fault is None
+        assert unix.is_there
 
 
 def test_a_path_too_long_for_a_socket_is_a_sentence(directory: Path) -> None:
@@ -201,3 +277,11 @@ def test_a_taken_port_is_named_with_the_settings_to_change(taken_port: int) -> N
 def test_an_address_that_is_not_ours_is_a_sentence(host: str) -> None:
     with pytest.raises(ListenError, match="SIDECAR_HTTP_HOST"):
         bind_tcp(host, 0)
+
+
+def test_both_families_of_all_addresses_share_a_port(taken_port: int) -> None:
+    with (
+        bind_tcp("0.0.0.0", 0) as ipv4,
+        bind_tcp("::", ipv4.getsockname()[1], beside_ipv4=True) as ipv6,
+    ):
+        assert ipv4.getsockname()[1] == ipv6.getsockname()[1] != taken_port

@@ -147,6 +147,23 @@ def test_a_line_of_daily_life_is_never_dropped() -> None:
     assert len(rows("for number in range(5): log.info('embedded_nats', text='x')")) == 5
 
 
+def test_whoever_causes_lines_of_the_embedded_server_silences_no_error_of_ours() -> (
+    None
+):
+    code = """
+for n in range(99):
+    log.error('embedded_nats', text=f'127.0.0.1:{n} - cid:{n} - authentication error')
+for n in range(99):
+    log.error('embedded_nats', text=f'another text each time: {n}')
+log.error('token_unreadable', file='/t')
+"""
+    told = [row.get("text", row["event"]) for row in rows(code)]
+    assert told[0] == "127.0.0.1:0 - cid:0 - authentication error"
+    assert told[1] == "another text each time: 0"
+    assert told[-1] == "token_unreadable"
+    assert len(told) == 31
+
+
 def test_at_level_error_no_warning_is_logged(tmp_path: Path) -> None:
     process = SidecarProcess(tmp_path / "s", log_level="error")
     process.start()

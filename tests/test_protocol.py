@@ -196,7 +196,7 @@ async def test_a_first_request_comes_before_all_others_and_the_newest_first() ->
     turns, served = Turns(), []
 
     async def ask(name: str, *, is_first: bool) -> None:
-        await turns.take(is_first=is_first)
+        await turns.ask(is_first=is_first)
         served.append(name)
 
     crowd = [f"later {number}" for number in range(20)]
@@ -204,6 +204,19 @@ async def test_a_first_request_comes_before_all_others_and_the_newest_first() ->
     tasks += [asyncio.create_task(ask(name, is_first=True)) for name in ("old", "new")]
     await asyncio.gather(*tasks)
     assert served == [*crowd[:4], "new", "old", *crowd[4:]]
+
+
+async def test_who_leaves_holds_no_turn() -> None:
+    turns = Turns()
+    for _ in range(4):
+        await turns.ask(is_first=True)
+    left = [turns.ask(is_first=number % 2 == 0) for number in range(1_000)]
+    for turn in left:
+        turn.set_result(None)
+    stays = turns.ask(is_first=False)
+    await asyncio.sleep(0)
+    assert (list(turns._first), list(turns._later)) == ([], [])
+    assert stays.done()
 
 
 def test_in_a_crowd_the_newest_are_opened_and_who_waits_costs_nothing() -> None:

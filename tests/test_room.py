@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from starlette.requests import Request
 
-from sidecar import errors, store
+from sidecar import errors, protocol, store
 from sidecar.errors import Outcome, Problem
 from sidecar.room import MAX_BYTES, Room
 
@@ -62,7 +62,7 @@ def test_what_is_alone_may_be_as_large_as_it_likes() -> None:
 async def test_a_body_that_does_not_come_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(store, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(protocol, "BODY_SECONDS", 0.05)
 
     async def receive() -> Message:
         return await asyncio.Future()
@@ -73,6 +73,29 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
         await store._read_body(request, held, 9, bytearray())
     assert raised.value.cause is errors.SLOW_BODY
     assert raised.value.outcome is Outcome.NOT_STORED
+
+
+async def test_a_body_has_more_time_as_long_as_it_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(protocol, "BODY_BYTES_A_SECOND", 50)
+    left = [b"x" * 10] * 5
+
+    async def receive() -> Message:
+        await asyncio.sleep(0.08)
+        return {"type": "http.request", "body": left.pop(), "more_body": bool(left)}
+
+    room = Room()
+    request = Request({"type": "http", "headers": []}, receive)
+    with room.hold() as held:
+        body = await store._read_body(request, held, 99, bytearray())
+    assert body == b"x" * 50
+
+
+def test_the_time_of_a_body_grows_with_what_came_and_has_an_end() -> None:
+    times = [protocol.body_seconds(came) for came in (0, 4096, 409_600, 32_000_000)]
+    assert times == [30, 31, 130, 600]
 
 
 def test_who_holds_most_is_named_when_somebody_is_refused() -> None:

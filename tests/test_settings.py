@@ -119,6 +119,10 @@ def test_each_setting_says_what_it_is() -> None:
         ({"MAX_EVENT_BYTES": "67108865"}, ("SIDECAR_MAX_EVENT_BYTES",)),
         ({"HTTP_PORT": "65536"}, ("SIDECAR_HTTP_PORT",)),
         ({"HTTP_PORT": SECRET}, ("SIDECAR_HTTP_PORT",)),
+        ({"HTTP_NAMES": "bus,http://bus"}, ("SIDECAR_HTTP_NAMES", "names alone")),
+        ({"HTTP_NAMES": "bus:8480"}, ("SIDECAR_HTTP_NAMES",)),
+        ({"HTTP_NAMES": "*.bus"}, ("SIDECAR_HTTP_NAMES",)),
+        ({"HTTP_NAMES": '"a" b'}, ("SIDECAR_HTTP_NAMES",)),
         ({"ROLE": SECRET}, ("SIDECAR_ROLE", "'producer'")),
         ({"MAX_EVENT_BYTES": "-1"}, ("SIDECAR_MAX_EVENT_BYTES",)),
         ({"PUBLISH_TIMEOUT_SECONDS": "0"}, ("SIDECAR_PUBLISH_TIMEOUT_SECONDS",)),
@@ -355,3 +359,16 @@ def test_without_a_home_only_the_embedded_server_misses_it(
     assert load_with().stream == "hermes"
     with pytest.raises(SettingsError, match="SIDECAR_EMBEDDED_DIR"):
         default_embedded_dir()
+
+
+def test_a_relative_socket_stays_where_it_is(
+    load_with: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    assert load_with(UNIX_SOCKET="api.sock").unix_socket == gone / "api.sock"
+    gone.rmdir()
+    assert load_with(UNIX_SOCKET="/a/api.sock").unix_socket == Path("/a/api.sock")
+    with pytest.raises(SettingsError, match="SIDECAR_UNIX_SOCKET: is relative"):
+        load_with(UNIX_SOCKET="api.sock")

@@ -14,6 +14,7 @@ import os
 import random
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,7 @@ class _Way(NamedTuple):
     pause_seconds: float = 0.0
     reads: bool = True
     does_handshake: bool = True
+    resets: bool = False
 
 
 _WAYS: Final = {
@@ -65,6 +67,11 @@ _WAYS: Final = {
     "small chunks": _Way(_POST + _CHUNKED, b"1\r\nx\r\n" * 10_000),
     "pipeline": _Way(b"", (_GET % b"/x" + b"\r\n") * 5_000),
     "pipeline, untaken": _Way(b"", (_GET % b"/" + b"\r\n") * 3, 0, reads=False),
+    "pipeline, reset while it waits": _Way(
+        (_GET % b"/" + (b"A: %b\r\n" % (b"x" * 1500)) * 9 + b"\r\n")
+        + (_GET % b"/" + b"\r\n"),
+        resets=True,
+    ),
     "half a body": _Way(_POST + b"Content-Length: 7000000\r\n\r\n" + b"x" * 200_000),
     "endless body": _Way(_POST + b"Content-Length: 99999999999\r\n\r\n", b"x" * 2**18),
     "body awaited": _Way(
@@ -94,6 +101,10 @@ async def _attend(port: int, way: _Way, *, tls: bool) -> None:
     try:
         async with asyncio.timeout(random.uniform(5, 60)):  # noqa: S311
             writer.write(way.start)
+            if way.resets:
+                await writer.drain()
+                _reset_at_its_end(writer)
+                return
             while way.then and not writer.is_closing():
                 writer.write(way.then)
                 await writer.drain()
@@ -103,6 +114,12 @@ async def _attend(port: int, way: _Way, *, tls: bool) -> None:
         if taking is not None:
             taking.cancel()
         writer.transport.abort()
+
+
+def _reset_at_its_end(writer: asyncio.StreamWriter) -> None:
+    linger = struct.pack("ii", 1, 0)
+    end = writer.get_extra_info("socket")
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
 
 async def _take(reader: asyncio.StreamReader) -> None:

@@ -375,6 +375,10 @@ class VirtualSocket:
             raise BrokenPipeError
         self._connection.send(bytes(data))
 
+    def send(self, data: bytes) -> int:
+        self.sendall(data)
+        return len(data)
+
     def recv(self, size: int, flags: int = 0) -> bytes:
         connection = self._connection
         if connection is None:

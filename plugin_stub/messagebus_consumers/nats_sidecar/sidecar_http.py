@@ -40,9 +40,13 @@ PAGE_SECONDS = 600.0
 be whole in the time that is given."""
 
 _BYTES_A_SECOND = 4096
-"""A page that comes is given a second more for each of these."""
+"""A page that comes, or an event that goes, is given a second more for each of
+these."""
 
 _PIECE_BYTES = 64 * 1024
+"""What is read at once; and what the kernel may keep of an event that goes, for the
+time of its answer begins when the kernel has all of it."""
+
 _DOCUMENT_BYTES = 1024 * 1024
 _PAGE_BYTES = 96 * 1024 * 1024
 """Room for one event of 32 MB, the most that JetStream takes, as text in JSON."""
@@ -177,8 +181,8 @@ class SidecarHttp:
             return request
         assert self._socket is not None  # noqa: S101 - _request made it
         try:
-            ends_at = time.monotonic() + self._timeout_seconds
             self._write(request)
+            ends_at = time.monotonic() + self._timeout_seconds
             if offset is not None and self._is_stored(offset):
                 return Answer(201, STORED, "", {"offset": offset})
             arriving = _Arriving(self._socket, ends_at)
@@ -201,15 +205,24 @@ class SidecarHttp:
         return _answer(response, text, "last_offset" if offset is None else "offset")
 
     def _write(self, request: bytes) -> None:
+        """Write a request; a large one may take longer, as long as it is taken."""
         assert self._socket is not None  # noqa: S101 - _request made it
-        if not isinstance(self._socket, ssl.SSLSocket):
+        size_bytes = len(request)
+        if size_bytes <= _BYTES_A_SECOND and not isinstance(
+            self._socket, ssl.SSLSocket
+        ):
             self._socket.sendall(request)
             return
-        # Its sendall has the whole time for each piece that is taken.
-        left, ends_at = memoryview(request), time.monotonic() + self._timeout_seconds
+        most_seconds = self._timeout_seconds + size_bytes / _BYTES_A_SECOND
+        ends_at = time.monotonic() + min(most_seconds, PAGE_SECONDS)
+        left = memoryview(request)
         while left:
-            self._socket.settimeout(max(ends_at - time.monotonic(), 0.001))
+            left_seconds = ends_at - time.monotonic()
+            if left_seconds <= 0:
+                raise TimeoutError
+            self._socket.settimeout(min(left_seconds, self._timeout_seconds))
             left = left[self._socket.send(left) :]
+        self._socket.settimeout(self._timeout_seconds)
 
     def _is_stored(self, offset: int) -> bool:
         """Take the answer if it is, byte for byte, that the event stands there.
@@ -256,6 +269,7 @@ class SidecarHttp:
         address = (host, port or (443 if is_https else 80))
         tcp = socket.create_connection(address, timeout_seconds)
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIECE_BYTES)
         return context.wrap_socket(tcp, server_hostname=host) if context else tcp
 
     def _read_token(self) -> str:
