@@ -14,7 +14,7 @@ from . import seams
 from .broken import broken
 from .claims import Stored, Violation
 from .invariants import End, Facts, Limits, check
-from .nemesis import SLOW_ALONE, STALE_PAGES
+from .nemesis import NEED_A_NEW_LEADER, SLOW_ALONE, STALE_PAGES
 from .scenario import Scenario, draw
 from .verdicts import NO_HEADER
 from .world import World
@@ -104,8 +104,7 @@ def _check(world: World) -> list[Violation]:
     limits = Limits(
         not_ready_in_vain_seconds=60.0 + waits,
         page_seconds=64.0 if names & STALE_PAGES else 3.0,
-        # Its question stands behind the pages that come.
-        verdict_seconds=60.0 if "slow_links" in names else 9.0,
+        verdict_seconds=_verdict_seconds(names),
     )
     restored = frozenset(world.cluster.restored)
     facts = Facts(stored, restored, limits, is_only_slow=names <= SLOW_ALONE)
@@ -131,6 +130,15 @@ def _scan_of(message: StoredMessage) -> str | None:
         return None
     header = message.headers.get(b"Hermes-Initsync")
     return NO_HEADER if header is None else header.decode()
+
+
+def _verdict_seconds(names: set[str]) -> float:
+    """Say how long a verdict may be late: see Limits."""
+    if "slow_links" in names:
+        return 60.0  # its question stands behind the pages that come
+    if names & {*NEED_A_NEW_LEADER}:
+        return 30.0  # so long an old leader that is cut off may believe in itself
+    return 9.0
 
 
 class Batch(NamedTuple):
