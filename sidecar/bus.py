@@ -182,6 +182,10 @@ class Bus:
         """Take what was stored or read: the stream does not end before it."""
         self._last_offset.proven(last, time.monotonic())
 
+    def proven_last(self) -> int:
+        """Give the last offset that was proven lately; 0 for none."""
+        return self._last_offset.least(time.monotonic())
+
     def _seen(self, message: StoredMessage | None) -> StoredMessage | None:
         if message is not None:
             self.proven(message.sequence)

@@ -438,7 +438,7 @@ class Reader:
             events = await self._agreed(events, query.category)
         reached = events[-1].sequence
         self._bus.proven(reached)
-        last = max(reached, position.last)
+        last = max(self._bus.proven_last(), position.last)
         return Page(events, reached + 1, position._replace(last=last))
 
     async def _agreed(
