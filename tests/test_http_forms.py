@@ -244,7 +244,8 @@ def test_connections_over_tcp_are_kept_alive_by_the_kernel(
         local = one.getsockname()[1]
         table = Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]
         rows = [row.split() for row in table]  # timer 02: keepalive
-        mine = [row for row in rows if row[2].endswith(f":{local:04X}")]
+        ends = f":{sidecar.tcp_port:04X}", f":{local:04X}"
+        mine = [row for row in rows if tuple(each[-5:] for each in row[1:3]) == ends]
         assert [row[5].partition(":")[0] for row in mine] == ["02"]
 
 
