@@ -8,8 +8,10 @@ hold the interpreter just the same. And nothing else accepts quite what it accep
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import sys
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from sidecar import errors
@@ -17,6 +19,7 @@ from sidecar.errors import Outcome, Problem
 from sidecar.event import (
     MAX_DEPTH,
     SHOWN,
+    is_deep,
     make_event,
     parse_event,
     parse_large_event,
@@ -37,21 +40,22 @@ READ_SECONDS: Final = 20.0
 _NO_JSON: Final = 3
 _TOO_DEEP: Final = 4
 
-_PROGRAM: Final = f"""
+
+@cache
+def _program() -> str:
+    """Give what the process runs; it has none of our modules, but the text of one."""
+    return f"""
 import gc, json, os, sys
 gc.disable()
+MAX_DEPTH = {MAX_DEPTH}
+{inspect.getsource(is_deep)}
 try:
     event = json.loads(sys.stdin.buffer.read().decode("utf-8"))
 except ValueError:
     os._exit({_NO_JSON})
 except RecursionError:
     os._exit({_TOO_DEEP})
-level = [event]
-for _ in range({MAX_DEPTH} + 1):
-    nested = [one for one in level if isinstance(one, (dict, list))]
-    level = [each for one in nested
-        for each in (one.values() if isinstance(one, dict) else one)]
-if nested:
+if is_deep(event):
     os._exit({_TOO_DEEP})
 if not isinstance(event, dict):
     os._exit({_NO_JSON})
@@ -84,7 +88,7 @@ async def _read(body: bytes) -> Event:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-ISc",
-        _PROGRAM,
+        _program(),
         *SHOWN,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

@@ -110,7 +110,7 @@ def _read_event(body: bytes, read: Callable[[str], Any]) -> Event:
         raise Problem(errors.MALFORMED_JSON, Outcome.NOT_STORED) from None
     except RecursionError:
         raise too_deep() from None
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deep(document):
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and is_deep(document):
         raise too_deep()
     if not isinstance(document, dict):
         raise Problem(errors.MALFORMED_JSON, Outcome.NOT_STORED)
@@ -139,8 +139,8 @@ def make_event(document: dict[str, Any], body: bytes) -> Event:
     )
 
 
-def _is_deep(document: object) -> bool:
-    """Tell whether JSON is nested deeper than allowed."""
+def is_deep(document: object) -> bool:
+    """Tell whether JSON is nested deeper than allowed; `apart` runs its text, too."""
     level = [document]
     for _ in range(MAX_DEPTH):
         nested: list[Any] = []

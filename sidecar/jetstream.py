@@ -432,9 +432,9 @@ class Connection:
         """
         block = self._header_block(event, key, last)
         size_bytes = len(block) + len(event.body)
-        if size_bytes > self.limit_bytes:
-            # nats-py counts the body alone; the server would close the connection.
-            tell(TooLarge(size_bytes, self.limit_bytes))
+        # nats-py counts the body alone; the server would close the connection.
+        if (refusal := self._refusal(size_bytes)) is not None:
+            tell(refusal)
         elif self.lost.is_set():
             tell(NotSent())
         else:
@@ -448,7 +448,11 @@ class Connection:
 
     def too_large(self, event: Event, key: str, last: int) -> TooLarge | None:
         """Tell whether a copy would be over the limit, without sending it."""
-        size_bytes = len(self._header_block(event, key, last)) + len(event.body)
+        return self._refusal(
+            len(self._header_block(event, key, last)) + len(event.body)
+        )
+
+    def _refusal(self, size_bytes: int) -> TooLarge | None:
         limit_bytes = self.limit_bytes
         return TooLarge(size_bytes, limit_bytes) if size_bytes > limit_bytes else None
 

@@ -52,8 +52,8 @@ async def serve(settings: Settings) -> None:
         if settings.unix_socket is not None:
             unix = stack.enter_context(unix_socket(settings.unix_socket))
             listeners.append((unix.listener, "open"))
+        has_ipv4 = any(map(is_ipv4, settings.http_host))
         for host in settings.http_host:
-            has_ipv4 = any(map(is_ipv4, settings.http_host))
             listener = bind_tcp(host, settings.http_port, beside_ipv4=has_ipv4)
             stack.callback(listener.close)
             listeners.append((listener, settings.tcp_access))

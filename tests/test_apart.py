@@ -102,11 +102,11 @@ async def test_where_no_process_can_be_made_it_is_read_nevertheless(
 async def test_a_process_that_fails_is_no_verdict_on_the_event(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(apart, "_PROGRAM", "raise MemoryError")
+    monkeypatch.setattr(apart, "_program", lambda: "raise MemoryError")
     with pytest.raises(Problem) as caught:
         await Apart().parse(SHAPES["zeros"])
     assert caught.value.cause is errors.BUSY
-    monkeypatch.setattr(apart, "_PROGRAM", "import time; time.sleep(60)")
+    monkeypatch.setattr(apart, "_program", lambda: "import time; time.sleep(60)")
     monkeypatch.setattr(apart, "READ_SECONDS", 0.2)
     with pytest.raises(Problem) as caught:
         await Apart().parse(SHAPES["zeros"])
