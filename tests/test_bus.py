@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import pytest
 from parts.leader import WITHOUT_JETSTREAM, Leader
 from parts.nats import NatsProcess, free_port
 from parts.process import wait_until
+from parts.tasks import running
 
 from sidecar import errors
 from sidecar.bus import Bus
@@ -47,17 +48,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsProcess]:
 def leader(plain: NatsProcess) -> Iterator[Leader]:
     with Leader(plain, "hermes", last=7) as leader:
         yield leader
-
-
-@asynccontextmanager
-async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 @asynccontextmanager

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 from parts.leader import WITHOUT_JETSTREAM, Leader
 from parts.nats import NatsProcess
 from parts.process import wait_until
+from parts.tasks import running
 
 from sidecar import errors
 from sidecar.daemon import Daemon
@@ -49,15 +50,9 @@ def leader(plain: NatsProcess) -> Iterator[Leader]:
 @asynccontextmanager
 async def serving(nats: NatsProcess) -> AsyncIterator[Daemon]:
     daemon = Daemon(Settings(role="consumer"), NatsServer((nats.url,)))
-    task = asyncio.create_task(daemon.run())
-    try:
-        async with asyncio.timeout(60):
-            await daemon.bus.wait()
-            yield daemon
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+    async with running(daemon.run()), asyncio.timeout(60):
+        await daemon.bus.wait()
+        yield daemon
 
 
 def offsets(page: Page) -> list[int]:

@@ -20,6 +20,7 @@ from chaos.servers import nats_server
 from parts.jetstream import Operator, wait_jetstream
 from parts.nats import NatsCluster, NatsProcess
 from parts.process import wait_until
+from parts.tasks import running
 
 from sidecar import errors
 from sidecar.answer import (
@@ -91,15 +92,10 @@ async def publishing(
         publish_timeout_seconds=seconds,
     )
     daemon = Daemon(settings, server)
-    running = asyncio.create_task(daemon.run())
-    try:
+    async with running(daemon.run()):
         async with asyncio.timeout(20):
             await daemon.bus.wait()
         yield daemon.publisher
-    finally:
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
 
 
 async def copy(

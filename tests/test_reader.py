@@ -195,6 +195,13 @@ def test_a_copy_that_lacks_a_category_does_not_end_it(
         assert found
 
 
+def reader_over(link: SlowLink, name: str, directory: Path) -> SidecarProcess:
+    """Make a sidecar that reads a stream over a slow link."""
+    return SidecarProcess(
+        directory, nats_url=link.url, stream=name, subject_prefix=name, role="consumer"
+    )
+
+
 def test_over_a_slow_link_a_large_event_arrives_at_the_first_try(
     nats: NatsProcess, tmp_path: Path
 ) -> None:
@@ -205,13 +212,7 @@ def test_over_a_slow_link_a_large_event_arrives_at_the_first_try(
         post(http)
     with (
         SlowLink(nats.port, 100_000) as link,
-        SidecarProcess(
-            tmp_path / "r",
-            nats_url=link.url,
-            stream=name,
-            subject_prefix=name,
-            role="consumer",
-        ) as sidecar,
+        reader_over(link, name, tmp_path / "r") as sidecar,
         sidecar.client() as http,
         sidecar.client() as other,
     ):
@@ -242,13 +243,7 @@ def test_four_clients_that_catch_up_over_one_slow_link_waste_little_of_it(
         first = min(post(http, body).json()["offset"] for _ in range(count))
     with (
         SlowLink(nats.port, 375_000) as link,  # 3 Mbit/s
-        SidecarProcess(
-            tmp_path / "r",
-            nats_url=link.url,
-            stream=name,
-            subject_prefix=name,
-            role="consumer",
-        ) as sidecar,
+        reader_over(link, name, tmp_path / "r") as sidecar,
         ThreadPoolExecutor(4) as pool,
     ):
 

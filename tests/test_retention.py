@@ -16,6 +16,7 @@ from parts.initsyncs import KINDS, histories
 from parts.jetstream import Operator
 from parts.process import wait_until
 from parts.sidecar import SidecarProcess, event, post
+from parts.tasks import running
 
 from sidecar.answer import Position, StoredMessage
 from sidecar.bus import Bus
@@ -74,28 +75,18 @@ def fill(nats: NatsProcess, stream: str, letters: str, scan: Scan | None) -> Non
 @asynccontextmanager
 async def running_bus(nats: NatsProcess, stream: str) -> AsyncIterator[Bus]:
     bus = Bus("test", NatsServer((nats.url,)), StreamPlan(stream, stream, 1, 0))
-    running = asyncio.create_task(bus.run())
-    try:
+    async with running(bus.run()):
         await bus.wait()
         yield bus
-    finally:
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
 
 
 @asynccontextmanager
 async def running_daemon(nats: NatsProcess, stream: str) -> AsyncIterator[Daemon]:
     settings = Settings(stream=stream, subject_prefix=stream)
     daemon = Daemon(settings, NatsServer((nats.url,)))
-    running = asyncio.create_task(daemon.run())
-    try:
+    async with running(daemon.run()):
         await daemon.bus.wait()
         yield daemon
-    finally:
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
 
 
 async def store(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from .hermes_server import HermesServer
     from .ledger import Ledger
+    from .wire import Wire
     from .world import World
 
 
@@ -372,43 +373,41 @@ _MIRRORS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
-def _let_answer(stage: Stage) -> None:
-    """Wait until the mirror has met live events, from which on it answers, and more."""
-    stage.ledger.wait_acknowledged(stage.rng.randint(5, 20), 5)
-    time.sleep(stage.rng.uniform(0.5, 4.0))
+def _beside_a_mirror(stage: Stage, make: Callable[[Wire], None]) -> float | None:
+    """Let a mirror meet live events, from which on it answers, and some time more."""
+    try:
+        with stage.world.wire() as wire:
+            make(wire)
+        stage.ledger.wait_acknowledged(stage.rng.randint(5, 20), 5)
+        time.sleep(stage.rng.uniform(0.5, 4.0))
+    except Silence:
+        return None
+    finally:
+        stage.world.remove_mirror()
+    return time.monotonic()
 
 
 @fault("a mirror answers direct gets: whole, with less, or behind", _CLUSTER)
 def mirror_answers(stage: Stage) -> float | None:
     kind = stage.rng.choice(list(_MIRRORS))
-    world, config = stage.world, dict(_MIRRORS[kind])
-    try:
-        with world.wire() as wire:
-            if kind == "lags":  # it takes some more, and then it is full
-                messages = wire.info(STREAM)["state"]["messages"]
-                config["max_msgs"] = messages + stage.rng.randint(3, 40)
-            wire.mirror(MIRROR, STREAM, **config)
-        _let_answer(stage)
-    except Silence:
-        return None
-    finally:
-        world.remove_mirror()
-    return time.monotonic()
+    config = dict(_MIRRORS[kind])
+
+    def make(wire: Wire) -> None:
+        if kind == "lags":  # it takes some more, and then it is full
+            messages = wire.info(STREAM)["state"]["messages"]
+            config["max_msgs"] = messages + stage.rng.randint(3, 40)
+        wire.mirror(MIRROR, STREAM, **config)
+
+    return _beside_a_mirror(stage, make)
 
 
 @fault("a restored mirror of an older stream answers direct gets", _CLUSTER)
 def older_mirror_answers(stage: Stage) -> float | None:
-    world = stage.world
-    try:
-        with world.wire() as wire:
-            last = wire.info(STREAM)["state"]["last_seq"]
-            wire.restore_older(MIRROR, STREAM, world.first_offset, last)
-        _let_answer(stage)
-    except Silence:
-        return None
-    finally:
-        world.remove_mirror()
-    return time.monotonic()
+    def make(wire: Wire) -> None:
+        last = wire.info(STREAM)["state"]["last_seq"]
+        wire.restore_older(MIRROR, STREAM, stage.world.first_offset, last)
+
+    return _beside_a_mirror(stage, make)
 
 
 # -- Room ------------------------------------------------------------------------------
