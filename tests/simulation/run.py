@@ -135,7 +135,7 @@ def _scan_of(message: StoredMessage) -> str | None:
 def _verdict_seconds(names: set[str]) -> float:
     """Say how long a verdict may be late: see Limits."""
     if "slow_links" in names:
-        return 60.0  # its question stands behind the pages that come
+        return 200.0  # each of three questions stands behind two pages at 8 KB/s
     if names & {*NEED_A_NEW_LEADER}:
         return 30.0  # so long an old leader that is cut off may believe in itself
     return 9.0
