@@ -41,7 +41,7 @@ from parts.sidecar import event as event_bytes
 from parts.sidecar import last_offset, sidecar_on
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from parts.sidecar import SidecarProcess
 
@@ -94,10 +94,13 @@ def clean(error: Exception) -> str:
     return str(error)
 
 
-def a_pass(plugin: Any, *events: Any) -> str | None:
+def a_pass(
+    plugin: Any, *events: Any, once_open: Callable[[], None] = lambda: None
+) -> str | None:
     """One pass of hermes-server: it ends with the first event that fails."""
     try:
         with plugin:
+            once_open()
             for event in events:
                 plugin.send(event)
     except Exception as error:  # noqa: BLE001 - Hermes catches all there
@@ -971,6 +974,18 @@ def test_a_lost_event_is_forgotten_after_a_pass_that_did_not_bring_it_again(
     assert len(player.posts) == count + 1
 
 
+def test_a_lost_event_that_lands_after_such_a_pass_is_not_recognised(
+    plugin: Any, player: Player
+) -> None:
+    added = user("added")
+    key = lose(plugin, player, added)
+    player.then(stands(L))
+    assert a_pass(plugin) is None  # the source went back
+    player.then(stands(L + 1), taken(key, L + 1), stored(L + 2))
+    assert a_pass(plugin, added) is None
+    assert player.posts[-1].headers["if-match"] == f'"{L + 1}"'
+
+
 def test_one_two_one_are_three_events_though_the_first_was_lost_and_stored(
     plugin: Any, player: Player
 ) -> None:
@@ -1190,6 +1205,30 @@ def test_an_initsync_ends_that_lost_events_are_recognised(
     assert player.posts[-1].body == added.to_json().encode()
 
 
+@pytest.mark.parametrize("is_resolved", [True, False])
+def test_an_initsync_whose_stop_was_lost_and_stored_ends_it_too(
+    plugin: Any, player: Player, *, is_resolved: bool
+) -> None:
+    added = user("added")
+    key = lose(plugin, player, added)
+    start, stop = (
+        new_event("initsync", kind, objtype=None, objpkey=None)
+        for kind in ("init-start", "init-stop")
+    )
+    if is_resolved:
+        player.then(stands(L + 1), taken(key, L + 1), REFUSED)
+        assert a_pass(plugin, user(pkey=2)) is not None
+        player.then(stands(L + 1), stored(L + 2), unknown())
+    else:
+        player.then(stands(L + 1), taken(key, L + 1), stored(L + 2), unknown())
+    assert a_pass(plugin, start, stop) is not None
+    key = player.posts[-1].headers["idempotency-key"]
+    player.then(stands(L + 3), taken(key, L + 3), stored(L + 4))
+    assert a_pass(plugin, added) is None
+    assert player.posts[-1].body == added.to_json().encode()
+    assert player.posts[-1].headers["if-match"] == f'"{L + 3}"'
+
+
 # -- Another producer ------------------------------------------------------------------
 
 ANOTHER = (
@@ -1389,10 +1428,8 @@ def test_an_event_lost_in_a_frozen_nats_and_stored_is_not_doubled(
             with process.client() as http:
                 last = last_offset(http)
             removed, other = user("removed"), user(pkey=2)
-            with plugin:
-                own.freeze()
-                text = send(plugin, removed)
-                own.thaw()
+            text = a_pass(plugin, removed, once_open=own.freeze)
+            own.thaw()
             assert text is not None
             assert text.startswith("It is not known")
             with Operator(own.port) as operator:

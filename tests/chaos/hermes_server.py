@@ -236,7 +236,7 @@ class HermesServer(threading.Thread):
                 time.sleep(0.002)
             self._held.clear()
         self._planned = self._failed = planned
-        if planned.kind == "init-start":
+        if planned.kind == "init-stop":
             self._turn_over()  # it lacks what Hermes was not told of
         self.plugin.send(planned.event)
         self._failed = None

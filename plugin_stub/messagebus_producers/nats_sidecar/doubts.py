@@ -85,8 +85,14 @@ class Doubts:
         self._stored_unseen.pop(sent.object, None)
 
     def forget_stored(self) -> None:
-        """Recognise nothing any more."""
+        """Recognise nothing any more that is known to stand."""
         self._stored_unseen.clear()
+
+    def end_recognition(self) -> None:
+        """Take what comes from now on for new, whichever of these may stand."""
+        self.forget_stored()
+        for sent in self._unknown.values():
+            sent.may_come_again = False
 
     def forget_written(self, page: dict[str, Any], offset: int) -> int:
         """Forget the objects of which another producer wrote these events.

@@ -123,9 +123,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         """End the pass."""
         self._http.close()
         if sys.exc_info()[0] is None:  # __exit__ calls us: the pass went through
-            # They would have come again by now; or an initsync was made without them,
-            # of Hermes' cache, and whoever begins with it needs them after it.
-            self._doubts.forget_stored()
+            self._doubts.end_recognition()  # they would have come again by now
             self._refused = Refused()
             self._went_through = not self._is_initsync
         self._is_initsync = False
@@ -143,6 +141,10 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
                 self._ended = self._refused.text(ask, self._now())
                 if self._ended:
                     return None  # the next one raises: another place is another e-mail
+            if self._is_initsync and event.eventtype == "init-stop":
+                # It was made without them, of Hermes' cache: whoever begins with this
+                # initsync needs them after it, also if its own stop is in doubt.
+                self._doubts.end_recognition()
             return self._store(sent)
 
     def _stop_in_time(self, event: Event) -> None:
