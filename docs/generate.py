@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sidecar import errors
-from sidecar.app import create_app
-from sidecar.daemon import Daemon
 from sidecar.errors import Cause
+from sidecar.http.app import create_app
+from sidecar.services.daemon import Daemon
 from sidecar.settings import PREFIX, Settings
 
 DOCS = Path(__file__).resolve().parent

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from sidecar import __version__, errors
-from sidecar.complaint import NO_FIT_STREAM, NO_NATS, OK, Complaint, printable
+from sidecar.command_error import NO_FIT_STREAM, NO_NATS, OK, Complaint, printable
 from sidecar.errors import Problem
-from sidecar.event import MAX_OFFSET
+from sidecar.model.event import MAX_OFFSET
 from sidecar.settings import load
 
 _EPILOG = """\
@@ -136,8 +136,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     gc.disable()  # a collection while modules load finds nothing, and takes a tenth
     import uvloop
 
-    from sidecar import log
-    from sidecar.serve import serve
+    from sidecar.http.server import serve
+    from sidecar.telemetry import log
 
     gc.freeze()  # what was loaded stays, and need not be looked through again
     gc.enable()
@@ -151,7 +151,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _provision(arguments: argparse.Namespace) -> int:
-    from sidecar.provision import provision
+    from sidecar.commands.provision import provision
 
     settings = load(os.environ)
     created, differences = asyncio.run(provision(settings, arguments.first_offset))
@@ -165,7 +165,7 @@ def _provision(arguments: argparse.Namespace) -> int:
 
 
 def _check(_: argparse.Namespace) -> int:
-    from sidecar.provision import find_faults
+    from sidecar.commands.provision import find_faults
 
     settings = load(os.environ)
     if settings.tcp_access == "token" and settings.tls_cert_file is None:
@@ -179,7 +179,7 @@ def _check(_: argparse.Namespace) -> int:
 
 
 def _tail(arguments: argparse.Namespace) -> int:
-    from sidecar.tail import View, tail
+    from sidecar.commands.tail import View, tail
 
     view = View(
         start=arguments.start,
@@ -193,7 +193,7 @@ def _tail(arguments: argparse.Namespace) -> int:
 
 
 def _healthcheck(_: argparse.Namespace) -> int:
-    from sidecar.probe import ask, client
+    from sidecar.commands.http_client import ask, client
 
     settings = load(os.environ)
     with client(settings, is_probe=True) as http:
@@ -202,7 +202,7 @@ def _healthcheck(_: argparse.Namespace) -> int:
 
 
 def _install_plugins(arguments: argparse.Namespace) -> int:
-    from sidecar.install import install_plugins
+    from sidecar.commands.install import install_plugins
 
     for target in install_plugins(arguments.directory):
         print(f"Installed {target}")
@@ -210,6 +210,6 @@ def _install_plugins(arguments: argparse.Namespace) -> int:
 
 
 def _demo(_: argparse.Namespace) -> int:
-    from sidecar.demo import demo
+    from sidecar.commands.demo import demo
 
     return demo()

@@ -17,11 +17,11 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from sidecar.complaint import BAD_SETTINGS, Complaint
-from sidecar.host import may_be_named
-from sidecar.login import NatsServer, Tls
-from sidecar.room import MAX_BYTES
-from sidecar.stream import StreamPlan
+from sidecar.command_error import BAD_SETTINGS, Complaint
+from sidecar.jetstream.credentials import NatsServer, Tls
+from sidecar.model.host_names import may_be_named
+from sidecar.model.memory_budget import MAX_BYTES
+from sidecar.model.stream import StreamPlan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

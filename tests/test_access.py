@@ -11,8 +11,8 @@ from starlette.responses import Response
 from structlog.testing import capture_logs
 
 from sidecar import errors
-from sidecar.access import Access, Guard, TokenFile
 from sidecar.errors import Outcome, Problem
+from sidecar.http.auth import Access, Guard, TokenFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping

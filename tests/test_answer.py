@@ -6,7 +6,7 @@ import json
 import pytest
 
 from sidecar import errors
-from sidecar.answer import (
+from sidecar.model.reply import (
     Acknowledged,
     Answer,
     InProcess,

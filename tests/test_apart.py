@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from parts.sidecar import last_offset
 
-from sidecar import apart, errors
-from sidecar.apart import MANY_VALUES, SMALL_BYTES, Apart
+from sidecar import errors
 from sidecar.errors import Problem
-from sidecar.event import parse_event
+from sidecar.model.event import parse_event
+from sidecar.services import large_events as apart
+from sidecar.services.large_events import MANY_VALUES, SMALL_BYTES, Apart
 
 if TYPE_CHECKING:
     import httpx

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from sidecar.backoff import Backoff
+from sidecar.jetstream.backoff import Backoff
 
 
 def test_pauses_grow_to_a_bound_and_begin_anew_after_a_success() -> None:

@@ -17,16 +17,16 @@ from parts.process import wait_until
 from parts.tasks import running
 
 from sidecar import errors
-from sidecar.bus import Bus
-from sidecar.daemon import Daemon
 from sidecar.errors import Problem
-from sidecar.event import parse_event
-from sidecar.login import NatsServer
-from sidecar.publish import Stored
-from sidecar.read import Query
+from sidecar.jetstream.callbacks import told
+from sidecar.jetstream.credentials import NatsServer
+from sidecar.jetstream.supervisor import Bus
+from sidecar.model.event import parse_event
+from sidecar.model.stream import StreamPlan
+from sidecar.services.daemon import Daemon
+from sidecar.services.publisher import Stored
+from sidecar.services.reader import Query
 from sidecar.settings import Settings
-from sidecar.stream import StreamPlan
-from sidecar.told import told
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator

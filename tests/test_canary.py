@@ -36,12 +36,12 @@ from parts.process import wait_until
 from parts.sidecar import COMMAND, SidecarProcess, environment, event
 
 from sidecar import errors
-from sidecar.answer import Position, Sight, StoredMessage
+from sidecar.commands.tail import View, _line
 from sidecar.errors import Outcome, Problem
-from sidecar.event import parse_event, parse_key, parse_precondition
-from sidecar.read import Page, parse_query
+from sidecar.model.event import parse_event, parse_key, parse_precondition
+from sidecar.model.reply import Position, Sight, StoredMessage
+from sidecar.services.reader import Page, parse_query
 from sidecar.settings import SettingsError, load
-from sidecar.tail import View, _line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -523,9 +523,9 @@ def test_what_cannot_be_read_is_not_quoted(
 
 BROKEN = """
 import asyncio, httpx, sys
-from sidecar.access import Guard
-from sidecar.app import create_app
-from sidecar.log import configure
+from sidecar.http.auth import Guard
+from sidecar.http.app import create_app
+from sidecar.telemetry.log import configure
 
 class Broken:
     def __getattr__(self, name):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
-from sidecar.certificate import ends, first_end
+from sidecar.services.certificates import ends, first_end
 from sidecar.settings import Settings
 
 if TYPE_CHECKING:

@@ -613,7 +613,7 @@ def test_tail_asks_again_for_what_nobody_could_say(run: Run, between: Reply) -> 
 def test_tail_of_an_end_that_nobody_says_fails_after_its_patience(
     run: Run, monkeypatch: pytest.MonkeyPatch, answer: Reply, text: str
 ) -> None:
-    monkeypatch.setattr("sidecar.tail.PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("sidecar.commands.tail.PATIENCE_SECONDS", 0.5)
     with Player(answer) as player:
         assert_complaint(tail_of(run, player), 1, text)
         assert len(player.requests) > 1

@@ -23,7 +23,7 @@ from parts.sidecar import SidecarProcess, event, last_offset, post, sidecar_on
 
 from sidecar import errors
 from sidecar.errors import Cause
-from sidecar.openapi import GET_EVENTS
+from sidecar.http.openapi import GET_EVENTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

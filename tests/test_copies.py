@@ -15,18 +15,18 @@ from parts.process import wait_until
 from parts.tasks import running
 
 from sidecar import errors
-from sidecar.daemon import Daemon
 from sidecar.errors import Problem
-from sidecar.health import assess
-from sidecar.initsync import Verdict
-from sidecar.login import NatsServer
-from sidecar.read import Query
+from sidecar.jetstream.credentials import NatsServer
+from sidecar.model.health import assess
+from sidecar.model.initsync import Verdict
+from sidecar.services.daemon import Daemon
+from sidecar.services.reader import Query
 from sidecar.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from sidecar.read import Page
+    from sidecar.services.reader import Page
 
 BLOCK = b"NATS/1.0\r\n\r\n"
 
@@ -175,7 +175,7 @@ async def test_a_stranger_is_named_though_nobody_reads(
     name: str,
     told: str,
 ) -> None:
-    monkeypatch.setattr("sidecar.read.TRY_SECONDS", 0.1)
+    monkeypatch.setattr("sidecar.services.reader.TRY_SECONDS", 0.1)
     leader.direct_stream = name
     async with serving(plain) as daemon:
         await asyncio.to_thread(wait_until, lambda: daemon.reader.copies.strangers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from sidecar.daemon import end
+from sidecar.services.daemon import end
 
 
 async def test_what_loses_a_cancellation_is_ended_all_the_same() -> None:

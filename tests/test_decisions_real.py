@@ -23,7 +23,12 @@ from parts.process import wait_until
 from parts.tasks import running
 
 from sidecar import errors
-from sidecar.answer import (
+from sidecar.errors import Outcome, Problem
+from sidecar.jetstream.callbacks import told
+from sidecar.jetstream.connection import Connection
+from sidecar.jetstream.credentials import NatsServer
+from sidecar.model.event import LAST, Event, parse_event
+from sidecar.model.reply import (
     Acknowledged,
     Answer,
     Disconnected,
@@ -36,22 +41,17 @@ from sidecar.answer import (
     Undecided,
     WrongLast,
 )
-from sidecar.daemon import Daemon
-from sidecar.errors import Outcome, Problem
-from sidecar.event import LAST, Event, parse_event
-from sidecar.jetstream import Connection
-from sidecar.login import NatsServer
-from sidecar.publish import MAX_IN_FLIGHT, Stored
+from sidecar.model.stream import StreamPlan
+from sidecar.services.daemon import Daemon
+from sidecar.services.publisher import MAX_IN_FLIGHT, Stored
 from sidecar.settings import Settings
-from sidecar.stream import StreamPlan
-from sidecar.told import told
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from sidecar.errors import Cause
-    from sidecar.publish import Publisher
+    from sidecar.services.publisher import Publisher
 
 _USERS = """
 authorization { users: [

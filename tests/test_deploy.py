@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from sidecar.answer import Position
-from sidecar.health import Facts
-from sidecar.initsync import Initsync, Mark
-from sidecar.metrics import Metrics
-from sidecar.stream import StreamInfo
+from sidecar.model.health import Facts
+from sidecar.model.initsync import Initsync, Mark
+from sidecar.model.reply import Position
+from sidecar.model.stream import StreamInfo
+from sidecar.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 FACTS = Facts(

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 from parts.nats import free_port
 
-from sidecar.dial import dial, first, in_turn, resolve
+from sidecar.jetstream.dial import dial, first, in_turn, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sidecar.dial import Address
+    from sidecar.jetstream.dial import Address
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 

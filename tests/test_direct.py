@@ -22,16 +22,16 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from uvicorn.server import ServerState
 
-from sidecar import protocol
-from sidecar.arrivals import Arrival
-from sidecar.protocol import BoundedProtocol
+from sidecar.http import protocol
+from sidecar.http.protocol import BoundedProtocol
+from sidecar.http.strangers import Arrival
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from starlette.types import Receive, Scope, Send
 
-    from sidecar.protocol import Respond
+    from sidecar.http.protocol import Respond
 
 BODY = b'{"evcategory": "base"}'
 HEAD = (

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from sidecar import errors, health
+from sidecar import errors
+from sidecar.model import health
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,7 +42,7 @@ def test_architecture_is_at_most_150_lines() -> None:
 
 # -- docs/operations.md ----------------------------------------------------------------
 
-SOURCES = sorted((ROOT / "sidecar").glob("*.py"))
+SOURCES = sorted((ROOT / "sidecar").rglob("*.py"))
 LEVELS = {"debug", "info", "warning", "error"}
 
 

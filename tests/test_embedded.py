@@ -15,14 +15,14 @@ import pytest
 from parts.process import wait_until
 from parts.sidecar import COMMAND, SidecarProcess, environment, last_offset, post
 
-from sidecar.embedded import (
+from sidecar.http.server import serve
+from sidecar.jetstream.embedded_server import (
     EmbeddedError,
     _lock,
     _supervise,
     _write_private,
     find_nats_server,
 )
-from sidecar.serve import serve
 from sidecar.settings import load
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ async def test_serve_ends_with_the_supervisor_of_its_server(
         await asyncio.sleep(0.1)
         raise ZeroDivisionError
 
-    monkeypatch.setattr("sidecar.embedded._supervise", fails)
+    monkeypatch.setattr("sidecar.jetstream.embedded_server._supervise", fails)
     settings = load(
         {}, embedded=True, embedded_dir=tmp_path / "nats", tcp_api="open", http_port=0
     )

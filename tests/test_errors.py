@@ -8,7 +8,7 @@ import pytest
 
 from sidecar import errors
 from sidecar.errors import Cause, Outcome, Problem
-from sidecar.problem import MEDIA_TYPE, answer
+from sidecar.http.responses import MEDIA_TYPE, answer
 
 CAUSES = [value for value in vars(errors).values() if isinstance(value, Cause)]
 IDS = [cause.code for cause in CAUSES]

@@ -8,7 +8,13 @@ import pytest
 
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
-from sidecar.event import LAST, MAX_DEPTH, parse_event, parse_key, parse_precondition
+from sidecar.model.event import (
+    LAST,
+    MAX_DEPTH,
+    parse_event,
+    parse_key,
+    parse_precondition,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

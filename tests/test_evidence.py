@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar import errors
-from sidecar.answer import Position, StoredMessage
-from sidecar.evidence import (
+from sidecar.model.evidence import (
     SILENT,
     UNASKED,
     Again,
@@ -29,9 +28,10 @@ from sidecar.evidence import (
     decide,
     jumps,
 )
+from sidecar.model.reply import Position, StoredMessage
 
 if TYPE_CHECKING:
-    from sidecar.evidence import End, Silent, Step
+    from sidecar.model.evidence import End, Silent, Step
 
 POSITION = Position(3, 20)
 ALL, BASE = Asked(5), Asked(5, "base")

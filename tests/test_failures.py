@@ -12,8 +12,8 @@ from parts.sidecar import event, plugin_key
 
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
-from sidecar.event import Object, parse_event, parse_object
-from sidecar.failures import (
+from sidecar.model.event import Object, parse_event, parse_object
+from sidecar.model.failures import (
     FULL_SECONDS,
     GONE_SECONDS,
     MAX_OBJECTS,
@@ -25,7 +25,7 @@ from sidecar.failures import (
 
 if TYPE_CHECKING:
     from sidecar.errors import Cause
-    from sidecar.failures import Failure
+    from sidecar.model.failures import Failure
 
 Q = "0a1b2c3d-4e5f-4a6b-9c7d-"
 CURL = "7e2d3c4b-5a6f-4d1e-9b8c-a1b2c3d4e5f6"

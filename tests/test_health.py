@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from sidecar import errors
-from sidecar.answer import Position
-from sidecar.failures import Failure
-from sidecar.health import Check, Facts, Reading, assess, document, is_ready
-from sidecar.initsync import Initsync, Mark
-from sidecar.room import Full
-from sidecar.stream import StreamInfo
+from sidecar.model.failures import Failure
+from sidecar.model.health import Check, Facts, Reading, assess, document, is_ready
+from sidecar.model.initsync import Initsync, Mark
+from sidecar.model.memory_budget import Full
+from sidecar.model.reply import Position
+from sidecar.model.stream import StreamInfo
 
 DAY = 86_400.0
 CHECKS = [

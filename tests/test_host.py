@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.host import is_ours, own_names
+from sidecar.http.own_names import own_names
+from sidecar.model.host_names import is_ours
 
 OWN = frozenset({"bus.example.org", "127.0.0.1", "localhost"})
 

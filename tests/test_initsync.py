@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from sidecar.answer import Position, StoredMessage
-from sidecar.initsync import (
+from sidecar.model.initsync import (
     Initsync,
     Mark,
     Verdict,
@@ -17,6 +16,7 @@ from sidecar.initsync import (
     seconds,
     warning_seconds,
 )
+from sidecar.model.reply import Position, StoredMessage
 
 DAY = 86_400.0
 START = Mark(1, "initsync", "init-start", 1.0)

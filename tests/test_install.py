@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.install import PLUGIN_STUB, InstallError, install_plugins
+from sidecar.commands.install import PLUGIN_STUB, InstallError, install_plugins
 
 FAMILIES = ("messagebus_consumers", "messagebus_producers")
 FILES = {

@@ -26,7 +26,7 @@ from simulation.invariants import End
 from simulation.source import SECRET
 from simulation.verdicts import NO_HEADER
 
-from sidecar.page import size
+from sidecar.http.status_page import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable

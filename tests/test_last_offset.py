@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.answer import Position
-from sidecar.last_offset import LastOffset
-from sidecar.stream import StreamInfo
+from sidecar.model.last_offset import LastOffset
+from sidecar.model.reply import Position
+from sidecar.model.stream import StreamInfo
 
 
 def info(

@@ -14,7 +14,7 @@ from parts.nats import NatsProcess
 from parts.process import wait_until
 from parts.sidecar import SidecarProcess, event, post, sidecar_on
 
-from sidecar import jetstream
+from sidecar.jetstream import connection as jetstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,15 +11,15 @@ from unittest.mock import Mock
 
 import pytest
 
-from sidecar import listen
-from sidecar.listen import (
+from sidecar.directories import weak_ancestor
+from sidecar.http import sockets as listen
+from sidecar.http.server import _look_after_socket
+from sidecar.http.sockets import (
     ListenError,
     _take_lock,
     bind_tcp,
     unix_socket,
-    weak_ancestor,
 )
-from sidecar.serve import _look_after_socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SAY = """
 import logging
-from sidecar.log import configure, log
+from sidecar.telemetry.log import configure, log
 configure({level!r}, {log_format!r})
 {code}
 """
@@ -117,7 +117,7 @@ def test_without_a_format_a_terminal_gets_lines_for_people() -> None:
 
 def test_an_error_that_comes_again_is_one_line_and_a_count_at_the_end() -> None:
     code = """
-from sidecar.log import tell_repeats
+from sidecar.telemetry.log import tell_repeats
 for number in range(5): log.error('internal_error', error='KeyError', where='here')
 log.error('internal_error', error='OSError', where='here')
 tell_repeats()

@@ -16,9 +16,9 @@ from parts.nats import NatsProcess
 
 from sidecar import errors
 from sidecar.errors import Problem
-from sidecar.jetstream import Connection
-from sidecar.login import NatsServer, read_login
-from sidecar.stream import StreamPlan
+from sidecar.jetstream.connection import Connection
+from sidecar.jetstream.credentials import NatsServer, read_login
+from sidecar.model.stream import StreamPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.nats_client import (
+from sidecar.jetstream.client import (
     NatsClient,
     header_block,
     header_fields,

@@ -12,7 +12,7 @@ from nats.errors import Error, NoServersError, StaleConnectionError, UnexpectedE
 
 from sidecar import errors
 from sidecar.errors import Cause, Problem
-from sidecar.nats_errors import explain
+from sidecar.jetstream.connection_errors import explain
 
 
 @pytest.mark.parametrize(

@@ -23,14 +23,14 @@ from parts.process import wait_until
 from parts.sidecar import SidecarProcess, event, post
 
 from sidecar import errors
-from sidecar.answer import Refused
-from sidecar.bus import Bus
 from sidecar.errors import Cause, Problem
-from sidecar.event import parse_event
-from sidecar.jetstream import Connection, NoReply
-from sidecar.login import NatsServer
+from sidecar.jetstream.connection import Connection, NoReply
+from sidecar.jetstream.credentials import NatsServer
+from sidecar.jetstream.supervisor import Bus
+from sidecar.model.event import parse_event
+from sidecar.model.reply import Refused
+from sidecar.model.stream import StreamPlan
 from sidecar.settings import Settings
-from sidecar.stream import StreamPlan
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

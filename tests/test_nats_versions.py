@@ -21,7 +21,7 @@ from parts.sidecar import (
 )
 
 from sidecar import errors
-from sidecar.stream import DEFECTS, OLDEST_SERVER, server_unfitness
+from sidecar.model.stream import DEFECTS, OLDEST_SERVER, server_unfitness
 
 if TYPE_CHECKING:
     import httpx

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from sidecar import errors
-from sidecar.answer import StoredMessage
-from sidecar.bus import Bus
-from sidecar.event import parse_event
-from sidecar.jetstream import Connection, _Batch, _read_message
-from sidecar.login import NatsServer
-from sidecar.nats_client import NatsClient
-from sidecar.stream import StreamPlan
+from sidecar.jetstream.client import NatsClient
+from sidecar.jetstream.connection import Connection, _Batch, _read_message
+from sidecar.jetstream.credentials import NatsServer
+from sidecar.jetstream.supervisor import Bus
+from sidecar.model.event import parse_event
+from sidecar.model.reply import StoredMessage
+from sidecar.model.stream import StreamPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable

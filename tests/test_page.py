@@ -14,12 +14,12 @@ from parts.jetstream import Operator
 from parts.sidecar import event, last_offset, post
 
 from sidecar import errors
-from sidecar.answer import Position
-from sidecar.health import Check
-from sidecar.initsync import Initsync, Mark
-from sidecar.page import HEADERS, STYLE, View, duration, render, size
-from sidecar.recent import Row
-from sidecar.stream import StreamInfo
+from sidecar.http.status_page import HEADERS, STYLE, View, duration, render, size
+from sidecar.model.health import Check
+from sidecar.model.initsync import Initsync, Mark
+from sidecar.model.reply import Position
+from sidecar.model.stream import StreamInfo
+from sidecar.services.activity import Row
 
 if TYPE_CHECKING:
     from parts.nats import NatsProcess

@@ -23,7 +23,7 @@ from parts.hermes import load_plugin, new_event
 
 from sidecar import errors
 from sidecar.errors import Cause
-from sidecar.openapi import GET_STREAM, POST_EVENT
+from sidecar.http.openapi import GET_STREAM, POST_EVENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,7 @@ from fuzz.crowd import GROWTH_KIB, tls_files, watch
 from parts.process import memory_kib
 from parts.sidecar import post, sidecar_on
 
-from sidecar.arrivals import MAX_STRANGERS, Arrivals, Turns
+from sidecar.http.strangers import MAX_STRANGERS, Arrivals, Turns
 
 if TYPE_CHECKING:
     from pathlib import Path

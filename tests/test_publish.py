@@ -4,7 +4,8 @@ from __future__ import annotations
 import pytest
 
 from sidecar import errors
-from sidecar.answer import (
+from sidecar.errors import Cause, Outcome, Problem
+from sidecar.model.reply import (
     Acknowledged,
     Answer,
     Disconnected,
@@ -20,8 +21,7 @@ from sidecar.answer import (
     Undecided,
     WrongLast,
 )
-from sidecar.errors import Cause, Outcome, Problem
-from sidecar.publish import (
+from sidecar.services.publisher import (
     Again,
     Doubt,
     Expected,

@@ -6,9 +6,10 @@ import asyncio
 import pytest
 
 from sidecar import errors
-from sidecar.answer import Position
 from sidecar.errors import Cause, Problem
-from sidecar.read import (
+from sidecar.model.reply import Position
+from sidecar.model.stream import StreamInfo
+from sidecar.services.reader import (
     MAX_BYTES,
     NEXT,
     Budget,
@@ -17,7 +18,6 @@ from sidecar.read import (
     locate,
     parse_query,
 )
-from sidecar.stream import StreamInfo
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ import asyncio
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from sidecar import errors, recent
-from sidecar.answer import Position, StoredMessage
+from sidecar import errors
 from sidecar.errors import Problem
-from sidecar.recent import EVENTS, MOST_BYTES, Recent
+from sidecar.model.reply import Position, StoredMessage
+from sidecar.services import activity as recent
+from sidecar.services.activity import EVENTS, MOST_BYTES, Recent
 
 if TYPE_CHECKING:
     import pytest

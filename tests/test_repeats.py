@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from sidecar.repeats import LINES_PER_MINUTE, SERIES_SECONDS, Repeats
+from sidecar.telemetry.deduplication import LINES_PER_MINUTE, SERIES_SECONDS, Repeats
 
 FULL = ("refused", "stream_full")
 LARGE = ("refused", "event_too_large")

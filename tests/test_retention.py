@@ -18,19 +18,19 @@ from parts.process import wait_until
 from parts.sidecar import SidecarProcess, event, post
 from parts.tasks import running
 
-from sidecar.answer import Position, StoredMessage
-from sidecar.bus import Bus
-from sidecar.daemon import Daemon
 from sidecar.errors import Problem
-from sidecar.event import LAST, parse_event
-from sidecar.initsync import Verdict
-from sidecar.login import NatsServer
-from sidecar.publish import Stored
-from sidecar.retention import RetentionGuard
-from sidecar.scan import Open, Scan, scan_at
+from sidecar.jetstream.callbacks import told
+from sidecar.jetstream.credentials import NatsServer
+from sidecar.jetstream.supervisor import Bus
+from sidecar.model.event import LAST, parse_event
+from sidecar.model.initsync import Verdict
+from sidecar.model.reply import Position, StoredMessage
+from sidecar.model.scan import Open, Scan, scan_at
+from sidecar.model.stream import StreamInfo, StreamPlan
+from sidecar.services.daemon import Daemon
+from sidecar.services.publisher import Stored
+from sidecar.services.retention import RetentionGuard
 from sidecar.settings import Settings
-from sidecar.stream import StreamInfo, StreamPlan
-from sidecar.told import told
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -387,8 +387,8 @@ async def test_what_one_of_several_leaders_said_is_asked_once_more(
     monkeypatch: pytest.MonkeyPatch, replicas: int, looks: int
 ) -> None:
     """An old leader may have answered, and nothing moves until it is noticed."""
-    monkeypatch.setattr("sidecar.retention.LOOK_SECONDS", 0.02)
-    monkeypatch.setattr("sidecar.retention.SETTLED_SECONDS", 0.2)
+    monkeypatch.setattr("sidecar.services.retention.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("sidecar.services.retention.SETTLED_SECONDS", 0.2)
     bus = Bus(
         "test", NatsServer(("nats://127.0.0.1:1",)), StreamPlan("s", "s", replicas, 0)
     )

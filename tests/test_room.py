@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 from starlette.requests import Request
 
-from sidecar import errors, protocol, store
+from sidecar import errors
 from sidecar.errors import Outcome, Problem
-from sidecar.room import MAX_BYTES, Room
+from sidecar.http import events as store
+from sidecar.http import protocol
+from sidecar.model.memory_budget import MAX_BYTES, Room
 
 if TYPE_CHECKING:
     from starlette.types import Message

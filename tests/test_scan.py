@@ -4,8 +4,8 @@ from __future__ import annotations
 import pytest
 from parts.initsyncs import KINDS, histories
 
-from sidecar.answer import StoredMessage
-from sidecar.scan import UNKNOWN, Complete, Open, Scan, read_header, scan_at
+from sidecar.model.reply import StoredMessage
+from sidecar.model.scan import UNKNOWN, Complete, Open, Scan, read_header, scan_at
 
 STAMP = "1970-01-01T00:00:00Z"
 

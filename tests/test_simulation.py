@@ -22,7 +22,7 @@ from simulation.run import run, run_batch
 from simulation.scenario import Scenario, draw
 from simulation.shrink import shrink
 
-from sidecar import bus
+from sidecar.jetstream import supervisor as bus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from sidecar.store import Preferences, read_preferences
+from sidecar.http.events import Preferences, read_preferences
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.answer import Position
-from sidecar.stream import (
+from sidecar.model.reply import Position
+from sidecar.model.stream import (
     StreamPlan,
     first_offset,
     parse_stream_info,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from parts.process import memory_kib
 
-from sidecar.embedded import find_nats_server
+from sidecar.jetstream.embedded_server import find_nats_server
 
 from .scale import WARM_UP
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from parts.hermes import load_plugin, make_hermes_home, use_hermes_home
 
-from sidecar.embedded import find_nats_server
+from sidecar.jetstream.embedded_server import find_nats_server
 
 from .checker import OPEN, Told, Verdict, check, check_reader, check_targets
 from .damage import Damage, compare

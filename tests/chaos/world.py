@@ -14,7 +14,7 @@ from parts.nats import NatsProcess, free_port
 from parts.process import wait_until
 from parts.sidecar import SidecarProcess
 
-from sidecar.stream import StreamPlan, first_offset
+from sidecar.model.stream import StreamPlan, first_offset
 
 from .proxy_process import ProxyProcess
 from .wire import Silence, Wire, read_replica

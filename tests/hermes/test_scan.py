@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from parts.initsyncs import KINDS, histories
 
-from sidecar.scan import Scan, read_header
+from sidecar.model.scan import Scan, read_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable

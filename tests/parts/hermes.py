@@ -19,11 +19,13 @@ from typing import Any
 import yaml
 from cerberus import Validator
 
-from sidecar.install import install_plugins
+from sidecar.commands.install import install_plugins
 
 from .sidecar import event
 
-STAND_IN = Path(__file__).resolve().parent.parent.parent / "sidecar" / "stand_in"
+STAND_IN = (
+    Path(__file__).resolve().parent.parent.parent / "sidecar" / "commands" / "stand_in"
+)
 
 
 def make_hermes_home(directory: Path) -> Path:

@@ -8,7 +8,7 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
-from sidecar.embedded import find_nats_server
+from sidecar.jetstream.embedded_server import find_nats_server
 
 from .process import Process, wait_until
 

@@ -9,24 +9,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
-from sidecar import (
-    answer,
-    bus,
-    errors,
-    evidence,
-    jetstream,
-    last_offset,
-    publish,
-    read,
-    recent,
-    store,
-)
-from sidecar import stream as stream_module
-from sidecar.answer import Refused
+from sidecar import errors
 from sidecar.errors import Outcome, Problem
-from sidecar.event import LAST
-from sidecar.evidence import AskCopy, AskLeader, Ended, Said, Serve
-from sidecar.nats_client import header_fields
+from sidecar.http import events as store
+from sidecar.jetstream import connection as jetstream
+from sidecar.jetstream import supervisor as bus
+from sidecar.jetstream.client import header_fields
+from sidecar.model import evidence, last_offset
+from sidecar.model import reply as answer
+from sidecar.model import stream as stream_module
+from sidecar.model.event import LAST
+from sidecar.model.evidence import AskCopy, AskLeader, Ended, Said, Serve
+from sidecar.model.reply import Refused
+from sidecar.services import activity as recent
+from sidecar.services import publisher as publish
+from sidecar.services import reader as read
 
 from .http_hop import VirtualSocket
 from .nats_hop import VirtualNatsClient
@@ -36,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from sidecar.answer import Answer, Sight
-    from sidecar.bus import Bus
+    from sidecar.jetstream.supervisor import Bus
+    from sidecar.model.reply import Answer, Sight
 
     Context = AbstractContextManager[object]
 

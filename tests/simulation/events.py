@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from .history import Object
     from .source import Values
 
-_STAND_IN: Final = Path(__file__).resolve().parents[2] / "sidecar" / "stand_in"
+_STAND_IN: Final = (
+    Path(__file__).resolve().parents[2] / "sidecar" / "commands" / "stand_in"
+)
 
 
 @cache

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecar.nats_client import status
+from sidecar.jetstream.client import status
 
 from .scenarios import info, info_fields
 from .sides import STREAM, SUBJECT, Side, fences

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from sidecar.page import size
+from sidecar.http.status_page import size
 
 from .claims import Violation, backups
 from .events import parsed

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _STUBS: Final = _ROOT / "plugin_stub"
-_STAND_IN: Final = _ROOT / "sidecar" / "stand_in"
+_STAND_IN: Final = _ROOT / "sidecar" / "commands" / "stand_in"
 PRODUCERS, CONSUMERS = "messagebus_producers", "messagebus_consumers"
 
 
@@ -54,7 +54,7 @@ def replaced(
         for name, module in list(sys.modules.items()):
             if name.startswith("sidecar.") and vars(module).get("time") is time:
                 stack.enter_context(patch.object(module, "time", virtual_time))
-        jetstream = importlib.import_module("sidecar.jetstream")
+        jetstream = importlib.import_module("sidecar.jetstream.connection")
         stack.enter_context(patch.object(jetstream, "NatsClient", nats_client))
         for family in (PRODUCERS, CONSUMERS):
             http = plugin_module(family, "sidecar_http")

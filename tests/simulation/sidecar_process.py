@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.server import ServerState
 
-from sidecar.access import Guard
-from sidecar.app import create_app
-from sidecar.daemon import Daemon
-from sidecar.serve import http_config
+from sidecar.http.app import create_app
+from sidecar.http.auth import Guard
+from sidecar.http.server import http_config
+from sidecar.services.daemon import Daemon
 
 from .clock import Process
 

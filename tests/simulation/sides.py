@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from parts.jetstream import Operator, wait_jetstream
 from parts.process import wait_until
 
-from sidecar.nats_client import header_block, split_messages, status
+from sidecar.jetstream.client import header_block, split_messages, status
 
 from .clock import VirtualLoop
 from .copies import MIRROR, follow

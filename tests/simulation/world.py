@@ -10,8 +10,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecar import health
 from sidecar.errors import Problem
+from sidecar.model import health
 from sidecar.settings import Settings
 
 from . import nemesis
@@ -31,7 +31,7 @@ from .watched import WatchedCluster
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sidecar.initsync import Verdict
+    from sidecar.model.initsync import Verdict
 
     from .actors import Actor
     from .scenario import Scenario

@@ -45,7 +45,7 @@ def hermes_checkout(directory: Path) -> Path:
     """Give the Hermes in HERMES_HOME, else a stand-in of it."""
     if home := os.environ.get("HERMES_HOME"):
         return Path(home)
-    shutil.copytree(ROOT / "sidecar/stand_in", directory)
+    shutil.copytree(ROOT / "sidecar/commands/stand_in", directory)
     shutil.copytree(HERE / "stand_in", directory, dirs_exist_ok=True)
     return directory
 

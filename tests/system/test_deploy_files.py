@@ -23,7 +23,7 @@ from parts.hermes import load_plugin
 from system.secrets_made import ROOT, Secrets, make_secrets
 from system.systemd_root import install_units
 
-from sidecar.embedded import find_nats_server
+from sidecar.jetstream.embedded_server import find_nats_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -22,7 +22,7 @@ from system.compose_project import STARTED, USERS, Project, hermes_checkout
 from system.containers import IMAGE, USER, Container, Containers, shared_directory
 
 from sidecar import __version__
-from sidecar.install import PLUGIN_STUB
+from sidecar.commands.install import PLUGIN_STUB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

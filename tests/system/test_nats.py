@@ -28,7 +28,7 @@ from parts.sidecar import (
 )
 from system.secrets_made import NATS, ROLES, ROOT, Secrets, make_secrets
 
-from sidecar.embedded import find_nats_server
+from sidecar.jetstream.embedded_server import find_nats_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

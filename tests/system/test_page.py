@@ -16,7 +16,7 @@ from parts.process import wait_until
 from parts.sidecar import SidecarProcess, event, post
 from system.browser import SCHEMES, chromium, colours, screenshot
 
-from sidecar.page import STYLE
+from sidecar.http.status_page import STYLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP to the running daemon of the same settings, for commands. Edge to httpx."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from sidecar.command_error import NOT_READY, Complaint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sidecar.settings import Settings
+
+_SECONDS = 3.0
+_PASSING = (429, 502, 503, 504)
+_DAMAGED = ("hole", "displaced", "unreadable")
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+class DaemonError(Complaint):
+    """The daemon did not do what it was asked; the text says why."""
+
+    exit_status = NOT_READY
+
+    def __init__(self, text: str, *, may_pass: bool = False) -> None:
+        super().__init__(text)
+        self.may_pass = may_pass  # without anybody's doing
+
+
+def client(
+    settings: Settings, timeout_seconds: float = _SECONDS, *, is_probe: bool = False
+) -> httpx.Client:
+    """Give a client for the daemon of these settings; proxies are left alone.
+
+    A probe sends no token: whoever took the port would get it. So it asks whoever
+    listens: a certificate that was renewed or spoilt in its file says nothing of the
+    daemon.
+    """
+    if settings.unix_socket is not None:
+        return httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(settings.unix_socket)),
+            base_url="http://localhost",
+            timeout=timeout_seconds,
+            trust_env=False,
+        )
+    host = _EVERYWHERE.get(settings.http_host[0], settings.http_host[0])
+    if ":" in host:
+        host = f"[{host}]"
+    certificate = settings.tls_cert_file
+    return httpx.Client(
+        base_url=f"{'https' if certificate else 'http'}://{host}:{settings.http_port}",
+        headers={} if is_probe else _authorization(settings),
+        timeout=timeout_seconds,
+        trust_env=False,
+        verify=not is_probe and (_pinned(certificate) if certificate else True),
+    )
+
+
+def ask(http: httpx.Client, path: str, **query: Any) -> dict[str, Any]:
+    """Get a JSON document; raise DaemonError with the daemon's own words."""
+    try:
+        answer = http.get(path, params=query)
+        document: dict[str, Any] = answer.json()
+    except (httpx.HTTPError, ValueError):
+        raise DaemonError(
+            "The daemon does not answer. Is it running with these SIDECAR_ settings?"
+        ) from None
+    # A page that came slowly and failed says so in the place of the page.
+    status = document.get("status", answer.status_code)
+    if not answer.is_success or "code" in document:
+        raise DaemonError(
+            f"{document.get('title')} {document.get('remedy')}",
+            may_pass=status in _PASSING and document.get("code") not in _DAMAGED,
+        )
+    return document
+
+
+def _authorization(settings: Settings) -> dict[str, str]:
+    if settings.token_file is None:
+        return {}
+    try:
+        token = settings.token_file.read_text("utf-8").strip()
+    except (OSError, ValueError):
+        raise DaemonError("The file SIDECAR_TOKEN_FILE names cannot be read.") from None
+    return {"Authorization": f"Bearer {token}"}
+
+
+def _pinned(certificate: Path) -> ssl.SSLContext:
+    """Trust just the daemon's own certificate, by whatever name it is reached."""
+    try:
+        context = ssl.create_default_context(cafile=str(certificate))
+    except OSError:
+        raise DaemonError(
+            "The file SIDECAR_TLS_CERT_FILE names cannot be read."
+        ) from None
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context

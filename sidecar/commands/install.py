@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies the plugin folders into Hermes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+from sidecar.command_error import NOT_INSTALLED, Complaint
+
+PLUGIN_STUB: Final = Path(__file__).resolve().parents[2] / "plugin_stub"
+NAME: Final = "nats_sidecar"
+
+
+class InstallError(Complaint):
+    """The plugins cannot be copied; the text says why and what to do."""
+
+    exit_status = NOT_INSTALLED
+
+
+def install_plugins(plugins: Path) -> list[Path]:
+    """Copy each plugin folder below Hermes' plugins directory; say where they are.
+
+    What a former version left in those folders is replaced. Raises InstallError.
+    """
+    if not plugins.is_dir():
+        raise InstallError(
+            f"{plugins} is no directory. Name the plugins directory of Hermes."
+        )
+    if (plugins / "plugins").is_dir():
+        raise InstallError(f"{plugins} holds a plugins directory: name that one.")
+    installed = []
+    for source in sorted(PLUGIN_STUB.glob(f"*/{NAME}")):
+        target = plugins / source.parent.name / NAME
+        try:
+            if target.exists():
+                shutil.rmtree(target)
+            shutil.copytree(
+                source, target, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        except OSError as error:
+            raise InstallError(
+                f"{target} cannot be written: {error.strerror or error}. "
+                "Run this as the owner of Hermes' files."
+            ) from None
+        installed.append(target)
+    return installed

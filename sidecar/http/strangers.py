@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes a listener's connections, and bounds those of whom nothing is known.
+
+A stranger is a connection on which the API was not yet asked for as it may be. Of them
+the oldest gives way to a newcomer: so whoever opens thousands keeps no probe out. One
+counts from its first packet on, before any TLS handshake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+
+    from sidecar.http.protocol import BoundedProtocol
+
+MAX_CONNECTIONS: Final = 2_000
+"""On one listener; with only known ones there, a further one is closed at once."""
+
+MAX_STRANGERS: Final = 500
+"""On one listener. Monitors, browsers and clients in their first moment need few."""
+
+HANDSHAKE_SECONDS: Final = 10.0
+"""How long a TLS handshake may take, and how long the goodbye of TLS."""
+
+_TAKEN_AT_ONCE = 512  # what waits in the kernel waits behind everybody
+_OPENED_AT_ONCE = 32  # so few that a newcomer is served before 500 more are opened
+_HANDSHAKES_AT_ONCE = 12  # each takes a millisecond
+_PAUSE_SECONDS = 0.1
+_SERVED_AT_ONCE = 4  # a page or a metric takes a millisecond
+
+
+class Turns:
+    """Lets strangers' requests begin, a few each time the loop goes round.
+
+    The first one of a connection comes before all others, and the newest before older
+    ones: it is a probe's, whatever a crowd asks for.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[asyncio.Future[None], None] = {}
+        self._later: dict[asyncio.Future[None], None] = {}
+        self._left = _SERVED_AT_ONCE
+        self._next: asyncio.Handle | None = None
+
+    def ask(self, *, is_first: bool) -> asyncio.Future[None]:
+        """Give what is done when its turn is there; who leaves does it before."""
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        if self._next is None:
+            self._next = loop.call_soon(self._go_round)
+        if self._left > 0:
+            self._left -= 1
+            turn.set_result(None)
+            return turn
+        waiting = self._first if is_first else self._later
+        waiting[turn] = None
+        turn.add_done_callback(lambda done: waiting.pop(done, None))
+        return turn
+
+    def _go_round(self) -> None:
+        self._next, self._left = None, _SERVED_AT_ONCE
+        while self._left > 0 and (self._first or self._later):
+            if self._first:
+                turn, _ = self._first.popitem()
+            else:
+                turn = next(iter(self._later))
+                del self._later[turn]
+            if not turn.done():
+                turn.set_result(None)
+                self._left -= 1
+        if self._left < _SERVED_AT_ONCE:
+            self._next = asyncio.get_running_loop().call_soon(self._go_round)
+
+
+class Arrival:
+    """One connection, from the moment it was taken."""
+
+    protocol: BoundedProtocol | None = None
+
+    def __init__(self, arrivals: Arrivals, taken: socket.socket) -> None:
+        self.turns = arrivals.turns
+        self._arrivals = arrivals
+        self._socket = taken
+
+    def is_known(self) -> None:
+        """Count it as a stranger no more."""
+        self._arrivals.strangers.pop(self, None)
+
+    def has_left(self) -> None:
+        """Count it no more, and let its protocol go."""
+        self.protocol = None
+        self._arrivals.all.pop(self, None)
+        self._arrivals.strangers.pop(self, None)
+        self._arrivals.unopened.pop(self, None)
+
+    def end(self) -> None:
+        """Cut it, whatever it is doing."""
+        is_opened = self not in self._arrivals.unopened
+        protocol = self.protocol
+        self.has_left()
+        if not is_opened:
+            self._socket.close()
+        elif protocol is not None and protocol.transport is not None:
+            protocol.transport.abort()
+        else:  # in its handshake
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+
+class Arrivals:
+    """Those that are there, the oldest first.
+
+    All that come are taken at once, and of them the newest opened first. In a crowd the
+    others wait, which costs nothing, and do not come again.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        make_protocol: Callable[[], BoundedProtocol],
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self.all: dict[Arrival, None] = {}
+        self.strangers: dict[Arrival, None] = {}
+        self.turns = Turns()
+        self.unopened: dict[Arrival, socket.socket] = {}
+        self._listener = listener
+        self._make_protocol = make_protocol
+        self._tls = tls
+        self._opening: set[asyncio.Task[None]] = set()
+        self._next: asyncio.Handle | None = None
+        self._pause: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Take connections from now on."""
+        self._listener.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._listener, self._take)
+
+    def listen_on(self, listener: socket.socket) -> None:
+        """Take connections from another socket from now on; the old one is closed."""
+        self._stop_listening()
+        self._listener = listener
+        self.start()
+
+    def _stop_listening(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+        asyncio.get_running_loop().remove_reader(self._listener)
+
+    def stop(self) -> None:
+        """Take no more connections, and end those in their handshake."""
+        self._stop_listening()
+        for arrival in list(self.unopened):
+            arrival.end()
+        for task in self._opening:
+            task.cancel()
+
+    def _take(self) -> None:
+        self._take_all()
+        if self._next is None:
+            self._open_newest()
+
+    def _take_all(self) -> None:
+        for _ in range(_TAKEN_AT_ONCE):
+            try:
+                taken, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionError):
+                return
+            except OSError:  # no more files
+                self._make_room()
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(self._listener)
+                self._pause = loop.call_later(_PAUSE_SECONDS, self.start)
+                return
+            self._add(taken)
+
+    def _add(self, taken: socket.socket) -> None:
+        taken.setblocking(False)
+        arrival = Arrival(self, taken)
+        self.all[arrival] = None
+        self.unopened[arrival] = taken
+        if len(self.all) > MAX_CONNECTIONS:
+            self._make_room()
+
+    def _open_newest(self) -> None:
+        self._next = None
+        most = _OPENED_AT_ONCE if self._tls is None else _HANDSHAKES_AT_ONCE
+        for _ in range(min(most, len(self.unopened))):
+            arrival, taken = self.unopened.popitem()
+            self.strangers[arrival] = None
+            if len(self.strangers) > MAX_STRANGERS:
+                next(iter(self.strangers)).end()
+            task = asyncio.create_task(self._open(arrival, taken))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+        if self.unopened:
+            self._next = asyncio.get_running_loop().call_soon(self._open_newest)
+
+    def _make_room(self) -> None:
+        """End the oldest of those that nothing was done for, else of the strangers."""
+        for arrival in self.unopened or self.strangers:
+            arrival.end()
+            return
+
+    async def _open(self, arrival: Arrival, taken: socket.socket) -> None:
+        def make_protocol() -> BoundedProtocol:
+            protocol = arrival.protocol = self._make_protocol()
+            protocol.arrival = arrival
+            return protocol
+
+        seconds = HANDSHAKE_SECONDS if self._tls is not None else None
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                make_protocol,
+                taken,
+                ssl=self._tls,
+                ssl_handshake_timeout=seconds,
+                ssl_shutdown_timeout=seconds,
+            )
+        except OSError:  # it left, or its handshake failed; TimeoutError is one
+            arrival.has_left()

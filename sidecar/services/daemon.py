@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lives as long as the daemon, and what is known of it at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from sidecar.errors import Outcome
+from sidecar.jetstream.supervisor import Bus
+from sidecar.model.failures import Failures
+from sidecar.model.health import Facts, Reading
+from sidecar.model.initsync import max_age_seconds
+from sidecar.model.last_offset import LastOffset
+from sidecar.model.memory_budget import Room
+from sidecar.model.stream import told_name
+from sidecar.services import certificates as certificate
+from sidecar.services.activity import Recent
+from sidecar.services.large_events import Apart
+from sidecar.services.publisher import Publisher
+from sidecar.services.reader import Reader
+from sidecar.services.retention import RetentionGuard
+from sidecar.telemetry.deduplication import Repeats
+from sidecar.telemetry.log import tell_repeats
+from sidecar.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from sidecar.errors import Cause
+    from sidecar.jetstream.credentials import NatsServer
+    from sidecar.settings import Settings
+
+_REPEATS_SECONDS = 10.0
+_CANCEL_AGAIN_SECONDS = 0.5
+
+
+class Daemon:
+    """The parts of the daemon; who serves requests takes what it needs from here."""
+
+    def __init__(self, settings: Settings, server: NatsServer) -> None:
+        self.settings = settings
+        self.stopping = asyncio.Event()
+        self.refusals = Repeats()
+        self.socket_fault: str | None = None
+        self.writes = settings.role != "consumer"
+        self.reads = settings.role != "producer"
+        plan, create = settings.plan, settings.stream_create or settings.embedded
+        last_offset = LastOffset()  # what one of them learns holds for the other
+        writing_bus = Bus(
+            "writes", server, plan, create=create, last_offset=last_offset
+        )
+        # Apart from the publishes: a page of events must not delay an acknowledgement.
+        reading_bus = Bus("reads", server, plan, last_offset=last_offset)
+        self.metrics = Metrics(self.facts, partial(certificate.ends, settings))
+        self.failures = Failures()
+        self.publisher = Publisher(
+            writing_bus,
+            self.metrics,
+            self.failures,
+            settings.publish_timeout_seconds,
+        )
+        self.reader = Reader(reading_bus, self.metrics)
+        # Apart, so that readers who stall leave room for events.
+        self.bodies, self.pages = Room(Outcome.NOT_STORED), Room()
+        self.apart = Apart()
+        self.buses = [writing_bus] * self.writes + [reading_bus] * self.reads
+        self.guard = RetentionGuard(self.buses[-1])
+        self.recent = Recent(self.buses[-1])
+
+    @property
+    def bus(self) -> Bus:
+        """The bus that this role has: the writing one where there are two."""
+        return self.buses[0]
+
+    async def run(self) -> None:
+        """Keep the connections alive until cancelled."""
+        parts = [bus.run() for bus in self.buses]
+        parts += [self.guard.run(), self._tell_repeats()]
+        if self.reads:
+            parts.append(self.reader.run())
+        tasks = {asyncio.create_task(part) for part in parts}
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+        finally:
+            await end(tasks)
+
+    async def _tell_repeats(self) -> None:
+        while True:
+            await asyncio.sleep(_REPEATS_SECONDS)
+            tell_repeats(now=time.monotonic())
+            tell_repeats(self.refusals, time.monotonic())
+
+    def refuse_caller(self, cause: Cause) -> None:
+        """Remember that a listener let a request for the API not pass."""
+        self.metrics.refused(cause.code)
+        self.failures.record_refused_caller(cause, time.monotonic())
+
+    def facts(self) -> Facts:
+        """Say what is known at this moment."""
+        publisher, now = self.publisher, time.monotonic()
+        failure = self.failures.worst(now)
+        info, verdict = self.bus.info, self.guard.verdict
+        initsync = verdict.initsync if verdict else None
+        age_seconds = max_age_seconds(info.config) if info else 0
+        fulls = [room.full for room in (self.pages, self.bodies) if room.full]
+        full = max(fulls, default=None)  # the last one
+        worst = next((bus for bus in self.buses if bus.cause is not None), self.bus)
+        return Facts(
+            stopping=self.stopping.is_set(),
+            writes=self.writes,
+            cause=worst.cause,
+            faults=worst.faults,
+            info=info,
+            round_trip_age=_age(worst.round_trip_at),
+            acknowledgement_age=_age(publisher.acknowledged_at),
+            doubt_age=_age(publisher.oldest_doubt_at),
+            failure=failure,
+            failure_age=_age(failure.since if failure else None),
+            other_failure=self.failures.other(now),
+            refused_caller=self.failures.refused_caller(now),
+            full=full,
+            full_age=_age(full.at if full else None),
+            second_writer_age=_age(self.failures.second_writer_at),
+            in_flight=publisher.in_flight,
+            readers_waiting=self.reader.waiting,
+            reads=self._reading() if self.reads else None,
+            connections=sum(bus.connections_made for bus in self.buses),
+            is_initsync_known=verdict.is_known if verdict else None,
+            socket_fault=self.socket_fault,
+            initsync=initsync,
+            initsync_stays=(
+                initsync.stays_seconds(age_seconds, time.time()) if initsync else None
+            ),
+        )
+
+    def _reading(self) -> Reading:
+        copies = self.reader.copies
+        return Reading(
+            refused=self.reader.refused,
+            damage=self.reader.damage,
+            damaged_offset=self.reader.damaged_offset,
+            damage_age=_age(self.reader.damaged_at),
+            stranger=told_name(copies.stranger),
+            stranger_age=_age(copies.stranger_at),
+            late_age=_age(copies.late_at),
+            coming_seconds=self.reader.coming_seconds(),
+            late=copies.late,
+            behind=copies.behind,
+            strangers=copies.strangers,
+        )
+
+
+def _age(moment: float | None) -> float | None:
+    return None if moment is None else time.monotonic() - moment
+
+
+async def end(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended.
+
+    Once is not enough: wait_for() of Python 3.11, by which nats-py connects, loses a
+    cancellation that comes as what it waits for is there (python/cpython#86296).
+    """
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=_CANCEL_AGAIN_SECONDS)

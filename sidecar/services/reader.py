@@ -1,0 +1,461 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stored events, read by offset. Stateless: whoever reads holds its own offset.
+
+Pages come from whatever copy answers; what one does not give is the leader's to say
+(`evidence`), and read from the leader meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import time
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from sidecar import errors
+from sidecar.errors import Problem
+from sidecar.jetstream.connection import NoReply
+from sidecar.model.event import MAX_OFFSET
+from sidecar.model.evidence import (
+    UNASKED,
+    Again,
+    AskCopy,
+    Asked,
+    AskFirst,
+    AskLeader,
+    AskNewest,
+    Came,
+    Copies,
+    Ended,
+    Refuse,
+    Said,
+    Serve,
+    agreed,
+    decide,
+    is_end,
+    jumps,
+)
+from sidecar.model.stream import told_name
+from sidecar.telemetry.log import log
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+
+    from sidecar.errors import Cause
+    from sidecar.jetstream.connection import Connection
+    from sidecar.jetstream.supervisor import Bus
+    from sidecar.model.reply import Position, StoredMessage
+    from sidecar.model.stream import StreamInfo
+    from sidecar.telemetry.metrics import Metrics
+
+MAX_LIMIT: Final = 5_000
+MAX_WAIT_SECONDS: Final = 60.0
+MAX_BYTES: Final = 4 * 1024 * 1024
+"""Most bytes of one page, passed by one event at most: what a page costs in memory."""
+
+FETCHED_BYTES: Final = 24 * 1024 * 1024
+"""Most that is on its way from NATS at once: nats-server ends a connection that has
+64 MB to take. One event may be larger: it is then fetched alone."""
+
+TRY_SECONDS: Final = 5.0
+"""How often the subject that serves is tried where no reader does."""
+
+TOLD_SECONDS: Final = 600.0
+"""How long after a stranger has answered another one is not told of again."""
+
+_FETCHES_AT_ONCE = 4
+_BYTES_UNDER_WAY = 4 * 1024 * 1024  # of pages: on a slow link answers stand in line
+_LEAST_BYTES = 64 * 1024
+_TRIES_OF_FIRST = 10  # that it ages out while it is read
+_TRIES_OF_NEWEST = 4  # of copies that may lag, be frozen, or another stream's
+_AGAIN_SECONDS = 0.5
+_LEADERS_EVENTS = 64  # of a page that the leader alone gives
+_LEADERS_AT_ONCE = 8
+_MOST_JUMPS = 64  # of a page of one category, each of which the leader is asked for
+_DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
+_DECIMAL = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?", re.ASCII)
+_CATEGORY = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a reader asks for; offset None is the stream's first, -1 its next."""
+
+    offset: int | None
+    limit: int = 500
+    max_bytes: int = MAX_BYTES
+    wait_seconds: float = 0.0
+    category: str | None = None
+
+
+NEXT: Final = -1
+
+
+@dataclass(frozen=True)
+class Page:
+    """Events in the order of their offsets, and where to go on.
+
+    Without events: nothing stands before next_offset. It is beyond the position's last
+    only where the leader says so; a copy that gives nothing leaves it where it was.
+    """
+
+    events: list[StoredMessage]
+    next_offset: int
+    position: Position
+
+
+def parse_query(parameters: Iterable[tuple[str, str]]) -> Query:
+    """Read the query of GET /v1/events; raise Problem naming the parameter."""
+    offset: int | None = None
+    limit, max_bytes, wait_seconds = 500, MAX_BYTES, 0.0
+    category: str | None = None
+    for name, value in parameters:
+        match name:
+            case "offset" if value == "first":
+                offset = None
+            case "offset" if value == "next":
+                offset = NEXT
+            case "offset" if _is_between(value, 0, MAX_OFFSET):
+                offset = int(value)
+            case "limit" if _is_between(value, 1, MAX_LIMIT):
+                limit = int(value)
+            case "max_bytes" if _is_between(value, 1, 10**9):
+                max_bytes = min(int(value), MAX_BYTES)
+            case "wait" if (
+                _DECIMAL.fullmatch(value) and float(value) <= MAX_WAIT_SECONDS
+            ):
+                wait_seconds = float(value)
+            case "category" if _CATEGORY.fullmatch(value):
+                category = value
+            case "offset" | "limit" | "max_bytes" | "wait" | "category":
+                raise Problem(errors.MALFORMED_QUERY, parameter=name)
+            case _:
+                raise Problem(errors.MALFORMED_QUERY)
+    return Query(offset, limit, max_bytes, wait_seconds, category)
+
+
+def _is_between(value: str, least: int, most: int) -> bool:
+    return _DIGITS.fullmatch(value) is not None and least <= int(value) <= most
+
+
+def locate(
+    offset: int | None, position: Position, settled_last: int | None
+) -> int | Problem:
+    """Say at which sequence to begin, or why that offset cannot be read."""
+    if offset is None:
+        return position.first
+    if offset == NEXT:
+        return position.last + 1
+    ends = {"first_offset": position.first, "last_offset": position.last}
+    if offset < position.first:
+        return Problem(errors.OFFSET_GONE, **ends)
+    if offset <= position.last + 1:
+        return offset
+    if settled_last is None or offset <= settled_last + 1:
+        return Problem(errors.JETSTREAM_UNAVAILABLE)
+    return Problem(errors.OFFSET_AHEAD, **ends)
+
+
+def inside(query: Query, info: StreamInfo | None) -> Position | None:
+    """Give the position that was known a moment ago if the offset lies inside it.
+
+    Then the leader need not be asked: what has gone since shows as a hole, which is
+    explained by what the leader says. With a filter it would not show.
+    """
+    if info is None or query.offset is None or query.category is not None:
+        return None
+    position = info.position
+    return position if position.first <= query.offset <= position.last else None
+
+
+class Budget:
+    """Bounds the bytes that are on their way at once, first come first served."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._left_bytes = most_bytes
+        self._most_bytes = most_bytes
+        self._turn = asyncio.Lock()
+        self._given_back = asyncio.Event()
+
+    @asynccontextmanager
+    async def spend(self, size_bytes: int) -> AsyncIterator[None]:
+        """Wait until so many may come; who wants more than all waits for all."""
+        least_bytes = self._most_bytes // _FETCHES_AT_ONCE
+        size_bytes = max(least_bytes, min(size_bytes, self._most_bytes))
+        async with self._turn:
+            while self._left_bytes < size_bytes:
+                self._given_back.clear()
+                await self._given_back.wait()
+            self._left_bytes -= size_bytes
+        try:
+            yield
+        finally:
+            self._left_bytes += size_bytes
+            self._given_back.set()
+
+
+class Reader:
+    """Reads pages over a bus of its own, so that no reader delays a publish."""
+
+    def __init__(self, bus: Bus, metrics: Metrics) -> None:
+        self._bus = bus
+        self._metrics = metrics
+        self._fetches = Budget(FETCHED_BYTES)
+        self.copies = Copies()
+        self.waiting = 0
+        self.refused: Cause | None = None
+        self.damage: Cause | None = None  # what no reader can pass
+        self.damaged_offset = 0
+        self.damaged_at: float | None = None
+        self._coming: dict[int, tuple[float, int]] = {}  # since when, how large
+        self._numbers = itertools.count()
+
+    def coming_seconds(self) -> float | None:
+        """Say how long the page that has been under way for longest has been coming."""
+        oldest = min(self._coming.values(), default=None)
+        return None if oldest is None else time.monotonic() - oldest[0]
+
+    def is_coming(self) -> bool:
+        """Tell whether something of a page came within the last second."""
+        with suppress(Problem):
+            return self._bus.connection().is_coming
+        return False
+
+    async def run(self) -> None:
+        """Now and then try the subject that serves, until cancelled."""
+        while True:
+            await asyncio.sleep(TRY_SECONDS)
+            info, now = self._bus.recent_info(), time.monotonic()
+            asked_at = self.copies.asked_at
+            is_tried = asked_at is not None and now - asked_at < TRY_SECONDS
+            if info is not None and info.messages and not is_tried:
+                with suppress(Problem):
+                    await self._ask_copy(
+                        info.position.last, Query(None, limit=1, max_bytes=1)
+                    )
+
+    async def read(self, query: Query) -> Page:
+        """Read one page; raise Problem."""
+        page = await self._read(query)
+        self._metrics.read(len(page.events))
+        return page
+
+    async def _read(self, query: Query) -> Page:
+        """Read one page. Whoever names no offset is never told that it is gone."""
+        for _ in range(_TRIES_OF_FIRST):
+            try:
+                return await self._read_once(query)
+            except Problem as problem:
+                if query.offset is not None or problem.cause is not errors.OFFSET_GONE:
+                    raise
+        raise Problem(errors.JETSTREAM_UNAVAILABLE)
+
+    async def _read_once(self, query: Query) -> Page:
+        position = inside(query, self._bus.recent_info()) or await self._bus.position()
+        start = locate(query.offset, position, self._bus.settled_last())
+        if isinstance(start, Problem):
+            raise start
+        page = await self._page(start, query, position)
+        if page.events or not query.wait_seconds:
+            return page
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + query.wait_seconds
+        while not page.events and (left_seconds := ends_at - loop.time()) > 0:
+            if page.next_offset <= page.position.last:
+                # In the stream, and nobody could be asked for it.
+                left_seconds = min(left_seconds, _AGAIN_SECONDS)
+            await self._wait(page.position.last + 1, left_seconds)
+            position = await self._bus.position()
+            page = await self._page(page.next_offset, query, position)
+        return page
+
+    async def _wait(self, offset: int, timeout_seconds: float) -> None:
+        self.waiting += 1
+        try:
+            await self._bus.wait_for(offset, timeout_seconds)
+        finally:
+            self.waiting -= 1
+
+    async def _page(self, start: int, query: Query, position: Position) -> Page:
+        if start > position.last:
+            return Page([], start, position)
+        asked = Asked(start, query.category)
+        came, said = None, None
+        while True:
+            match decide(asked, came, said):
+                case AskCopy(at):
+                    came = await self._ask_copy(at, query)
+                case AskLeader():
+                    said = await self._bus.said(asked)
+                case AskFirst():
+                    assert isinstance(said, Said)  # noqa: S101 - its first was asked
+                    said = await self._bus.said_again(said)
+                case AskNewest():
+                    assert isinstance(said, Said)  # noqa: S101 - it had no message
+                    said = await self._ask_newest(asked, said)
+                case Serve(events, is_leaders=False):
+                    assert came is not None  # noqa: S101 - it was served
+                    return await self._serve(events, query, position)
+                case Serve(events):
+                    self.copies.lacked(came or UNASKED, time.monotonic())
+                    events = await self._go_on(events, query, position.last)
+                    return await self._serve(events, query, position)
+                case Ended():  # the position is older than that word
+                    return Page([], position.last + 1, position)
+                case Again():
+                    return Page([], start, position)
+                case Refuse(errors.OFFSET_GONE):
+                    position = await self._bus.position()
+                    raise Problem(
+                        errors.OFFSET_GONE,
+                        first_offset=position.first,
+                        last_offset=position.last,
+                    )
+                case Refuse(cause, offset):
+                    self.damage, self.damaged_offset = cause, offset
+                    self.damaged_at = time.monotonic()
+                    raise Problem(cause, offset=offset)
+
+    async def _ask_copy(self, start: int, query: Query) -> Came:
+        return await self._ask(
+            query.max_bytes,
+            lambda connection, max_bytes: connection.batch(
+                start, query.limit, max_bytes, query.category
+            ),
+        )
+
+    async def _ask_newest(self, asked: Asked, said: Said) -> Said:
+        """Ask until one copy has come as far as the leader, but only some times.
+
+        Where none does, as with a mirror that is nearer than our stream or a category
+        that has nothing at all, the leader's word is taken after some time of its own.
+        """
+        assert asked.category is not None  # noqa: S101 - without one it is not asked
+        category = asked.category
+        for _ in range(_TRIES_OF_NEWEST):
+            came = await self._ask(
+                MAX_BYTES,
+                lambda connection, max_bytes: connection.newest(category, max_bytes),
+                rested=True,
+            )
+            said = replace(said, newest=came)
+            if is_end(asked, said.position.last, came):
+                return said
+        if not self._bus.has_one_leader():
+            return said
+        again = await self._bus.said(asked)
+        is_settled = isinstance(again, Said) and again.message is None
+        return replace(said, is_settled=is_settled)
+
+    async def _ask(
+        self,
+        most_bytes: int,
+        ask: Callable[[Connection, int], Coroutine[None, None, Came]],
+        *,
+        rested: bool = False,
+    ) -> Came:
+        """Ask a copy for so many bytes at most, and one event; see Copies of rests."""
+        size_bytes = most_bytes + self._bus.connection().limit_bytes
+        async with self._fetches.spend(size_bytes):
+            if not (rested or self.copies.may_be_asked(time.monotonic())):
+                return UNASKED
+            number = next(self._numbers)
+            room_bytes = _BYTES_UNDER_WAY - sum(
+                size for _, size in self._coming.values()
+            )
+            max_bytes = min(most_bytes, max(room_bytes, _LEAST_BYTES))
+            self._coming[number] = time.monotonic(), max_bytes
+            try:
+                came = await ask(self._bus.connection(), max_bytes)
+            except NoReply as absence:
+                if absence.cause is errors.NATS_PERMISSION:
+                    self._refuse(absence.cause)
+                raise Problem(absence.cause) from None
+            finally:
+                del self._coming[number]
+        self.refused = None
+        now, met_at = time.monotonic(), self.copies.stranger_at
+        self.copies.gave(came, now)
+        if came.end == "stranger" and (met_at is None or now - met_at > TOLD_SECONDS):
+            log.warning("foreign_copy", stream=told_name(came.stranger))
+        return came
+
+    def _refuse(self, cause: Cause) -> None:
+        if self.refused is None:
+            log.warning(
+                cause.code,
+                purpose="reads",
+                reason=cause.title,
+                remedy=cause.remedy,
+                faults=[],
+            )
+        self.refused = cause
+
+    async def _go_on(
+        self, events: list[StoredMessage], query: Query, last: int
+    ) -> list[StoredMessage]:
+        """Read what follows an event from the leader, too: copies are left alone.
+
+        How large they are is known when they are there, so few come at once.
+        """
+        most = min(query.limit, _LEADERS_EVENTS)
+        size_bytes = len(events[0].body)
+        while query.category is None and size_bytes < query.max_bytes:
+            limit_bytes = self._bus.connection().limit_bytes
+            count = min(
+                max(FETCHED_BYTES // limit_bytes, 1),
+                _LEADERS_AT_ONCE,
+                most - len(events),
+                last - events[-1].sequence,
+            )
+            if count < 1:
+                break
+            after = events[-1].sequence + 1
+            async with self._fetches.spend(count * limit_bytes):
+                more = await asyncio.gather(
+                    *(self._bus.message(at) for at in range(after, after + count)),
+                    return_exceptions=True,
+                )
+            for event in more:
+                if (
+                    not isinstance(event, tuple)
+                    or event.is_displaced
+                    or not event.is_readable
+                    or size_bytes >= query.max_bytes
+                ):
+                    return events
+                events.append(event)
+                size_bytes += len(event.body)
+        return events
+
+    async def _serve(
+        self, events: list[StoredMessage], query: Query, position: Position
+    ) -> Page:
+        if query.category is not None:
+            events = await self._agreed(events, query.category)
+        reached = events[-1].sequence
+        self._bus.proven(reached)
+        last = max(self._bus.proven_last(), position.last)
+        return Page(events, reached + 1, position._replace(last=last))
+
+    async def _agreed(
+        self, events: list[StoredMessage], category: str
+    ) -> list[StoredMessage]:
+        """Keep the events up to a jump that the leader does not know."""
+        asked = jumps(events)[:_MOST_JUMPS]
+        nexts: dict[int, int | None] = {}
+        for begin in range(0, len(asked), _LEADERS_AT_ONCE):
+            offsets = asked[begin : begin + _LEADERS_AT_ONCE]
+            found = await asyncio.gather(
+                *(self._bus.next_of(category, offset) for offset in offsets),
+                return_exceptions=True,
+            )
+            nexts |= {
+                offset: message.sequence
+                for offset, message in zip(offsets, found, strict=True)
+                if isinstance(message, tuple)
+            }
+        return agreed(events, nexts)

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures for Prometheus. The edge to prometheus_client.
+
+What happens is counted where it happens; what is, is read from the daemon when it is
+asked for. Labels are bounded: a category is base, initsync or other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from sidecar import __version__
+from sidecar.errors import Outcome
+from sidecar.model import health
+from sidecar.model.initsync import max_age_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from prometheus_client.core import Metric
+
+    from sidecar.model.health import Facts, Reading
+
+MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+_PREFIX = "hermes_sidecar_"
+_CATEGORIES = ("base", "initsync", "other")
+_RESULTS = ("stored", "duplicate", "not_stored", "unknown")
+_STATUSES = ("pass", "warn", "fail")
+_SECONDS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)
+
+
+class Metrics:
+    """What is counted, and the text that Prometheus scrapes."""
+
+    def __init__(
+        self,
+        facts: Callable[[], Facts],
+        certificate_ends: Callable[[], dict[str, float]] = dict,
+    ) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_Now(facts, certificate_ends))
+        ProcessCollector(registry=self._registry)
+        self._published = self._counter(
+            "events_published_total",
+            "Requests to store an event, by category and result: stored, duplicate, "
+            "not_stored, unknown.",
+            ("category", "result"),
+        )
+        self._bytes = self._counter(
+            "published_bytes_total", "Bytes of the events stored.", ()
+        )
+        self._duplicates = self._counter(
+            "duplicates_answered_total",
+            "Requests answered with an event that stood in the stream already.",
+            (),
+        )
+        self._resolutions = self._counter(
+            "resolutions_total",
+            "Publishes whose first copy left open what became of it, by the outcome "
+            "that looking and sending again had: stored, not_stored, unknown.",
+            ("outcome",),
+        )
+        self._preconditions_failed = self._counter(
+            "preconditions_failed_total",
+            "Requests that found an event of another producer at the next offset.",
+            (),
+        )
+        self._refused = self._counter(
+            "requests_refused_total", "Requests refused, by problem code.", ("code",)
+        )
+        self._events_read = self._counter(
+            "events_read_total", "Events given to readers.", ()
+        )
+        self._seconds = Histogram(
+            f"{_PREFIX}publish_duration_seconds",
+            "Time from a complete request to its outcome.",
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        # All from the first scrape on: a rate needs the 0 before the first 1.
+        children = {
+            (category, result): self._published.labels(category, result)
+            for category in _CATEGORIES
+            for result in _RESULTS
+        }
+        self._stored = {
+            (category, duplicate): children[
+                category, "duplicate" if duplicate else "stored"
+            ]
+            for category in _CATEGORIES
+            for duplicate in (False, True)
+        }
+        for outcome in Outcome:
+            self._resolutions.labels(outcome.value)
+
+    def stored(
+        self, category: str, duplicate: bool, size_bytes: int, seconds: float
+    ) -> None:
+        """Count an event that stands in the stream."""
+        self._stored[_bounded(category), duplicate].inc()
+        if duplicate:
+            self._duplicates.inc()
+        else:
+            self._bytes.inc(size_bytes)
+        self._seconds.observe(seconds)
+
+    def not_stored(self, category: str, outcome: Outcome, seconds: float) -> None:
+        """Count an event that was refused, or of which nobody knows."""
+        self._published.labels(_bounded(category), outcome.value).inc()
+        self._seconds.observe(seconds)
+
+    def resolved(self, outcome: Outcome | None) -> None:
+        """Count a publish that one copy did not settle."""
+        self._resolutions.labels((outcome or Outcome.UNKNOWN).value).inc()
+
+    def refused(self, code: str) -> None:
+        """Count a request that was refused, at any stage."""
+        self._refused.labels(code).inc()
+
+    def second_writer(self) -> None:
+        """Count a request that found another producer's event at the next offset."""
+        self._preconditions_failed.inc()
+
+    def read(self, events: int) -> None:
+        """Count events given to a reader."""
+        self._events_read.inc(events)
+
+    def text(self) -> bytes:
+        """Give everything in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(_PREFIX + name, text, labels, registry=self._registry)
+
+
+class _Now(Collector):
+    """What is true at the moment of a scrape; without a value nothing is said."""
+
+    def __init__(
+        self,
+        facts: Callable[[], Facts],
+        certificate_ends: Callable[[], dict[str, float]],
+    ) -> None:
+        self._facts = facts
+        self._certificate_ends = certificate_ends
+
+    def collect(self) -> Iterable[Metric]:
+        facts = self._facts()
+        yield InfoMetricFamily(
+            f"{_PREFIX}build", "Version of the sidecar.", {"version": __version__}
+        )
+        yield CounterMetricFamily(
+            f"{_PREFIX}nats_connections_total",
+            "Connections to NATS that were made.",
+            facts.connections,
+        )
+        if facts.reads is not None:
+            yield _copies(facts.reads)
+        checks = GaugeMetricFamily(
+            f"{_PREFIX}check_status",
+            "Each check of /health: 0 passed, 1 a warning, 2 failed.",
+            labels=("check",),
+        )
+        assessed = health.assess(facts)
+        for check in assessed:
+            checks.add_metric((check.name,), _STATUSES.index(check.status))
+        yield checks
+        ends = GaugeMetricFamily(
+            f"{_PREFIX}certificate_end_timestamp_seconds",
+            "When the first certificate in the file of a setting ends, since 1970.",
+            labels=("setting",),
+        )
+        for setting, end in self._certificate_ends().items():
+            ends.add_metric((setting,), end)
+        yield ends
+        for name, text, value in _gauges(facts, health.is_ready(assessed)):
+            if value is not None:
+                yield GaugeMetricFamily(_PREFIX + name, text, value)
+
+
+def _copies(reads: Reading) -> Metric:
+    family = CounterMetricFamily(
+        f"{_PREFIX}copies_wanting_total",
+        "Reads that the leader had to answer, by what a copy did: late (it was silent "
+        "for a second), behind (it lacked the event), stranger (another stream's).",
+        labels=("kind",),
+    )
+    family.add_metric(("late",), reads.late)
+    family.add_metric(("behind",), reads.behind)
+    family.add_metric(("stranger",), reads.strangers)
+    return family
+
+
+def _gauges(facts: Facts, ready: bool) -> list[tuple[str, str, Any]]:
+    info = facts.info
+    gauges: list[tuple[str, str, Any]] = [
+        ("ready", "1 while events can flow.", int(ready)),
+        ("nats_connected", "1 while a fit stream is reached.", int(not facts.cause)),
+        (
+            "round_trip_age_seconds",
+            "Since the stream's leader last answered.",
+            facts.round_trip_age,
+        ),
+        (
+            "acknowledgement_age_seconds",
+            "Since an event was last stored.",
+            facts.acknowledgement_age,
+        ),
+        ("publishes_in_flight", "Publishes under way.", facts.in_flight),
+        (
+            "oldest_unresolved_publish_seconds",
+            "Age of the oldest publish without a definite answer; 0 for none.",
+            facts.doubt_age or 0,
+        ),
+        ("readers_waiting", "Readers that wait for an event.", facts.readers_waiting),
+    ]
+    if info is not None:
+        gauges += [
+            (
+                "first_offset",
+                "First offset that the stream still holds.",
+                info.position.first,
+            ),
+            ("last_offset", "Last offset of the stream.", info.position.last),
+            ("stream_messages", "Events in the stream.", info.messages),
+            ("stream_bytes", "Size of the stream.", info.size_bytes),
+            (
+                "stream_max_bytes",
+                "Limit of the stream's size; -1 for none.",
+                info.config.get("max_bytes", -1),
+            ),
+            (
+                "stream_max_messages",
+                "Limit of the stream's events; -1 for none.",
+                info.config.get("max_msgs", -1),
+            ),
+            (
+                "stream_max_age_seconds",
+                "Retention of the stream; 0 for ever.",
+                max_age_seconds(info.config),
+            ),
+            (
+                "stream_max_event_bytes",
+                "Limit of one event with its headers; -1 for none but the server's.",
+                info.config.get("max_msg_size", -1),
+            ),
+        ]
+    return gauges + _initsync_gauges(facts)
+
+
+def _initsync_gauges(facts: Facts) -> list[tuple[str, str, Any]]:
+    if not facts.is_initsync_known:
+        return []
+    initsync = facts.initsync
+    gauges = [
+        (
+            "initsync_complete",
+            "1 while the stream holds a complete initsync.",
+            int(initsync is not None),
+        )
+    ]
+    if initsync is None:
+        return gauges
+    return [
+        *gauges,
+        (
+            "initsync_start_offset",
+            "Offset of the init-start of the last complete initsync.",
+            initsync.start.offset,
+        ),
+        (
+            "initsync_stop_offset",
+            "Offset of the init-stop of the last complete initsync.",
+            initsync.stop.offset,
+        ),
+        (
+            "initsync_objects",
+            "Objects of the last complete initsync.",
+            initsync.objects,
+        ),
+        (
+            "initsync_stop_timestamp_seconds",
+            "When the last complete initsync ended, since 1970.",
+            initsync.stop.time,
+        ),
+        (
+            "initsync_stays_seconds",
+            "How long the last complete initsync stays in the stream; none for ever.",
+            facts.initsync_stays,
+        ),
+    ]
+
+
+def _bounded(category: str) -> str:
+    return category if category in _CATEGORIES else "other"
