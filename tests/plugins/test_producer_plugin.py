@@ -49,7 +49,7 @@ FAMILY = "messagebus_producers"
 SECRET = "c0rrect-horse"
 REFUSED = problem(413, "too_large", "not_stored")
 L = 41
-OTHER_PYTHON = Path(__file__).parent / "parts" / "other_python.py"
+OTHER_PYTHON = Path(__file__).resolve().parents[1] / "parts" / "other_python.py"
 
 
 @pytest.fixture

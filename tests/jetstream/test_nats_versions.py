@@ -26,7 +26,7 @@ from sidecar.model.stream import DEFECTS, OLDEST_SERVER, server_unfitness
 if TYPE_CHECKING:
     import httpx
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 OLDEST = ".".join(map(str, OLDEST_SERVER))
 LOSES = "2.11.1"
 

@@ -28,7 +28,7 @@ from parts.sidecar import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-USERS = Path(__file__).resolve().parent.parent / "deploy" / "nats" / "users.conf"
+USERS = Path(__file__).resolve().parents[2] / "deploy" / "nats" / "users.conf"
 SECURITY = USERS.parent.parent.parent / "SECURITY.md"
 ROLES = ("producer", "consumer", "both", "provision")
 
