@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sidecar import __version__, errors
-from sidecar.command_error import NO_FIT_STREAM, NO_NATS, OK, Complaint, printable
+from sidecar.command_error import NO_FIT_STREAM, NO_NATS, OK, CommandError, printable
 from sidecar.errors import Problem
 from sidecar.model.event import MAX_OFFSET
 from sidecar.settings import load
@@ -37,7 +37,7 @@ def main() -> None:
     try:
         arguments = _parser().parse_args()
         status = arguments.run(arguments)
-    except Complaint as complaint:
+    except CommandError as complaint:
         status = _complain(complaint.exit_status, complaint)
     except Problem as problem:
         cause = problem.cause

@@ -15,7 +15,7 @@ NO_EMBEDDED_NATS: Final = 6
 NOT_INSTALLED: Final = 7
 
 
-class Complaint(Exception):  # noqa: N818 - most are nobody's error but the caller's
+class CommandError(Exception):
     """A sentence for the caller: what is wrong and what to do; never a traceback."""
 
     exit_status: ClassVar[int]

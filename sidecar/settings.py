@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from sidecar.command_error import BAD_SETTINGS, Complaint
+from sidecar.command_error import BAD_SETTINGS, CommandError
 from sidecar.jetstream.credentials import NatsServer, Tls
 from sidecar.model.host_names import may_be_named
 from sidecar.model.memory_budget import MAX_BYTES
@@ -39,7 +39,7 @@ _NATS_SCHEMES = ("nats", "tls")
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
 
 
-class SettingsError(Complaint):
+class SettingsError(CommandError):
     """The settings cannot work; the text has a sentence for each reason."""
 
     exit_status = BAD_SETTINGS

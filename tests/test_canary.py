@@ -39,7 +39,7 @@ from sidecar import errors
 from sidecar.commands.tail import View, _line
 from sidecar.errors import Outcome, Problem
 from sidecar.model.event import parse_event, parse_key, parse_precondition
-from sidecar.model.reply import Position, Sight, StoredMessage
+from sidecar.model.reply import Observation, Position, StoredMessage
 from sidecar.services.reader import Page, parse_query
 from sidecar.settings import SettingsError, load
 
@@ -489,7 +489,7 @@ def test_no_value_shows_the_event_it_holds(tmp_path: Path) -> None:
     values = (
         parse_event(body),
         message,
-        Sight(Position(1, 7), message),
+        Observation(Position(1, 7), message),
         Page([message], 8, Position(1, 7)),
         Problem(errors.MALFORMED_JSON, Outcome.NOT_STORED),
     )

@@ -109,12 +109,12 @@ class Bench:
         self.actors = Actors(self.loop)
         self.history = History(self.loop.time)
         sleep = self.actors.sleep
-        self.bus = MemoryBus(self.loop, sleep, self.rng, self.history)
+        self.supervisor = MemoryBus(self.loop, sleep, self.rng, self.history)
         self.source = Source(self.rng, self.loop.time)
         self.source.objects = {("Users", 1): {"state": 1}, ("Users", 2): {"state": 2}}
         self.server = HermesServer(
             "server",
-            partial(Producer, self.bus),
+            partial(Producer, self.supervisor),
             self.rng,
             self.record,
             self.source,
@@ -124,7 +124,7 @@ class Bench:
         )
         self.client = HermesClient(
             "client",
-            partial(Consumer, self.bus),
+            partial(Consumer, self.supervisor),
             self.rng,
             self.record,
             sleep,
@@ -172,11 +172,11 @@ def test_an_initsync_is_one_event_for_each_object_between_its_ends(
 
 
 def test_an_initsync_waits_for_the_first_fetch(bench: Bench) -> None:
-    bench.bus.fault_chance = 1.0
+    bench.supervisor.fault_chance = 1.0
     bench.actors.spawn("server", bench.server.run)
     bench.run_until(5.0)
     bench.server.wants_initsync = True
-    bench.bus.fault_chance = 0.0
+    bench.supervisor.fault_chance = 0.0
     bench.run_until(200.0)
     assert bench.kinds() == ["init-start", "added", "added", "init-stop"]
 
@@ -218,9 +218,9 @@ def test_a_failed_pass_saves_what_was_sent_and_is_computed_anew(bench: Bench) ->
     bench.actors.spawn("server", bench.server.run)
     bench.run_until(10.0)
     bench.source.objects |= {("Users", 3): {"state": 0}, ("Users", 4): {"state": 0}}
-    bench.loop.call_at(30.004, setattr, bench.bus, "fault_chance", 1.0)
+    bench.loop.call_at(30.004, setattr, bench.supervisor, "fault_chance", 1.0)
     bench.run_until(31.0)
-    bench.bus.fault_chance = 0.0
+    bench.supervisor.fault_chance = 0.0
     del bench.source.objects["Users", 2]
     bench.run_until(200.0)
     failed, passed = bench.history.passes[1:3]

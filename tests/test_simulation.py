@@ -176,14 +176,14 @@ def test_what_nobody_catches_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> 
     async def die() -> None:
         raise ValueError
 
-    async def look(bus: bus.Bus) -> None:
+    async def look(bus: bus.StreamSupervisor) -> None:
         loop = asyncio.get_running_loop()
         bus.task = loop.create_task(die())  # type: ignore[attr-defined]
         loop.call_soon(lambda: 1 // 0)
         await real(bus)
 
-    real = bus.Bus.run
-    monkeypatch.setattr(bus.Bus, "run", look)
+    real = bus.StreamSupervisor.run
+    monkeypatch.setattr(bus.StreamSupervisor, "run", look)
     texts = [each.sentence for each in run(draw(1)).violations]
     assert any("ZeroDivisionError" in text for text in texts)
     assert any("ValueError" in text for text in texts)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
-from sidecar.command_error import NOT_INSTALLED, Complaint
+from sidecar.command_error import NOT_INSTALLED, CommandError
 from sidecar.commands.install import install_plugins
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _GROUPS = ["étudiants", "enseignants"]
 _PHOTO_BYTES = 5 * 1024 * 1024
 
 
-class DemoError(Complaint):
+class DemoError(CommandError):
     """The demo could not be shown; the text says why."""
 
     exit_status = NOT_INSTALLED

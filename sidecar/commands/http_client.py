@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from sidecar.command_error import NOT_READY, Complaint
+from sidecar.command_error import NOT_READY, CommandError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ _DAMAGED = ("hole", "displaced", "unreadable")
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-class DaemonError(Complaint):
+class DaemonError(CommandError):
     """The daemon did not do what it was asked; the text says why."""
 
     exit_status = NOT_READY

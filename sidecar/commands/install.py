@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from sidecar.command_error import NOT_INSTALLED, Complaint
+from sidecar.command_error import NOT_INSTALLED, CommandError
 
 PLUGIN_STUB: Final = Path(__file__).resolve().parents[2] / "plugin_stub"
 NAME: Final = "nats_sidecar"
 
 
-class InstallError(Complaint):
+class InstallError(CommandError):
     """The plugins cannot be copied; the text says why and what to do."""
 
     exit_status = NOT_INSTALLED

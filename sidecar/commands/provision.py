@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from sidecar import errors
-from sidecar.command_error import NO_FIT_STREAM, Complaint
+from sidecar.command_error import NO_FIT_STREAM, CommandError
 from sidecar.errors import Problem
 from sidecar.jetstream.connection import ApiError, Connection, NoReply
 from sidecar.model import stream
@@ -26,7 +26,7 @@ INBOX_PREFIX: Final = "_INBOX_hermes_provision"
 _TRIES = 16  # so many answers: of two who answer, each is heard
 
 
-class ProvisionError(Complaint):
+class ProvisionError(CommandError):
     """The server refused what was asked; the text says what it answered."""
 
     exit_status = NO_FIT_STREAM

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Message, Receive, Scope, Send
 
-    from sidecar.model.memory_budget import Room
+    from sidecar.model.memory_budget import MemoryBudget
     from sidecar.services.daemon import Daemon
     from sidecar.services.reader import Page
 
@@ -168,7 +168,7 @@ async def _slow_page(
         if not reading.done():
             yield json.dumps(Problem(errors.STOPPING).document()).encode()
             return
-        with daemon.pages.hold(peer) as held:
+        with daemon.pages.reserve(peer) as held:
             body = json.dumps(_page_document(reading.result())).encode()
             held.add(len(body))
             yield body
@@ -206,7 +206,7 @@ class _PageResponse(Response):
     """A page of events; it counts as held until the reader has taken it."""
 
     def __init__(
-        self, room: Room, headers: dict[str, str], document: dict[str, Any]
+        self, room: MemoryBudget, headers: dict[str, str], document: dict[str, Any]
     ) -> None:
         super().__init__(
             json.dumps(document), headers=headers, media_type="application/json"
@@ -221,7 +221,7 @@ class _PageResponse(Response):
                 message = {"type": "http.response.body"}
             await send(message)
 
-        with self._room.hold(_peer(scope)) as held:
+        with self._room.reserve(_peer(scope)) as held:
             held.add(len(self.body))
             await super().__call__(scope, receive, send_and_wait)
 
@@ -259,9 +259,9 @@ async def _leave(request: Request) -> None:
 
 
 async def _get_stream(daemon: Daemon) -> Response:
-    info = await daemon.bus.stream_info()
+    info = await daemon.supervisor.stream_info()
     last = info.position.last
-    message = await daemon.bus.message(last) if info.messages else None
+    message = await daemon.supervisor.message(last) if info.messages else None
     verdict = await daemon.guard.known(info)
     initsync = verdict.initsync
     return json_answer(
@@ -274,7 +274,7 @@ async def _get_stream(daemon: Daemon) -> Response:
             "messages": info.messages,
             "bytes": info.size_bytes,
             "created": info.created,
-            "categories": await daemon.bus.categories(),
+            "categories": await daemon.supervisor.categories(),
             "last_complete_initsync": initsync
             and initsync.document(max_age_seconds(info.config)),
             "initsync_known": verdict.is_known,
@@ -290,7 +290,7 @@ async def _get_page(daemon: Daemon) -> Response:
         now=now,
         checks=health.assess(facts),
         stream=daemon.settings.stream,
-        server=daemon.bus.server if facts.cause in _REACHED else "",
+        server=daemon.supervisor.server if facts.cause in _REACHED else "",
         info=facts.info,
         is_initsync_known=facts.is_initsync_known,
         initsync=facts.initsync,

@@ -18,7 +18,7 @@ from sidecar import errors
 from sidecar.errors import Outcome, Problem
 from sidecar.http.protocol import EVENTS, body_seconds
 from sidecar.http.responses import answer, json_answer
-from sidecar.jetstream.callbacks import told
+from sidecar.jetstream.callbacks import await_callback
 from sidecar.model.event import START_BYTES, parse_event, parse_key, parse_precondition
 from sidecar.model.failures import producer_of
 from sidecar.telemetry.log import internal_error, log, tell_repeats
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sidecar.http.auth import Guard, RawHeaders
     from sidecar.http.protocol import Respond
     from sidecar.model.event import Event
-    from sidecar.model.memory_budget import Held
+    from sidecar.model.memory_budget import Reservation
     from sidecar.services.daemon import Daemon
     from sidecar.services.publisher import Stored
 
@@ -51,10 +51,10 @@ class Direct:
 
     def __call__(self, headers: RawHeaders, body: bytes, respond: Respond) -> None:
         """Respond to POST /v1/events, now or when the event's outcome is known."""
-        held = self._daemon.bodies.hold()
+        held = self._daemon.bodies.reserve()
 
         def end(response: Response) -> None:
-            held.give_back()
+            held.release()
             respond(response)
 
         try:
@@ -77,7 +77,7 @@ class Direct:
 async def post_event(daemon: Daemon, request: Request) -> Response:
     """Respond to POST /v1/events when the event's outcome is known."""
     headers, start = request.scope["headers"], bytearray()
-    with daemon.bodies.hold() as held:
+    with daemon.bodies.reserve() as held:
         try:
             try:
                 head = _read_head(daemon, headers)
@@ -90,7 +90,7 @@ async def post_event(daemon: Daemon, request: Request) -> Response:
         except Problem as problem:
             _refused(daemon, problem, headers, bytes(start))
             raise
-        return await told(partial(_publish, daemon, head, event))
+        return await await_callback(partial(_publish, daemon, head, event))
 
 
 class _Head(NamedTuple):
@@ -136,7 +136,9 @@ def _read_head(daemon: Daemon, raw_headers: RawHeaders) -> _Head:
         raise Problem(errors.UNSUPPORTED_MEDIA_TYPE, Outcome.NOT_STORED)
     key = parse_key(_text(headers.get(b"idempotency-key")))
     precondition = parse_precondition(_text(headers.get(b"if-match")))
-    limit_bytes = daemon.settings.max_event_bytes or daemon.bus.connection().limit_bytes
+    limit_bytes = (
+        daemon.settings.max_event_bytes or daemon.supervisor.connection().limit_bytes
+    )
     declared = headers.get(b"content-length", b"0")
     if declared.isdigit() and int(declared) > limit_bytes:
         raise _too_large(int(declared), limit_bytes)
@@ -227,7 +229,7 @@ async def _read_start(request: Request) -> bytes:
 
 
 async def _read_body(
-    request: Request, held: Held, limit_bytes: int, start: bytearray
+    request: Request, held: Reservation, limit_bytes: int, start: bytearray
 ) -> bytes:
     """Read the body, never more of it than the limit; `start` gets its first bytes."""
     body = bytearray()
@@ -244,7 +246,7 @@ async def _read_body(
     return bytes(body)
 
 
-def _take_piece(held: Held, size_bytes: int, limit_bytes: int) -> None:
+def _take_piece(held: Reservation, size_bytes: int, limit_bytes: int) -> None:
     """Count a piece of a body; raise Problem if there is no room for it."""
     held.add(size_bytes)
     if held.bytes > limit_bytes:
@@ -263,7 +265,7 @@ def _too_large(size_bytes: int, limit_bytes: int) -> Problem:
 def _log_refusal(daemon: Daemon, problem: Problem, key: str | None = None) -> None:
     """Log what was not stored, without anything of the event; once for a series."""
     codes = dict.fromkeys((problem.cause.code, problem.reason.code))
-    if not daemon.refusals.is_new(("refused", *codes), time.monotonic()):
+    if not daemon.refusals.should_log(("refused", *codes), time.monotonic()):
         return
     members = {name: value for name, value in problem.members.items() if name != "key"}
     if problem.cause is errors.PRECONDITION_FAILED:

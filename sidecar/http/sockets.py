@@ -11,7 +11,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sidecar.command_error import CANNOT_LISTEN, Complaint
+from sidecar.command_error import CANNOT_LISTEN, CommandError
 from sidecar.directories import weak_ancestor
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _KEEPALIVE = (
 Connections have it from their listener."""
 
 
-class ListenError(Complaint):
+class ListenError(CommandError):
     """A socket cannot be opened; the text says which and what to do."""
 
     exit_status = CANNOT_LISTEN

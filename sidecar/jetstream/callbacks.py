@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-async def told(start: Callable[[Callable[[_T], None]], None]) -> _T:
+async def await_callback(start: Callable[[Callable[[_T], None]], None]) -> _T:
     """Give a function a callback and wait for what that is told."""
     future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
 

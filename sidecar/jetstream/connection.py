@@ -27,7 +27,7 @@ import nats.errors
 
 from sidecar import __version__, errors
 from sidecar.errors import Cause, Problem
-from sidecar.jetstream.callbacks import told
+from sidecar.jetstream.callbacks import await_callback
 from sidecar.jetstream.client import (
     NatsClient,
     header_block,
@@ -416,7 +416,9 @@ class Connection:
         self, event: Event, key: str, last: int, timeout_seconds: float
     ) -> Answer:
         """Send one copy of the event, fenced to become last + 1; say what came back."""
-        return await told(partial(self.send, event, key, last, timeout_seconds))
+        return await await_callback(
+            partial(self.send, event, key, last, timeout_seconds)
+        )
 
     def send(
         self,
@@ -634,7 +636,9 @@ class Connection:
         """
         subject = f"$JS.API.{name}.{self._plan.name}"
         payload = b"" if request is None else json.dumps(request).encode()
-        reply = await told(partial(self._ask, subject, payload, b"", REQUEST_SECONDS))
+        reply = await await_callback(
+            partial(self._ask, subject, payload, b"", REQUEST_SECONDS)
+        )
         if isinstance(reply, TimeoutError):
             raise NoReply
         if isinstance(reply, NoReply):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from sidecar.command_error import NO_EMBEDDED_NATS, Complaint
+from sidecar.command_error import NO_EMBEDDED_NATS, CommandError
 from sidecar.directories import weak_ancestor
 from sidecar.jetstream.backoff import Backoff
 from sidecar.jetstream.credentials import NatsServer
@@ -48,7 +48,7 @@ _STOP_SECONDS = 10.0
 _LONGEST_PAUSE_SECONDS = 5.0
 
 
-class EmbeddedError(Complaint):
+class EmbeddedError(CommandError):
     """The embedded server cannot be started; the text says why and what to do."""
 
     exit_status = NO_EMBEDDED_NATS

@@ -20,7 +20,7 @@ from sidecar.jetstream.connection import ApiError, Connection, NoReply
 from sidecar.model import stream
 from sidecar.model.evidence import SILENT, Said, Silent
 from sidecar.model.last_offset import LONGEST_GAP_SECONDS, LastOffset
-from sidecar.model.reply import Position, Sight
+from sidecar.model.reply import Observation, Position
 from sidecar.model.scan import INITSYNC, scan_at
 from sidecar.telemetry.log import internal_error, log
 
@@ -69,7 +69,7 @@ def _for_callers(cause: Cause) -> Cause:
     return errors.JETSTREAM_UNAVAILABLE if cause is errors.INTERNAL else cause
 
 
-class Bus:
+class StreamSupervisor:
     """The stream, through whichever connection lives at the moment."""
 
     def __init__(
@@ -250,7 +250,7 @@ class Bus:
         """Ask the stream's leader where the stream stands; raise Problem."""
         return (await self.stream_info()).position
 
-    async def look(self, sequence: int) -> Sight | None:
+    async def look(self, sequence: int) -> Observation | None:
         """Ask the leader what stands at a sequence; None if it does not say.
 
         The position is asked first, so that a message that has just been stored is
@@ -267,7 +267,7 @@ class Bus:
                 message = self._seen(await connection.at_or_after(sequence))
         except (NoReply, ApiError):
             return None
-        return Sight(info.position, message, self.settled_last())
+        return Observation(info.position, message, self.settled_last())
 
     async def said(self, asked: Asked) -> Said | Silent:
         """Ask the leader where the stream ends, then for the first of what is read."""

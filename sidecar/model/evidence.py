@@ -111,7 +111,7 @@ class Ended(NamedTuple):
     """Say that the stream has nothing of this after the offset."""
 
 
-class Again(NamedTuple):
+class Retry(NamedTuple):
     """Say that nobody knows yet."""
 
 
@@ -122,13 +122,13 @@ class Refuse(NamedTuple):
     offset: int
 
 
-Step = AskCopy | AskLeader | AskFirst | AskNewest | Serve | Ended | Again | Refuse
+Step = AskCopy | AskLeader | AskFirst | AskNewest | Serve | Ended | Retry | Refuse
 
 
 def decide(asked: Asked, came: Came | None, said: Said | Silent | None) -> Step:
     """Say what follows from what came and what was said; None: not asked yet."""
     if isinstance(said, Silent):
-        return Again()
+        return Retry()
     start = asked.start
     if said is not None:
         verdict = _judge(asked, said)
@@ -157,9 +157,9 @@ def _judge(asked: Asked, said: Said) -> Step | None:
         if said.newest is None:
             return AskNewest()
         is_ended = said.is_settled or is_end(asked, position.last, said.newest)
-        return Ended() if is_ended else Again()
+        return Ended() if is_ended else Retry()
     if message is None or asked.start > position.last:
-        return Again()  # two servers, or two moments
+        return Retry()  # two servers, or two moments
     if asked.category is None and message.sequence > asked.start:
         if said.first_again is None:
             return AskFirst()

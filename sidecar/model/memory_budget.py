@@ -25,7 +25,7 @@ class Full(NamedTuple):
     bytes: int
 
 
-class Room:
+class MemoryBudget:
     """Counts the bytes that are held; `outcome` is told where there is no room."""
 
     def __init__(self, outcome: Outcome | None = None) -> None:
@@ -34,9 +34,9 @@ class Room:
         self.full: Full | None = None
         self._by_name: Counter[str] = Counter()
 
-    def hold(self, name: str = "somebody") -> Held:
+    def reserve(self, name: str = "somebody") -> Reservation:
         """Count what one request of `name` holds, until its end."""
-        return Held(self, name)
+        return Reservation(self, name)
 
     def change(self, name: str, size_bytes: int) -> None:
         """Count more bytes of somebody, or fewer."""
@@ -52,10 +52,10 @@ class Room:
         return Problem(errors.BUSY, self.outcome)
 
 
-class Held:
+class Reservation:
     """What one request holds so far; a context manager that gives it back."""
 
-    def __init__(self, room: Room, name: str) -> None:
+    def __init__(self, room: MemoryBudget, name: str) -> None:
         self._room = room
         self._name = name
         self.bytes = 0
@@ -64,9 +64,9 @@ class Held:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.give_back()
+        self.release()
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Hold nothing any more."""
         if self.bytes:
             self._room.change(self._name, -self.bytes)

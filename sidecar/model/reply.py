@@ -237,7 +237,7 @@ class StoredMessage(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sight:
+class Observation:
     """Where the stream stands, and the first message at or after one sequence.
 
     The two may come from two servers: for a moment an old leader answers, too.

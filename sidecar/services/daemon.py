@@ -9,12 +9,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sidecar.errors import Outcome
-from sidecar.jetstream.supervisor import Bus
+from sidecar.jetstream.supervisor import StreamSupervisor
 from sidecar.model.failures import Failures
 from sidecar.model.health import Facts, Reading
 from sidecar.model.initsync import max_age_seconds
 from sidecar.model.last_offset import LastOffset
-from sidecar.model.memory_budget import Room
+from sidecar.model.memory_budget import MemoryBudget
 from sidecar.model.stream import told_name
 from sidecar.services import certificates as certificate
 from sidecar.services.activity import Recent
@@ -22,7 +22,7 @@ from sidecar.services.large_events import Apart
 from sidecar.services.publisher import Publisher
 from sidecar.services.reader import Reader
 from sidecar.services.retention import RetentionGuard
-from sidecar.telemetry.deduplication import Repeats
+from sidecar.telemetry.deduplication import Deduplication
 from sidecar.telemetry.log import tell_repeats
 from sidecar.telemetry.metrics import Metrics
 
@@ -41,17 +41,17 @@ class Daemon:
     def __init__(self, settings: Settings, server: NatsServer) -> None:
         self.settings = settings
         self.stopping = asyncio.Event()
-        self.refusals = Repeats()
+        self.refusals = Deduplication()
         self.socket_fault: str | None = None
         self.writes = settings.role != "consumer"
         self.reads = settings.role != "producer"
         plan, create = settings.plan, settings.stream_create or settings.embedded
         last_offset = LastOffset()  # what one of them learns holds for the other
-        writing_bus = Bus(
+        writing_bus = StreamSupervisor(
             "writes", server, plan, create=create, last_offset=last_offset
         )
         # Apart from the publishes: a page of events must not delay an acknowledgement.
-        reading_bus = Bus("reads", server, plan, last_offset=last_offset)
+        reading_bus = StreamSupervisor("reads", server, plan, last_offset=last_offset)
         self.metrics = Metrics(self.facts, partial(certificate.ends, settings))
         self.failures = Failures()
         self.publisher = Publisher(
@@ -62,20 +62,20 @@ class Daemon:
         )
         self.reader = Reader(reading_bus, self.metrics)
         # Apart, so that readers who stall leave room for events.
-        self.bodies, self.pages = Room(Outcome.NOT_STORED), Room()
+        self.bodies, self.pages = MemoryBudget(Outcome.NOT_STORED), MemoryBudget()
         self.apart = Apart()
         self.buses = [writing_bus] * self.writes + [reading_bus] * self.reads
         self.guard = RetentionGuard(self.buses[-1])
         self.recent = Recent(self.buses[-1])
 
     @property
-    def bus(self) -> Bus:
+    def supervisor(self) -> StreamSupervisor:
         """The bus that this role has: the writing one where there are two."""
         return self.buses[0]
 
     async def run(self) -> None:
         """Keep the connections alive until cancelled."""
-        parts = [bus.run() for bus in self.buses]
+        parts = [supervisor.run() for supervisor in self.buses]
         parts += [self.guard.run(), self._tell_repeats()]
         if self.reads:
             parts.append(self.reader.run())
@@ -102,12 +102,15 @@ class Daemon:
         """Say what is known at this moment."""
         publisher, now = self.publisher, time.monotonic()
         failure = self.failures.worst(now)
-        info, verdict = self.bus.info, self.guard.verdict
+        info, verdict = self.supervisor.info, self.guard.verdict
         initsync = verdict.initsync if verdict else None
         age_seconds = max_age_seconds(info.config) if info else 0
         fulls = [room.full for room in (self.pages, self.bodies) if room.full]
         full = max(fulls, default=None)  # the last one
-        worst = next((bus for bus in self.buses if bus.cause is not None), self.bus)
+        worst = next(
+            (supervisor for supervisor in self.buses if supervisor.cause is not None),
+            self.supervisor,
+        )
         return Facts(
             stopping=self.stopping.is_set(),
             writes=self.writes,
@@ -127,7 +130,7 @@ class Daemon:
             in_flight=publisher.in_flight,
             readers_waiting=self.reader.waiting,
             reads=self._reading() if self.reads else None,
-            connections=sum(bus.connections_made for bus in self.buses),
+            connections=sum(supervisor.connections_made for supervisor in self.buses),
             is_initsync_known=verdict.is_known if verdict else None,
             socket_fault=self.socket_fault,
             initsync=initsync,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sidecar import errors
 from sidecar.errors import Cause, Outcome, Problem
-from sidecar.jetstream.callbacks import told
+from sidecar.jetstream.callbacks import await_callback
 from sidecar.model.event import LAST, Event
 from sidecar.model.failures import is_second_writer
 from sidecar.model.reply import (
@@ -30,8 +30,8 @@ from sidecar.model.reply import (
     InProcess,
     NoAnswer,
     NotSent,
+    Observation,
     Refused,
-    Sight,
     TooLarge,
     Unavailable,
     Undecided,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from sidecar.jetstream.connection import Connection
-    from sidecar.jetstream.supervisor import Bus
+    from sidecar.jetstream.supervisor import StreamSupervisor
     from sidecar.model.failures import Failures
     from sidecar.model.scan import Scan
     from sidecar.telemetry.metrics import Metrics
@@ -102,7 +102,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Again:
+class Retry:
     """Send the same copy again; `cause` is what keeps it from being stored."""
 
     in_doubt: InDoubt
@@ -112,15 +112,15 @@ class Again:
 
 
 @dataclass(frozen=True)
-class Look:
+class Inspect:
     """Ask the leader what stands at this sequence; `otherwise` if it does not say."""
 
     sequence: int
     in_doubt: InDoubt
-    otherwise: Again | None = None
+    otherwise: Retry | None = None
 
 
-def decide(expected: Expected, answer: Answer) -> Stored | Again | Look | Problem:
+def decide(expected: Expected, answer: Answer) -> Stored | Retry | Inspect | Problem:
     """Say what follows from the answer to one copy."""
     in_doubt = expected.in_doubt
     match answer:
@@ -128,23 +128,23 @@ def decide(expected: Expected, answer: Answer) -> Stored | Again | Look | Proble
             return Stored(sequence, duplicate=False)
         case Acknowledged(duplicate=False):
             # Whoever answered did not apply our precondition.
-            return Again(InDoubt.YES, 0.1, errors.FOREIGN_ANSWER)
+            return Retry(InDoubt.YES, 0.1, errors.FOREIGN_ANSWER)
         case Acknowledged(sequence) if sequence == expected.next:
             # Deduplication compares ids alone: look whether the bytes are ours.
-            return Look(sequence, InDoubt.YES)
+            return Inspect(sequence, InDoubt.YES)
         case Acknowledged(sequence):
             # An old leader may know our id where it never came to stand.
-            return Look(sequence, max(in_doubt, InDoubt.REFUSED))
+            return Inspect(sequence, max(in_doubt, InDoubt.REFUSED))
         case WrongLast(of_several):
             leaves = InDoubt.REFUSED if of_several else InDoubt.NO
-            return Look(expected.next, max(in_doubt, leaves))
+            return Inspect(expected.next, max(in_doubt, leaves))
         case InProcess():
             # The copy under way may be another request's: it can still land. Or it was
             # refused as it was applied: 2.11 on several replicas says this of such a
             # copy for as long as its leader leads, so only a look ends it.
             return _look(expected, InDoubt.REFUSED, errors.JETSTREAM_UNAVAILABLE, None)
         case Unavailable():
-            return Again(in_doubt, 0.25, errors.JETSTREAM_UNAVAILABLE)
+            return Retry(in_doubt, 0.25, errors.JETSTREAM_UNAVAILABLE)
         case Refused(cause, code):
             return _refuse(expected, cause, jetstream_code=code)
         case TooLarge(size_bytes, limit_bytes):
@@ -157,12 +157,14 @@ def decide(expected: Expected, answer: Answer) -> Stored | Again | Look | Proble
         case Undecided(cause, code):
             return _look(expected, InDoubt.YES, cause, code)
         case NotSent():
-            return Again(in_doubt, 0.0, errors.NATS_DOWN)
+            return Retry(in_doubt, 0.0, errors.NATS_DOWN)
         case NoAnswer() | Disconnected():
-            return Again(InDoubt.YES, 0.0, errors.JETSTREAM_UNAVAILABLE)
+            return Retry(InDoubt.YES, 0.0, errors.JETSTREAM_UNAVAILABLE)
 
 
-def judge(expected: Expected, sequence: int, sight: Sight) -> Stored | Again | Problem:
+def judge(
+    expected: Expected, sequence: int, sight: Observation
+) -> Stored | Retry | Problem:
     """Say what follows from what the leader shows at `sequence`."""
     in_doubt, message, position = expected.in_doubt, sight.message, sight.position
     ends = {"first_offset": position.first, "last_offset": position.last}
@@ -171,7 +173,7 @@ def judge(expected: Expected, sequence: int, sight: Sight) -> Stored | Again | P
         if message.key != expected.key:
             if not is_next:
                 # Where an old leader says that it stands. At L + 1 it may.
-                return Again(InDoubt.YES, 0.1, errors.JETSTREAM_UNAVAILABLE)
+                return Retry(InDoubt.YES, 0.1, errors.JETSTREAM_UNAVAILABLE)
             return Problem(
                 errors.PRECONDITION_FAILED,
                 Outcome.NOT_STORED,
@@ -189,19 +191,21 @@ def judge(expected: Expected, sequence: int, sight: Sight) -> Stored | Again | P
     if sequence <= position.last:
         # It was taken, but who was asked for it has not come that far: an old leader
         # that a partition has just released.
-        return Again(InDoubt.YES, 0.1, errors.JETSTREAM_UNAVAILABLE)
+        return Retry(InDoubt.YES, 0.1, errors.JETSTREAM_UNAVAILABLE)
     if position.last == expected.last:
         # Proposed by the leader, not yet committed: it may still be dropped. It may be
         # ours, of an earlier request with the same key.
-        return Again(InDoubt.YES, 0.05, errors.JETSTREAM_UNAVAILABLE)
+        return Retry(InDoubt.YES, 0.05, errors.JETSTREAM_UNAVAILABLE)
     if sight.settled_last is None or sight.settled_last >= expected.last:
         # A thawed old leader was seen to answer from its past for a moment.
-        return Again(in_doubt, 0.5, errors.JETSTREAM_UNAVAILABLE)
+        return Retry(in_doubt, 0.5, errors.JETSTREAM_UNAVAILABLE)
     # One leader has said so for long enough: whoever refused the copies was right.
     return Problem(errors.OFFSET_AHEAD, _outcome(in_doubt), **ends)
 
 
-def _refuse(expected: Expected, cause: Cause, **members: int | None) -> Look | Problem:
+def _refuse(
+    expected: Expected, cause: Cause, **members: int | None
+) -> Inspect | Problem:
     """Refuse for good, unless an earlier copy of this request may still land."""
     if expected.in_doubt:
         return _look(expected, InDoubt.NO, cause, members.get("jetstream_code"))
@@ -211,7 +215,7 @@ def _refuse(expected: Expected, cause: Cause, **members: int | None) -> Look | P
 
 def _look(
     expected: Expected, leaves: InDoubt, cause: Cause, jetstream_code: int | None
-) -> Look:
+) -> Inspect:
     """Look whether a copy was stored; if not, try again, and not too often.
 
     Who answers in the stream's place does so before it, and what is under way lands
@@ -220,8 +224,8 @@ def _look(
     is_soon = cause in (errors.FOREIGN_ANSWER, errors.JETSTREAM_UNAVAILABLE)
     pause_seconds = 0.1 if is_soon else 0.5
     in_doubt = max(expected.in_doubt, leaves)
-    again = Again(in_doubt, pause_seconds, cause, jetstream_code)
-    return Look(expected.next, in_doubt, otherwise=again)
+    again = Retry(in_doubt, pause_seconds, cause, jetstream_code)
+    return Inspect(expected.next, in_doubt, otherwise=again)
 
 
 def _outcome(in_doubt: InDoubt) -> Outcome:
@@ -244,9 +248,13 @@ class Publisher:
     """
 
     def __init__(
-        self, bus: Bus, metrics: Metrics, failures: Failures, timeout_seconds: float
+        self,
+        supervisor: StreamSupervisor,
+        metrics: Metrics,
+        failures: Failures,
+        timeout_seconds: float,
     ) -> None:
-        self._bus = bus
+        self._supervisor = supervisor
         self._metrics = metrics
         self._failures = failures
         self._timeout_seconds = timeout_seconds
@@ -307,7 +315,7 @@ class Publisher:
             self.failed(key, result, event.body, started_at)
             tell(result)
             return
-        self._bus.proven(result.offset)
+        self._supervisor.proven(result.offset)
         self.acknowledged_at = now
         if event.category == INITSYNC:
             self._go_on_from(event, result.offset, now)
@@ -375,7 +383,7 @@ class Publisher:
         if is_second_writer(key, problem):
             self._metrics.second_writer()
         if problem.cause is errors.EVENT_TOO_LARGE and not self.in_flight:
-            self._bus.learn_limit()
+            self._supervisor.learn_limit()
         since = now if started_at is None else started_at
         self._failures.record_failure(key, problem, start, since, now)
 
@@ -385,12 +393,12 @@ class Publisher:
         Each try is fenced, so this request stores at most one message; a repetition of
         the whole request is recognised only inside the stream's duplicate window.
         """
-        last = (await self._bus.position()).last
+        last = (await self._supervisor.position()).last
         while True:
             expected = Expected(key, event.body, last, anywhere=True)
             try:
                 send = partial(self._send_first, event, expected, ends_at)
-                return _stored(await told(send))
+                return _stored(await await_callback(send))
             except Problem as problem:
                 lost_race = problem.cause is errors.PRECONDITION_FAILED
                 if not lost_race or time.monotonic() > ends_at:
@@ -402,7 +410,7 @@ class Publisher:
     ) -> None:
         """Send one copy, which settles almost every event without a task or a clock."""
         try:
-            connection = self._bus.connection()
+            connection = self._supervisor.connection()
         except Problem as problem:
             end(problem)
             return
@@ -440,31 +448,31 @@ class Publisher:
             raise Problem(cause, Outcome.NOT_STORED) from None
         if isinstance(learned, Event):
             send = partial(self._send_first, learned, expected, ends_at)
-            return _stored(await told(send))
+            return _stored(await await_callback(send))
         doubt = Doubt(self._doubts)
         return await self._resolve(event, expected, learned, doubt, ends_at)
 
     async def _learn(
         self, event: Event, expected: Expected
-    ) -> Event | Stored | Again | Look | Problem:
+    ) -> Event | Stored | Retry | Inspect | Problem:
         """Ask where the scan stands at L; raise Problem if no copy may stand.
 
         Nothing comes between what is learned and a copy that is fenced by L.
         """
         if expected.in_doubt:
-            connection = await self._bus.wait()
+            connection = await self._supervisor.wait()
         else:
-            connection = self._bus.connection()
+            connection = self._supervisor.connection()
         try:
-            before = await self._bus.scan_at(expected.last)
+            before = await self._supervisor.scan_at(expected.last)
         except Problem as problem:
-            return Again(expected.in_doubt, 0.25, problem.cause)
+            return Retry(expected.in_doubt, 0.25, problem.cause)
         if before is None:
             # The stream does not end at L: a copy would be refused, so look for whom.
             large = connection.too_large(event, expected.key, expected.last)
             if large is not None and not expected.in_doubt:
                 return decide(expected, large)
-            return Look(expected.next, expected.in_doubt)
+            return Inspect(expected.next, expected.in_doubt)
         self._known = _Known(expected.last, before, time.monotonic())
         return event._replace(scan=before.after(expected.next, event.type))
 
@@ -472,7 +480,7 @@ class Publisher:
         self,
         event: Event,
         expected: Expected,
-        step: Stored | Again | Look | Problem,
+        step: Stored | Retry | Inspect | Problem,
         doubt: Doubt,
         ends_at: float,
     ) -> Stored:
@@ -481,7 +489,7 @@ class Publisher:
             async with asyncio.timeout(ends_at - time.monotonic()):
                 stored = await self._look_and_send(event, expected, step, doubt)
         except TimeoutError:
-            problem = doubt.problem(self._bus.cause)
+            problem = doubt.problem(self._supervisor.cause)
             self._metrics.resolved(problem.outcome)
             raise problem from None
         except Problem as problem:
@@ -496,12 +504,12 @@ class Publisher:
         self,
         event: Event,
         expected: Expected,
-        step: Stored | Again | Look | Problem,
+        step: Stored | Retry | Inspect | Problem,
         doubt: Doubt,
     ) -> Stored:
         """Look and send again until the outcome is known."""
         while True:
-            if isinstance(step, Look):
+            if isinstance(step, Inspect):
                 step = await self._look(expected, step, doubt)
             if isinstance(step, (Stored, Problem)):
                 return _stored(step)
@@ -518,12 +526,12 @@ class Publisher:
 
     async def _send(
         self, event: Event, expected: Expected, doubt: Doubt
-    ) -> Stored | Again | Look | Problem:
+    ) -> Stored | Retry | Inspect | Problem:
         """Send one copy; its answer is awaited for some seconds at most."""
         if expected.in_doubt:
-            connection = await self._bus.wait()
+            connection = await self._supervisor.wait()
         else:
-            connection = self._bus.connection()
+            connection = self._supervisor.connection()
         doubt.set(InDoubt.YES)
         answer = await connection.publish(
             event, expected.key, expected.last, self._copy_seconds
@@ -532,26 +540,26 @@ class Publisher:
 
     def _follow(
         self, connection: Connection, expected: Expected, answer: Answer
-    ) -> Stored | Again | Look | Problem:
+    ) -> Stored | Retry | Inspect | Problem:
         """Say what follows from an answer; drop a connection that left a doubt."""
         if isinstance(answer, NoAnswer):
-            self._bus.drop(connection)
+            self._supervisor.drop(connection)
         return decide(expected, answer)
 
     async def _look(
-        self, expected: Expected, look: Look, doubt: Doubt
-    ) -> Stored | Again | Problem:
+        self, expected: Expected, look: Inspect, doubt: Doubt
+    ) -> Stored | Retry | Problem:
         """Ask the leader what the answer left open."""
         doubt.set(look.in_doubt)
-        sight = await self._bus.look(look.sequence)
-        step: Stored | Again | Problem
+        sight = await self._supervisor.look(look.sequence)
+        step: Stored | Retry | Problem
         if sight is None:
-            step = Again(look.in_doubt, 0.1, errors.JETSTREAM_UNAVAILABLE)
+            step = Retry(look.in_doubt, 0.1, errors.JETSTREAM_UNAVAILABLE)
         else:
             step = judge(
                 expected._replace(in_doubt=look.in_doubt), look.sequence, sight
             )
-        if isinstance(step, Again) and look.otherwise is not None:
+        if isinstance(step, Retry) and look.otherwise is not None:
             return look.otherwise
         return step
 

@@ -21,7 +21,6 @@ from sidecar.jetstream.connection import NoReply
 from sidecar.model.event import MAX_OFFSET
 from sidecar.model.evidence import (
     UNASKED,
-    Again,
     AskCopy,
     Asked,
     AskFirst,
@@ -31,6 +30,7 @@ from sidecar.model.evidence import (
     Copies,
     Ended,
     Refuse,
+    Retry,
     Said,
     Serve,
     agreed,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from sidecar.errors import Cause
     from sidecar.jetstream.connection import Connection
-    from sidecar.jetstream.supervisor import Bus
+    from sidecar.jetstream.supervisor import StreamSupervisor
     from sidecar.model.reply import Position, StoredMessage
     from sidecar.model.stream import StreamInfo
     from sidecar.telemetry.metrics import Metrics
@@ -200,8 +200,8 @@ class Budget:
 class Reader:
     """Reads pages over a bus of its own, so that no reader delays a publish."""
 
-    def __init__(self, bus: Bus, metrics: Metrics) -> None:
-        self._bus = bus
+    def __init__(self, supervisor: StreamSupervisor, metrics: Metrics) -> None:
+        self._supervisor = supervisor
         self._metrics = metrics
         self._fetches = Budget(FETCHED_BYTES)
         self.copies = Copies()
@@ -221,14 +221,14 @@ class Reader:
     def is_coming(self) -> bool:
         """Tell whether something of a page came within the last second."""
         with suppress(Problem):
-            return self._bus.connection().is_coming
+            return self._supervisor.connection().is_coming
         return False
 
     async def run(self) -> None:
         """Now and then try the subject that serves, until cancelled."""
         while True:
             await asyncio.sleep(TRY_SECONDS)
-            info, now = self._bus.recent_info(), time.monotonic()
+            info, now = self._supervisor.recent_info(), time.monotonic()
             asked_at = self.copies.asked_at
             is_tried = asked_at is not None and now - asked_at < TRY_SECONDS
             if info is not None and info.messages and not is_tried:
@@ -254,8 +254,11 @@ class Reader:
         raise Problem(errors.JETSTREAM_UNAVAILABLE)
 
     async def _read_once(self, query: Query) -> Page:
-        position = inside(query, self._bus.recent_info()) or await self._bus.position()
-        start = locate(query.offset, position, self._bus.settled_last())
+        position = (
+            inside(query, self._supervisor.recent_info())
+            or await self._supervisor.position()
+        )
+        start = locate(query.offset, position, self._supervisor.settled_last())
         if isinstance(start, Problem):
             raise start
         page = await self._page(start, query, position)
@@ -268,14 +271,14 @@ class Reader:
                 # In the stream, and nobody could be asked for it.
                 left_seconds = min(left_seconds, _AGAIN_SECONDS)
             await self._wait(page.position.last + 1, left_seconds)
-            position = await self._bus.position()
+            position = await self._supervisor.position()
             page = await self._page(page.next_offset, query, position)
         return page
 
     async def _wait(self, offset: int, timeout_seconds: float) -> None:
         self.waiting += 1
         try:
-            await self._bus.wait_for(offset, timeout_seconds)
+            await self._supervisor.wait_for(offset, timeout_seconds)
         finally:
             self.waiting -= 1
 
@@ -289,10 +292,10 @@ class Reader:
                 case AskCopy(at):
                     came = await self._ask_copy(at, query)
                 case AskLeader():
-                    said = await self._bus.said(asked)
+                    said = await self._supervisor.said(asked)
                 case AskFirst():
                     assert isinstance(said, Said)  # noqa: S101 - its first was asked
-                    said = await self._bus.said_again(said)
+                    said = await self._supervisor.said_again(said)
                 case AskNewest():
                     assert isinstance(said, Said)  # noqa: S101 - it had no message
                     said = await self._ask_newest(asked, said)
@@ -305,10 +308,10 @@ class Reader:
                     return await self._serve(events, query, position)
                 case Ended():  # the position is older than that word
                     return Page([], position.last + 1, position)
-                case Again():
+                case Retry():
                     return Page([], start, position)
                 case Refuse(errors.OFFSET_GONE):
-                    position = await self._bus.position()
+                    position = await self._supervisor.position()
                     raise Problem(
                         errors.OFFSET_GONE,
                         first_offset=position.first,
@@ -344,9 +347,9 @@ class Reader:
             said = replace(said, newest=came)
             if is_end(asked, said.position.last, came):
                 return said
-        if not self._bus.has_one_leader():
+        if not self._supervisor.has_one_leader():
             return said
-        again = await self._bus.said(asked)
+        again = await self._supervisor.said(asked)
         is_settled = isinstance(again, Said) and again.message is None
         return replace(said, is_settled=is_settled)
 
@@ -358,7 +361,7 @@ class Reader:
         rested: bool = False,
     ) -> Came:
         """Ask a copy for so many bytes at most, and one event; see Copies of rests."""
-        size_bytes = most_bytes + self._bus.connection().limit_bytes
+        size_bytes = most_bytes + self._supervisor.connection().limit_bytes
         async with self._fetches.spend(size_bytes):
             if not (rested or self.copies.may_be_asked(time.monotonic())):
                 return UNASKED
@@ -369,7 +372,7 @@ class Reader:
             max_bytes = min(most_bytes, max(room_bytes, _LEAST_BYTES))
             self._coming[number] = time.monotonic(), max_bytes
             try:
-                came = await ask(self._bus.connection(), max_bytes)
+                came = await ask(self._supervisor.connection(), max_bytes)
             except NoReply as absence:
                 if absence.cause is errors.NATS_PERMISSION:
                     self._refuse(absence.cause)
@@ -404,7 +407,7 @@ class Reader:
         most = min(query.limit, _LEADERS_EVENTS)
         size_bytes = len(events[0].body)
         while query.category is None and size_bytes < query.max_bytes:
-            limit_bytes = self._bus.connection().limit_bytes
+            limit_bytes = self._supervisor.connection().limit_bytes
             count = min(
                 max(FETCHED_BYTES // limit_bytes, 1),
                 _LEADERS_AT_ONCE,
@@ -416,7 +419,10 @@ class Reader:
             after = events[-1].sequence + 1
             async with self._fetches.spend(count * limit_bytes):
                 more = await asyncio.gather(
-                    *(self._bus.message(at) for at in range(after, after + count)),
+                    *(
+                        self._supervisor.message(at)
+                        for at in range(after, after + count)
+                    ),
                     return_exceptions=True,
                 )
             for event in more:
@@ -437,8 +443,8 @@ class Reader:
         if query.category is not None:
             events = await self._agreed(events, query.category)
         reached = events[-1].sequence
-        self._bus.proven(reached)
-        last = max(self._bus.proven_last(), position.last)
+        self._supervisor.proven(reached)
+        last = max(self._supervisor.proven_last(), position.last)
         return Page(events, reached + 1, position._replace(last=last))
 
     async def _agreed(
@@ -450,7 +456,7 @@ class Reader:
         for begin in range(0, len(asked), _LEADERS_AT_ONCE):
             offsets = asked[begin : begin + _LEADERS_AT_ONCE]
             found = await asyncio.gather(
-                *(self._bus.next_of(category, offset) for offset in offsets),
+                *(self._supervisor.next_of(category, offset) for offset in offsets),
                 return_exceptions=True,
             )
             nexts |= {

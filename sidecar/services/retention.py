@@ -30,7 +30,7 @@ from sidecar.model.scan import INITSYNC, scan_at
 from sidecar.telemetry.log import log
 
 if TYPE_CHECKING:
-    from sidecar.jetstream.supervisor import Bus
+    from sidecar.jetstream.supervisor import StreamSupervisor
     from sidecar.model.reply import Position
     from sidecar.model.scan import Complete
     from sidecar.model.stream import StreamInfo
@@ -45,8 +45,8 @@ KNOWN_SECONDS: Final = 3.0
 class RetentionGuard:
     """Knows the last complete initsync of the stream; never asked by a publish."""
 
-    def __init__(self, bus: Bus) -> None:
-        self._bus = bus
+    def __init__(self, supervisor: StreamSupervisor) -> None:
+        self._supervisor = supervisor
         self._asking = asyncio.Lock()
         self._seen: tuple[Any, ...] = ()
         self._stream: tuple[Any, ...] = ()
@@ -57,15 +57,15 @@ class RetentionGuard:
     @property
     def verdict(self) -> Verdict | None:
         """Give the verdict on the stream as it stands; None before the first look."""
-        if self._verdict is None or self._bus.info is None:
+        if self._verdict is None or self._supervisor.info is None:
             return self._verdict
-        return self._verdict.at(self._bus.info.position)
+        return self._verdict.at(self._supervisor.info.position)
 
     async def run(self) -> None:
         """Look again whenever the stream moved, until cancelled."""
         while True:
-            info = self._bus.info
-            if self._bus.cause is None and info is not None:
+            info = self._supervisor.info
+            if self._supervisor.cause is None and info is not None:
                 try:
                     await self._look(info)
                     self._tell(max_age_seconds(info.config))
@@ -93,7 +93,7 @@ class RetentionGuard:
         have answered the first time.
         """
         async with self._asking:
-            stream = (info.created, self._bus.connections_made)
+            stream = (info.created, self._supervisor.connections_made)
             state = (*stream, info.position, info.size_bytes)
             has_moved = state != self._seen
             if not has_moved and time.monotonic() < self._again_at:
@@ -108,7 +108,7 @@ class RetentionGuard:
             )
 
     async def _ask(self, position: Position, before: Verdict | None) -> Verdict:
-        newest = await self._bus.last_of(INITSYNC)
+        newest = await self._supervisor.last_of(INITSYNC)
         scan = scan_at(newest)
         if scan.last is None:
             return Verdict(is_known=scan.is_known)
@@ -124,7 +124,7 @@ class RetentionGuard:
         return judge(start, stop, scan.last.objects)
 
     async def _mark(self, offset: int) -> Mark | None:
-        message = await self._bus.message(offset)
+        message = await self._supervisor.message(offset)
         return None if message is None else mark(message)
 
     def _tell(self, age_seconds: float) -> None:

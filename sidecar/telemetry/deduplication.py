@@ -32,7 +32,7 @@ class Repeated:
         return self.last - self.first
 
 
-class Repeats:
+class Deduplication:
     """Remembers what was told; false while there is nothing to remember."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Repeats:
     def __bool__(self) -> bool:
         return bool(self._series)
 
-    def is_new(self, key: tuple[str, ...], now: float) -> bool:
+    def should_log(self, key: tuple[str, ...], now: float) -> bool:
         """Tell whether this is worth a line; if not, it is counted."""
         series = self._series.get(key)
         is_told = series is not None and now - series.last <= SERIES_SECONDS

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import structlog
 
 from sidecar.command_error import printable
-from sidecar.telemetry.deduplication import Repeats
+from sidecar.telemetry.deduplication import Deduplication
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
@@ -43,8 +43,8 @@ _PIECE_BYTES = select.PIPE_BUF  # a pipe that takes anything takes so much
 _CALLER = re.compile(r"\S+:\d+ - \w+:\d+ - ")
 """Of a line of nats-server: each connection has another."""
 
-_repeats = Repeats()
-_servers = Repeats()
+_repeats = Deduplication()
+_servers = Deduplication()
 """Apart, for whoever reaches the embedded server's port may cause its lines: they must
 leave room for ours."""
 _OURS: Final = (_repeats, _servers)
@@ -106,7 +106,9 @@ class _Lines(logging.StreamHandler[_Stderr]):
         super().emit(record)
 
 
-def tell_repeats(repeats: Repeats | None = None, now: float | None = None) -> None:
+def tell_repeats(
+    repeats: Deduplication | None = None, now: float | None = None
+) -> None:
     """Log how often something came again, for each series that has ended, or all.
 
     Without `repeats`: of the log's own lines.
@@ -142,7 +144,7 @@ def _drop_repeats(
     repeats = _repeats
     if line["event"] == "embedded_nats":
         key, repeats = tuple(_CALLER.sub("", part) for part in key), _servers
-    if not repeats.is_new(key, time.monotonic()):
+    if not repeats.should_log(key, time.monotonic()):
         raise structlog.DropEvent
     return line
 
@@ -180,7 +182,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     if not isinstance(record.msg, str) or record.levelno < logging.WARNING:
         return True  # ours, or asked for
     text = record.msg.partition("\n")[0]
-    return _repeats.is_new(("library", record.name, text), time.monotonic())
+    return _repeats.should_log(("library", record.name, text), time.monotonic())
 
 
 def _tell_once(record: logging.LogRecord) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .measure import Spread, memory_mb, spread, time_sends, turned
 from .pyspy import Profile, profile
 from .scale import SIZES, Environment, Scale
-from .variants import UNIX, Bus, all_variants
+from .variants import UNIX, StreamSupervisor, all_variants
 from .world import event_of, nats_servers
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def measure_latency(
 
 
 def _measure_size(
-    variants: dict[str, Bus], size: int, rounds: int, sends: int
+    variants: dict[str, StreamSupervisor], size: int, rounds: int, sends: int
 ) -> dict[str, Spread]:
     event = event_of(size)
     series = {name: array("d") for name in variants}
@@ -59,7 +59,7 @@ def _measure_size(
 
 
 def _profile(
-    bus: Bus, sidecar: SidecarProcess, directory: Path, seconds: int
+    bus: StreamSupervisor, sidecar: SidecarProcess, directory: Path, seconds: int
 ) -> Profile | str:
     event = event_of(SIZES[0])
     bus.open()

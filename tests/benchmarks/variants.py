@@ -37,7 +37,7 @@ _ELECTION_SECONDS = 0.5
 NAMES = (UNIX, TCP, IN_PROCESS, SQLITE, RAW, NAIVE)
 
 
-class Bus(Protocol):
+class StreamSupervisor(Protocol):
     """One variant."""
 
     def open(self) -> None: ...
@@ -144,7 +144,7 @@ class NaiveBus:
 @contextmanager
 def all_variants(
     home: Path, directory: Path, node: NatsProcess, replicas: int
-) -> Iterator[tuple[dict[str, Bus], SidecarProcess]]:
+) -> Iterator[tuple[dict[str, StreamSupervisor], SidecarProcess]]:
     """Start every variant on one NATS, each with a stream of its own."""
     for name in ("ours", "thread", "raw", "naive"):
         create_stream(node, name, replicas)
@@ -158,7 +158,7 @@ def all_variants(
         naive = stack.enter_context(_naive(directory, node))
         for bus in (sqlite, raw, thread):
             stack.callback(bus.stop)
-        variants: dict[str, Bus] = {
+        variants: dict[str, StreamSupervisor] = {
             UNIX: OurBus(home, sidecar.url),
             TCP: OurBus(home, f"http://127.0.0.1:{sidecar.tcp_port}"),
             IN_PROCESS: thread,

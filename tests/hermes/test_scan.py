@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SCAN = "__canBeInitialized"
 
 
-class Bus(list[Any]):
+class StreamSupervisor(list[Any]):
     def seekToBeginning(self) -> None:  # noqa: N802 - Hermes' name
         pass
 
@@ -54,7 +54,7 @@ def by_scan(
     ]
     cache = SimpleNamespace(nextoffset=None, initstartoffset=None, initstopoffset=None)
     client = SimpleNamespace(
-        __msgbus=Bus(events[first - 1 :]),
+        __msgbus=StreamSupervisor(events[first - 1 :]),
         __useFirstInitsyncSequence=False,
         __cache=cache,
     )

@@ -26,7 +26,7 @@ from sidecar import errors
 from sidecar.errors import Cause, Problem
 from sidecar.jetstream.connection import Connection, NoReply
 from sidecar.jetstream.credentials import NatsServer
-from sidecar.jetstream.supervisor import Bus
+from sidecar.jetstream.supervisor import StreamSupervisor
 from sidecar.model.event import parse_event
 from sidecar.model.reply import Refused
 from sidecar.model.stream import StreamPlan
@@ -102,7 +102,7 @@ def fake() -> Iterator[FakeNats]:
 async def test_a_server_that_is_too_old_is_asked_for_nothing() -> None:
     with FakeNats("2.10.26") as old:
         server = NatsServer((f"nats://{old.address}",))
-        bus = Bus("test", server, StreamPlan("hermes", "hermes", 1, 0))
+        bus = StreamSupervisor("test", server, StreamPlan("hermes", "hermes", 1, 0))
         running = asyncio.create_task(bus.run())
         async with asyncio.timeout(10):
             while bus.cause is not errors.SERVER_TOO_OLD:

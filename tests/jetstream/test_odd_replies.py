@@ -17,7 +17,7 @@ from sidecar import errors
 from sidecar.jetstream.client import NatsClient
 from sidecar.jetstream.connection import Connection, _Batch, _read_message
 from sidecar.jetstream.credentials import NatsServer
-from sidecar.jetstream.supervisor import Bus
+from sidecar.jetstream.supervisor import StreamSupervisor
 from sidecar.model.event import parse_event
 from sidecar.model.reply import StoredMessage
 from sidecar.model.stream import StreamPlan
@@ -151,7 +151,7 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 async def test_what_nats_says_does_not_end_the_bus(name: str) -> None:
     with OddNats(*ODD[name]) as odd:
-        bus = Bus("test", NatsServer((odd.url,)), PLAN)
+        bus = StreamSupervisor("test", NatsServer((odd.url,)), PLAN)
         running = asyncio.create_task(bus.run())
         ends_at = asyncio.get_running_loop().time() + 10
         while odd.connections < 2 and bus.cause is not errors.SERVER_TOO_OLD:
@@ -170,7 +170,7 @@ async def test_who_ends_the_connection_at_each_event_is_not_asked_without_a_paus
 ) -> None:
     event = parse_event(b'{"evcategory": "base"}')
     with OddNats(greeting(), info(), at_event=at_event) as odd:
-        bus = Bus("writes", NatsServer((odd.url,)), PLAN)
+        bus = StreamSupervisor("writes", NatsServer((odd.url,)), PLAN)
         running = asyncio.create_task(bus.run())
         with suppress(TimeoutError):
             async with asyncio.timeout(7):
@@ -185,7 +185,7 @@ async def test_who_ends_the_connection_at_each_event_is_not_asked_without_a_paus
 
 async def test_what_we_cannot_read_is_internal_and_passes_by_for_callers() -> None:
     with OddNats(greeting(), b"[]") as odd:
-        bus = Bus("test", NatsServer((odd.url,)), PLAN)
+        bus = StreamSupervisor("test", NatsServer((odd.url,)), PLAN)
         running = asyncio.create_task(bus.run())
         async with asyncio.timeout(10):
             while bus.cause is not errors.INTERNAL:
@@ -200,7 +200,7 @@ async def test_what_we_cannot_read_is_internal_and_passes_by_for_callers() -> No
 @pytest.mark.parametrize("urls", [5, ["a:99999999"], ["[::1"], ["10.1.2.3:4222"]])
 async def test_gossip_is_not_heard(urls: Any) -> None:
     with OddNats(greeting(connect_urls=urls), info()) as odd:
-        bus = Bus("test", NatsServer((odd.url,)), PLAN)
+        bus = StreamSupervisor("test", NatsServer((odd.url,)), PLAN)
         running = asyncio.create_task(bus.run())
         async with asyncio.timeout(10):
             connection = await bus.wait()

@@ -18,9 +18,9 @@ from parts.tasks import running
 
 from sidecar import errors
 from sidecar.errors import Problem
-from sidecar.jetstream.callbacks import told
+from sidecar.jetstream.callbacks import await_callback
 from sidecar.jetstream.credentials import NatsServer
-from sidecar.jetstream.supervisor import Bus
+from sidecar.jetstream.supervisor import StreamSupervisor
 from sidecar.model.event import parse_event
 from sidecar.model.stream import StreamPlan
 from sidecar.services.daemon import Daemon
@@ -65,7 +65,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 async def stored(daemon: Daemon, key: str, last: int) -> Stored:
     event = parse_event(json.dumps({"evcategory": "base", "key": key}).encode())
-    result: Stored | Problem = await told(
+    result: Stored | Problem = await await_callback(
         partial(daemon.publisher.start, event, key, last)
     )
     if isinstance(result, Problem):
@@ -82,7 +82,7 @@ async def cause_of(work: Coroutine[Any, Any, object]) -> Cause:
 async def test_a_follower_that_answers_is_no_leader(
     plain: NatsProcess, leader: Leader
 ) -> None:
-    bus = Bus("test", NatsServer((plain.url,)), PLAN)
+    bus = StreamSupervisor("test", NatsServer((plain.url,)), PLAN)
     async with running(bus.run()):
         await bus.wait()
         leader.cluster["replicas"][0]["name"] = "n1"  # its leader, among its replicas
@@ -106,7 +106,7 @@ async def test_a_connection_is_fit_only_when_a_leader_has_answered(
     plain: NatsProcess, leader: Leader
 ) -> None:
     del leader.cluster["leader"]
-    bus = Bus("test", NatsServer((plain.url,)), PLAN)
+    bus = StreamSupervisor("test", NatsServer((plain.url,)), PLAN)
     async with running(bus.run()), asyncio.timeout(30):
         await until(lambda: bus.cause is errors.JETSTREAM_UNAVAILABLE)
         leader.cluster["leader"] = "n1"
@@ -118,7 +118,7 @@ async def test_an_event_that_stands_is_stored_while_an_old_leader_answers(
 ) -> None:
     """Else it is told `offset_ahead`, which is final, and comes again by a new key."""
     async with serving(plain) as daemon:
-        await until(lambda: daemon.bus.settled_last() == 7)
+        await until(lambda: daemon.supervisor.settled_last() == 7)
         for last in range(7, 13):
             assert (await stored(daemon, f"k{last}", last)).offset == last + 1
         leader.lag = 5
@@ -137,8 +137,8 @@ async def test_a_reader_of_what_was_stored_is_not_told_that_it_is_ahead(
         leader.lag = 5
         unavailable = errors.JETSTREAM_UNAVAILABLE
         assert await cause_of(daemon.reader.read(Query(14))) is unavailable
-        assert await cause_of(daemon.bus.stream_info()) is unavailable
-        assert daemon.bus.info is not None
+        assert await cause_of(daemon.supervisor.stream_info()) is unavailable
+        assert daemon.supervisor.info is not None
         leader.lag = 0
         assert (await daemon.reader.read(Query(14))).events == []
 
@@ -158,7 +158,7 @@ async def test_a_reader_of_what_a_follower_gave_is_not_told_that_it_is_ahead(
             assert (await daemon.reader.read(Query(8))).next_offset == 14
         else:
             leader.lag = 0
-            assert await daemon.bus.message(13) is not None
+            assert await daemon.supervisor.message(13) is not None
             leader.lag = 5
         unavailable = errors.JETSTREAM_UNAVAILABLE
         assert await cause_of(daemon.reader.read(Query(14))) is unavailable
@@ -168,7 +168,7 @@ async def test_a_stream_that_was_restored_is_told_after_five_seconds(
     plain: NatsProcess, leader: Leader
 ) -> None:
     async with serving(plain) as daemon:
-        await until(lambda: daemon.bus.settled_last() == 7)
+        await until(lambda: daemon.supervisor.settled_last() == 7)
         await stored(daemon, "k7", 7)
         leader.last = 5
         started_at = time.monotonic()
@@ -178,7 +178,7 @@ async def test_a_stream_that_was_restored_is_told_after_five_seconds(
         assert cause is errors.OFFSET_AHEAD
         assert 5 <= time.monotonic() - started_at < 12
         assert await cause_of(stored(daemon, "k8", 8)) is errors.OFFSET_AHEAD
-        assert (await daemon.bus.position()).last == 5
+        assert (await daemon.supervisor.position()).last == 5
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ async def test_an_event_that_ages_out_between_two_questions_is_gone_and_no_hole(
     async with serving(plain) as daemon:
         for last in range(7, 13):
             await stored(daemon, f"k{last}", last)
-        bus = daemon.reader._bus
+        bus = daemon.reader._supervisor
         await until(lambda: bus.info is not None and bus.info.position.last == 13)
         leader.first, leader.followers_first, leader.ages = 10, 11, 10
         assert await cause_of(daemon.reader.read(Query(10))) is errors.OFFSET_GONE
@@ -220,7 +220,7 @@ async def test_it_ends_when_it_is_told_to_at_whatever_step_of_a_connection(
 ) -> None:
     """nats-py swallows a cancellation at some of them."""
     server = NatsServer((f"nats://127.0.0.1:{free_port()}",))
-    bus = Bus("test", server, StreamPlan("hermes", "hermes", 1, 0))
+    bus = StreamSupervisor("test", server, StreamPlan("hermes", "hermes", 1, 0))
     running = asyncio.create_task(bus.run())
     for _ in range(turns):
         await asyncio.sleep(0)

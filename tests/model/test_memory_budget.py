@@ -11,16 +11,16 @@ from sidecar import errors
 from sidecar.errors import Outcome, Problem
 from sidecar.http import events as store
 from sidecar.http import protocol
-from sidecar.model.memory_budget import MAX_BYTES, Room
+from sidecar.model.memory_budget import MAX_BYTES, MemoryBudget
 
 if TYPE_CHECKING:
     from starlette.types import Message
 
 
 def test_bytes_are_held_until_their_requests_end() -> None:
-    room = Room()
-    with room.hold() as one:
-        with room.hold() as other:
+    room = MemoryBudget()
+    with room.reserve() as one:
+        with room.reserve() as other:
             one.add(3)
             other.add(2)
             one.add(1)
@@ -30,33 +30,33 @@ def test_bytes_are_held_until_their_requests_end() -> None:
 
 
 def test_what_was_given_back_is_not_given_back_again() -> None:
-    room = Room()
-    one = room.hold()
+    room = MemoryBudget()
+    one = room.reserve()
     one.add(3)
-    one.give_back()
-    one.give_back()
+    one.release()
+    one.release()
     assert room.bytes == 0
 
 
 def test_what_is_too_much_together_is_refused_and_makes_room_again() -> None:
-    room = Room(Outcome.NOT_STORED)
-    with room.hold() as one:
+    room = MemoryBudget(Outcome.NOT_STORED)
+    with room.reserve() as one:
         one.add(MAX_BYTES // 2)
-        with room.hold() as other:
+        with room.reserve() as other:
             other.add(MAX_BYTES // 2)
             with pytest.raises(Problem) as raised:
                 other.add(1)
         assert raised.value.cause is errors.BUSY
         assert raised.value.outcome is Outcome.NOT_STORED
         assert room.bytes == MAX_BYTES // 2
-        with room.hold() as third:
+        with room.reserve() as third:
             third.add(1)
     assert room.bytes == 0
 
 
 def test_what_is_alone_may_be_as_large_as_it_likes() -> None:
-    room = Room()
-    with room.hold() as one:
+    room = MemoryBudget()
+    with room.reserve() as one:
         one.add(MAX_BYTES)
         one.add(1)
 
@@ -69,9 +69,9 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
     async def receive() -> Message:
         return await asyncio.Future()
 
-    room = Room()
+    room = MemoryBudget()
     request = Request({"type": "http", "headers": []}, receive)
-    with room.hold() as held, pytest.raises(Problem) as raised:
+    with room.reserve() as held, pytest.raises(Problem) as raised:
         await store._read_body(request, held, 9, bytearray())
     assert raised.value.cause is errors.SLOW_BODY
     assert raised.value.outcome is Outcome.NOT_STORED
@@ -88,9 +88,9 @@ async def test_a_body_has_more_time_as_long_as_it_comes(
         await asyncio.sleep(0.08)
         return {"type": "http.request", "body": left.pop(), "more_body": bool(left)}
 
-    room = Room()
+    room = MemoryBudget()
     request = Request({"type": "http", "headers": []}, receive)
-    with room.hold() as held:
+    with room.reserve() as held:
         body = await store._read_body(request, held, 99, bytearray())
     assert body == b"x" * 50
 
@@ -101,13 +101,13 @@ def test_the_time_of_a_body_grows_with_what_came_and_has_an_end() -> None:
 
 
 def test_who_holds_most_is_named_when_somebody_is_refused() -> None:
-    room = Room()
-    with room.hold("a") as one, room.hold("b") as two, room.hold("a") as three:
+    room = MemoryBudget()
+    with room.reserve("a") as one, room.reserve("b") as two, room.reserve("a") as three:
         one.add(MAX_BYTES // 4)
         two.add(MAX_BYTES // 3)
         three.add(MAX_BYTES // 4)
         assert room.full is None
-        with pytest.raises(Problem), room.hold("c") as fourth:
+        with pytest.raises(Problem), room.reserve("c") as fourth:
             fourth.add(MAX_BYTES)
         assert room.full is not None
         assert room.full[1:] == ("a", MAX_BYTES // 4 * 2)

@@ -118,7 +118,7 @@ class HermesServer(HermesProgram):
         **bus: Any,
     ) -> None:
         super().__init__(home, python, directory, "server")
-        self._bus = {"nats_sidecar": {"settings": bus}}
+        self._supervisor = {"nats_sidecar": {"settings": bus}}
         self._campus = campus
         self.set_user_attributes(USER_ATTRIBUTES)
 
@@ -126,7 +126,7 @@ class HermesServer(HermesProgram):
         """Write the configuration with these attributes of Users."""
         source = {"type": "sqlite", "settings": {"uri": str(self._campus)}}
         own = {"updateInterval": 1, "datamodel": server_datamodel(names)}
-        plugins = {"messagebus": self._bus, "datasources": {"campus": source}}
+        plugins = {"messagebus": self._supervisor, "datasources": {"campus": source}}
         self.configure(plugins, {"hermes-server": own})
 
 
@@ -135,13 +135,13 @@ class HermesClient(HermesProgram):
 
     def __init__(self, home: Path, python: Path, directory: Path, **bus: Any) -> None:
         super().__init__(home, python, directory, "client-usersgroups_null")
-        self._bus = {"nats_sidecar": {"settings": bus}}
+        self._supervisor = {"nats_sidecar": {"settings": bus}}
         self.set_user_attributes(USER_ATTRIBUTES)
 
     def set_user_attributes(self, names: tuple[str, ...]) -> None:
         """Write the configuration with these attributes of Users."""
         own = {"updateInterval": 1, "datamodel": client_datamodel(names)}
-        self.configure({"messagebus": self._bus}, {"hermes-client": own})
+        self.configure({"messagebus": self._supervisor}, {"hermes-client": own})
 
     @property
     def next_offset(self) -> int | None:

@@ -103,7 +103,7 @@ class MemoryBus:
 
 class _Plugin:
     def __init__(self, bus: MemoryBus) -> None:
-        self.bus = bus
+        self.supervisor = bus
 
     def __enter__(self) -> Self:
         self.open()
@@ -114,9 +114,9 @@ class _Plugin:
         return kind is None
 
     def open(self) -> None:
-        self.bus.sleep(0.001)
-        if self.bus.fails():
-            self.bus.sleep(10.0)
+        self.supervisor.sleep(0.001)
+        if self.supervisor.fails():
+            self.supervisor.sleep(10.0)
             raise BusError("No message bus")
 
     def close(self, went_through: bool) -> None:
@@ -144,17 +144,17 @@ class Producer(_Plugin):
     def open(self) -> None:
         super().open()
         if not self._doubts:
-            self._last = self.bus.last
+            self._last = self.supervisor.last
 
     def close(self, went_through: bool) -> None:
-        if went_through and self.bus.broken != "remembers for ever":
+        if went_through and self.supervisor.broken != "remembers for ever":
             self._seen.clear()  # also after an initsync, which lacks them
 
     def send(self, event: Any) -> None:
         self._send(event)
 
     def _send(self, event: Any) -> int | None:
-        bus = self.bus
+        bus = self.supervisor
         body = event.to_json().encode()
         each = (event.objtype, event.objpkey)
         self._number += 1
@@ -177,7 +177,7 @@ class Producer(_Plugin):
         return self._last
 
     def _append(self, key: str, event: Any, body: bytes) -> int:
-        bus = self.bus
+        bus = self.supervisor
         category = event.evcategory
         if bus.is_broken("drops"):
             return bus.last
@@ -201,13 +201,13 @@ class Producer(_Plugin):
         may_be = event.evcategory == "base" and event.eventtype != "dataschema"
         if not may_be or self._seen.get(each) != body:
             return False
-        if self.bus.broken != "remembers for ever":
+        if self.supervisor.broken != "remembers for ever":
             del self._seen[each]
-        return self.bus.broken != "recognises nothing"
+        return self.supervisor.broken != "recognises nothing"
 
     def _fail(self, key: str, event: Any, body: bytes) -> None:
-        bus = self.bus
-        self.bus.sleep(30.0)
+        bus = self.supervisor
+        self.supervisor.sleep(30.0)
         draw = bus.rng.random()
         if draw < 0.3 and not self._doubts:
             raise BusError(NOT_STORED)
@@ -222,7 +222,7 @@ class Producer(_Plugin):
         raise BusError(UNKNOWN)
 
     def _learn(self) -> None:
-        bus = self.bus
+        bus = self.supervisor
         holder = bus.at(self._last + 1)
         known = self._doubts.get(holder.key) if holder else None
         self._doubts.clear()
@@ -249,13 +249,13 @@ class Consumer(_Plugin):
         self._offset = FIRST
 
     def seek(self, offset: int) -> None:
-        self.bus.sleep(0.001)
-        if not self.bus.first <= offset <= self.bus.last + 1:
-            self.bus.sleep(5.0)
-            if not self.bus.first <= offset <= self.bus.last + 1:
+        self.supervisor.sleep(0.001)
+        if not self.supervisor.first <= offset <= self.supervisor.last + 1:
+            self.supervisor.sleep(5.0)
+            if not self.supervisor.first <= offset <= self.supervisor.last + 1:
                 raise IndexError("Offset not in the stream")
-        if self.bus.is_broken("refuses falsely", 0.02):
-            self.bus.sleep(5.0)
+        if self.supervisor.is_broken("refuses falsely", 0.02):
+            self.supervisor.sleep(5.0)
             raise IndexError("Offset not in the stream")
         self._offset = offset
 
@@ -263,7 +263,7 @@ class Consumer(_Plugin):
         self._timeout_seconds = timeout_ms / 1000
 
     def findNextEventOfCategory(self, category: str) -> Any:  # noqa: N802 - Hermes' name
-        bus = self.bus
+        bus = self.supervisor
         if bus.broken == "finds nothing":
             return None
         for event in self._events():
@@ -277,7 +277,7 @@ class Consumer(_Plugin):
         return self._events()
 
     def _events(self) -> Iterator[Any]:
-        bus = self.bus
+        bus = self.supervisor
         ends_at = bus.loop.time() + self._timeout_seconds
         while True:
             if bus.fails():

@@ -37,13 +37,13 @@ class MemoryWorld:
         self.lines: list[tuple[Any, ...]] = []
         self.history = History(self.loop.time)
         sleep = self.actors.sleep
-        self.bus = MemoryBus(self.loop, sleep, self.rng, self.history, broken)
+        self.supervisor = MemoryBus(self.loop, sleep, self.rng, self.history, broken)
         self.source = Source(self.rng, self.loop.time)
         shared = (self.rng, self.record)
         self.servers = [
             HermesServer(
                 name,
-                partial(Producer, self.bus),
+                partial(Producer, self.supervisor),
                 *shared,
                 self.source,
                 sleep,
@@ -55,7 +55,7 @@ class MemoryWorld:
         self.clients = [
             HermesClient(
                 name,
-                partial(Consumer, self.bus),
+                partial(Consumer, self.supervisor),
                 *shared,
                 sleep,
                 self.history,
@@ -65,7 +65,7 @@ class MemoryWorld:
             for name, wants_first in (("ldap", False), ("mail", False), ("new", True))
         ]
         self._parts: list[HermesServer | HermesClient] = [*self.servers, *self.clients]
-        self.person = Person("curl", self.bus.post, *shared, sleep, self.history)
+        self.person = Person("curl", self.supervisor.post, *shared, sleep, self.history)
         self._running: dict[str, Actor] = {}
 
     def record(self, who: str, text: str, *args: Any) -> None:
@@ -85,7 +85,7 @@ class MemoryWorld:
 
     def _nemesis(self, until: float) -> None:
         """Restart, kill, purge, and start a standby with an old copy of the cache."""
-        rng, bus = self.rng, self.bus
+        rng, bus = self.rng, self.supervisor
         sleep = self.actors.sleep
         server, standby = self.servers
         sleep(20.0)
@@ -160,7 +160,7 @@ class MemoryWorld:
                 raise each.failure
         return check(
             self.history,
-            Facts(self.bus.stored),
+            Facts(self.supervisor.stored),
             End(
                 self.source,
                 {client.name: client.target for client in self.clients},

@@ -24,7 +24,7 @@ from parts.tasks import running
 
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
-from sidecar.jetstream.callbacks import told
+from sidecar.jetstream.callbacks import await_callback
 from sidecar.jetstream.connection import Connection
 from sidecar.jetstream.credentials import NatsServer
 from sidecar.model.event import LAST, Event, parse_event
@@ -94,7 +94,7 @@ async def publishing(
     daemon = Daemon(settings, server)
     async with running(daemon.run()):
         async with asyncio.timeout(20):
-            await daemon.bus.wait()
+            await daemon.supervisor.wait()
         yield daemon.publisher
 
 
@@ -126,7 +126,9 @@ async def assert_undecided(asked: asyncio.Task[Any]) -> None:
 async def published(
     publisher: Publisher, what: Event, key: str, last: int | str
 ) -> Stored:
-    result: Stored | Problem = await told(partial(publisher.start, what, key, last))
+    result: Stored | Problem = await await_callback(
+        partial(publisher.start, what, key, last)
+    )
     if isinstance(result, Problem):
         raise result
     return result
@@ -634,7 +636,9 @@ async def test_a_frozen_server_leaves_it_unknown_until_the_same_request_resolves
                 assert publisher.oldest_doubt_at is None
                 frozen.thaw()
                 wait_until(lambda: operator.state("cold")["messages"] == 2)
-                await publisher._bus.wait()  # the doubtful connection was dropped
+                await (
+                    publisher._supervisor.wait()
+                )  # the doubtful connection was dropped
                 assert (await published(publisher, event(), "k", 1)).offset == 2
             assert operator.state("cold")["messages"] == 2
 

@@ -12,9 +12,9 @@ from sidecar.model.reply import (
     InProcess,
     NoAnswer,
     NotSent,
+    Observation,
     Position,
     Refused,
-    Sight,
     StoredMessage,
     TooLarge,
     Unavailable,
@@ -22,11 +22,11 @@ from sidecar.model.reply import (
     WrongLast,
 )
 from sidecar.services.publisher import (
-    Again,
     Doubt,
     Expected,
     InDoubt,
-    Look,
+    Inspect,
+    Retry,
     Stored,
     decide,
     judge,
@@ -53,8 +53,8 @@ def sight(
     last: int = L + 1,
     message: StoredMessage | None = None,
     settled_last: int | None = None,
-) -> Sight:
-    return Sight(Position(first, last), message, settled_last)
+) -> Observation:
+    return Observation(Position(first, last), message, settled_last)
 
 
 # -- decide: what one answer leads to --------------------------------------------------
@@ -85,7 +85,7 @@ def test_a_duplicate_at_the_next_offset_is_looked_at(
     in_doubt: InDoubt, anywhere: bool
 ) -> None:
     step = decide(expected(in_doubt, anywhere), Acknowledged(L + 1, duplicate=True))
-    assert step == Look(L + 1, in_doubt=InDoubt.YES)
+    assert step == Inspect(L + 1, in_doubt=InDoubt.YES)
 
 
 AT_LEAST_REFUSED = pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_duplicate_elsewhere_is_looked_at(
 ) -> None:
     """An old leader may know the id at a place where it never came to stand."""
     step = decide(expected(in_doubt, anywhere), Acknowledged(7, duplicate=True))
-    assert step == Look(7, afterwards)
+    assert step == Inspect(7, afterwards)
 
 
 @AT_LEAST_REFUSED
@@ -115,7 +115,7 @@ def test_a_wrong_last_sequence_of_several_replicas_decides_nothing_by_itself(
 ) -> None:
     """The old leader of a partition says it of what the new one stores."""
     step = decide(expected(in_doubt, anywhere), WrongLast(of_several=True))
-    assert step == Look(L + 1, afterwards)
+    assert step == Inspect(L + 1, afterwards)
 
 
 @DOUBTS
@@ -124,7 +124,7 @@ def test_a_wrong_last_sequence_is_looked_at_and_leaves_the_doubt_as_it_was(
     in_doubt: InDoubt, anywhere: bool
 ) -> None:
     step = decide(expected(in_doubt, anywhere), WrongLast())
-    assert step == Look(L + 1, in_doubt)
+    assert step == Inspect(L + 1, in_doubt)
 
 
 @DOUBTS
@@ -285,7 +285,7 @@ def test_another_event_there_means_that_ours_never_can_be(
     ],
 )
 def test_an_offset_that_was_taken_and_is_gone_stays_unknown(
-    in_doubt: InDoubt, seen: Sight
+    in_doubt: InDoubt, seen: Observation
 ) -> None:
     step = judge(expected(in_doubt), L + 1, seen)
     assert_problem(
@@ -420,12 +420,12 @@ def assert_look(
     pause_seconds: float = 0.5,
     in_doubt: InDoubt = InDoubt.YES,
 ) -> None:
-    again = Again(in_doubt, pause_seconds, cause, code)
-    assert step == Look(L + 1, in_doubt=in_doubt, otherwise=again)
+    again = Retry(in_doubt, pause_seconds, cause, code)
+    assert step == Inspect(L + 1, in_doubt=in_doubt, otherwise=again)
 
 
 def assert_again(step: object, in_doubt: InDoubt, cause: Cause) -> None:
-    assert isinstance(step, Again)
+    assert isinstance(step, Retry)
     assert (step.in_doubt, step.cause) == (in_doubt, cause)
     assert 0 <= step.pause_seconds <= 0.5
 

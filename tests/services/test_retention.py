@@ -19,9 +19,9 @@ from parts.sidecar import SidecarProcess, event, post
 from parts.tasks import running
 
 from sidecar.errors import Problem
-from sidecar.jetstream.callbacks import told
+from sidecar.jetstream.callbacks import await_callback
 from sidecar.jetstream.credentials import NatsServer
-from sidecar.jetstream.supervisor import Bus
+from sidecar.jetstream.supervisor import StreamSupervisor
 from sidecar.model.event import LAST, parse_event
 from sidecar.model.initsync import Verdict
 from sidecar.model.reply import Position, StoredMessage
@@ -73,8 +73,12 @@ def fill(nats: NatsProcess, stream: str, letters: str, scan: Scan | None) -> Non
 
 
 @asynccontextmanager
-async def running_bus(nats: NatsProcess, stream: str) -> AsyncIterator[Bus]:
-    bus = Bus("test", NatsServer((nats.url,)), StreamPlan(stream, stream, 1, 0))
+async def running_bus(
+    nats: NatsProcess, stream: str
+) -> AsyncIterator[StreamSupervisor]:
+    bus = StreamSupervisor(
+        "test", NatsServer((nats.url,)), StreamPlan(stream, stream, 1, 0)
+    )
     async with running(bus.run()):
         await bus.wait()
         yield bus
@@ -85,7 +89,7 @@ async def running_daemon(nats: NatsProcess, stream: str) -> AsyncIterator[Daemon
     settings = Settings(stream=stream, subject_prefix=stream)
     daemon = Daemon(settings, NatsServer((nats.url,)))
     async with running(daemon.run()):
-        await daemon.bus.wait()
+        await daemon.supervisor.wait()
         yield daemon
 
 
@@ -96,10 +100,12 @@ async def store(
     category, kind = KINDS[letter]
     body = event(category, eventtype=kind)
     key = key or str(uuid.uuid4())
-    return await told(partial(daemon.publisher.start, parse_event(body), key, last))
+    return await await_callback(
+        partial(daemon.publisher.start, parse_event(body), key, last)
+    )
 
 
-async def scanned(bus: Bus) -> tuple[int, int] | None:
+async def scanned(bus: StreamSupervisor) -> tuple[int, int] | None:
     """Read the stream from its beginning, and do what hermes-client does with it."""
     start = found = None
     first, last = await bus.position()
@@ -144,7 +150,7 @@ async def test_a_fresh_start_says_what_a_scan_finds_in_two_hundred_histories(
                 below = last - (number % len(letters))
                 operator.api(f"STREAM.PURGE.{stream}", {"seq": below})
             found = ends(await fresh_verdict(nats, stream))
-            assert found == await scanned(daemon.bus), letters
+            assert found == await scanned(daemon.supervisor), letters
 
 
 async def test_each_initsync_of_four_hundred_is_told_while_retention_takes_them(
@@ -186,7 +192,7 @@ async def test_without_the_header_it_is_unknown_until_an_initsync_was_whole(
     async with running_daemon(nats, stream) as daemon:
         for letter in then:
             assert isinstance(await store(daemon, letter, LAST), Stored)
-        newest = await daemon.bus.last_of("initsync")
+        newest = await daemon.supervisor.last_of("initsync")
         assert (newest and newest.initsync) == header
     said = await fresh_verdict(nats, stream)
     if verdict is None:
@@ -214,10 +220,12 @@ async def test_another_producers_initsync_between_is_taken_in(
         running_daemon(nats, stream) as other,
     ):
         for daemon, letter in zip([one, other] * 8, "SaSaEbaSabaEESab", strict=True):
-            last = (await one.bus.position()).last
+            last = (await one.supervisor.position()).last
             assert isinstance(await store(daemon, letter, last), Stored)
-            assert ends(await fresh_verdict(nats, stream)) == await scanned(one.bus)
-        newest = await one.bus.last_of("initsync")
+            assert ends(await fresh_verdict(nats, stream)) == await scanned(
+                one.supervisor
+            )
+        newest = await one.supervisor.last_of("initsync")
         assert scan_at(newest).header == "open=1013,1; last=1007-1011,2"
 
 
@@ -226,13 +234,13 @@ async def test_within_an_initsync_nothing_is_asked_before_an_event(
 ) -> None:
     async with running_daemon(nats, stream) as daemon:
         asked: list[int] = []
-        scan_at = daemon.bus.scan_at
+        scan_at = daemon.supervisor.scan_at
 
         async def counted(last: int) -> Scan | None:
             asked.append(last)
             return await scan_at(last)
 
-        monkeypatch.setattr(daemon.bus, "scan_at", counted)
+        monkeypatch.setattr(daemon.supervisor, "scan_at", counted)
         for place, letter in enumerate("S" + "a" * 40 + "E"):
             last = FIRST - 1 + place
             assert await store(daemon, letter, last) == Stored(last + 1, False)
@@ -255,7 +263,7 @@ async def test_who_comes_too_late_or_too_early_learns_it_as_with_any_event(
             answer = await store(daemon, letter, last, of_key)
             assert isinstance(answer, Problem)
             assert answer.cause.code == code
-        assert (await daemon.bus.position()).last == FIRST
+        assert (await daemon.supervisor.position()).last == FIRST
 
 
 def check(http: httpx.Client) -> dict[str, Any]:
@@ -290,7 +298,7 @@ async def test_the_header_counts_in_the_limit_of_a_message(
         for category in ("base", "initsync"):
             body = event(category, eventtype="init-start", objattrs={"x": "y" * 500})
             start = partial(daemon.publisher.start, parse_event(body))
-            answer = await told(partial(start, str(uuid.uuid4()), FIRST - 1))
+            answer = await await_callback(partial(start, str(uuid.uuid4()), FIRST - 1))
             assert isinstance(answer, Problem)
             assert answer.cause.code == "event_too_large"
             assert answer.members["limit_bytes"] == 500
@@ -328,7 +336,9 @@ async def test_that_nothing_came_before_l_is_taken_from_three_answers_alone(
     again: int | None,
     scan: Scan | None,
 ) -> None:
-    bus = Bus("test", NatsServer(("nats://127.0.0.1:1",)), StreamPlan("s", "s", 3, 0))
+    bus = StreamSupervisor(
+        "test", NatsServer(("nats://127.0.0.1:1",)), StreamPlan("s", "s", 3, 0)
+    )
     answers = iter((newest_at(first), newest_at(again)))
 
     async def last_of(_: str) -> StoredMessage | None:
@@ -349,7 +359,9 @@ async def test_of_several_replicas_one_has_to_lead_for_long_enough(
     monkeypatch: pytest.MonkeyPatch, replicas: int, *, is_known: bool
 ) -> None:
     """Else an old leader may have answered both times beside the new one."""
-    bus = Bus("test", NatsServer(("nats://127.0.0.1:1",)), StreamPlan("s", "s", 3, 0))
+    bus = StreamSupervisor(
+        "test", NatsServer(("nats://127.0.0.1:1",)), StreamPlan("s", "s", 3, 0)
+    )
     bus.info = StreamInfo({}, Position(1, 7), 7, 100, "", "n1", replicas, replicas, {})
 
     async def last_of(_: str) -> StoredMessage | None:
@@ -377,7 +389,7 @@ async def test_what_is_too_large_is_told_so_though_its_offset_is_taken(
         for size, kind in ((0, "init-start"), (500, "added")):
             body = event("initsync", eventtype=kind, objattrs={"x": "y" * size})
             start = partial(daemon.publisher.start, parse_event(body))
-            answer = await told(partial(start, str(uuid.uuid4()), FIRST - 1))
+            answer = await await_callback(partial(start, str(uuid.uuid4()), FIRST - 1))
             codes.append(answer.cause.code if isinstance(answer, Problem) else "")
         assert codes == ["", "event_too_large"]
 
@@ -389,7 +401,7 @@ async def test_what_one_of_several_leaders_said_is_asked_once_more(
     """An old leader may have answered, and nothing moves until it is noticed."""
     monkeypatch.setattr("sidecar.services.retention.LOOK_SECONDS", 0.02)
     monkeypatch.setattr("sidecar.services.retention.SETTLED_SECONDS", 0.2)
-    bus = Bus(
+    bus = StreamSupervisor(
         "test", NatsServer(("nats://127.0.0.1:1",)), StreamPlan("s", "s", replicas, 0)
     )
     bus.cause = None

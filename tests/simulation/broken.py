@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from sidecar.jetstream.supervisor import Bus
-    from sidecar.model.reply import Answer, Sight
+    from sidecar.jetstream.supervisor import StreamSupervisor
+    from sidecar.model.reply import Answer, Observation
 
     Context = AbstractContextManager[object]
 
@@ -155,7 +155,7 @@ def _numbers_by_seconds() -> Context:
 def _takes_two_answers_for_gone() -> Iterator[None]:
     """Take the position of one server and "no message" of another for: it is gone."""
 
-    async def look(self: Bus, sequence: int) -> Sight | None:
+    async def look(self: StreamSupervisor, sequence: int) -> Observation | None:
         sight = await real_look(self, sequence)
         if sight is None or not sight.position.first <= sequence <= sight.position.last:
             return sight
@@ -165,15 +165,15 @@ def _takes_two_answers_for_gone() -> Iterator[None]:
             return None
         return replace(sight, message=message)
 
-    def judge(expected: Any, sequence: int, sight: Sight) -> Any:
+    def judge(expected: Any, sequence: int, sight: Observation) -> Any:
         position = sight.position
         if sight.message is None and position.first <= sequence <= position.last:
             return Problem(errors.OFFSET_GONE, Outcome.UNKNOWN)
         return real_judge(expected, sequence, sight)
 
-    real_look, real_judge = bus.Bus.look, publish.judge
+    real_look, real_judge = bus.StreamSupervisor.look, publish.judge
     with (
-        patch.object(bus.Bus, "look", look),
+        patch.object(bus.StreamSupervisor, "look", look),
         patch.object(publish, "judge", judge),
     ):
         yield
