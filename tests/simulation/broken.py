@@ -117,12 +117,11 @@ def _swallows_an_older_value() -> Iterator[None]:
             self._doubts.forget(sent)
         return response
 
-    def recognise(self: Any, sent: Any) -> bool:
+    def recognise(self: Any, sent: Any) -> Any:
         unseen = self._stored_unseen.get(sent.object)
         if unseen is None or unseen.body != sent.body:
-            return False
-        del self._stored_unseen[sent.object]
-        return True
+            return None
+        return self._stored_unseen.pop(sent.object)
 
     with (
         patch.object(plugin, "_post", post_and_forget),

@@ -85,7 +85,8 @@ def claim(history: History, stored: Sequence[Stored]) -> Claims:
 def _by_key(
     history: History, stored: Sequence[Stored], claims: Claims, held: Held
 ) -> None:
-    senders = {key: send for send in history.sends for key in send.keys}
+    # Whoever is recognised was asked for by the key of the first.
+    senders = {key: send for send in reversed(history.sends) for key in send.keys}
     timeline = Timeline(history.ends)
 
     def is_gone(send: Send, message: Stored) -> bool:
