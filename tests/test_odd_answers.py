@@ -120,6 +120,8 @@ ODD = {
         info(config=PLAN.config(1) | {"max_msg_size": "5"}),
         b"",
     ),
+    "last_seq is below 0": (greeting(), info(state=STATE | {"last_seq": -1}), b""),
+    "created is a list": (greeting(), info(created=["x"]), b""),
     "another stream": (greeting(), info(config=PLAN.config(1) | {"name": "x"}), b""),
     "cluster is a list": (greeting(), info(cluster=[1]), b""),
     "subject is not UTF-8": (greeting(), info(), b"MSG \xff\xfe 1 2\r\n{}\r\n"),
@@ -260,8 +262,11 @@ def test_a_batch_holds_what_was_asked(
     assert not batch.admits(then), "more bytes than were asked"
 
 
-def stored(sequence: Any, subject: str = "hermes.base") -> dict[str, Any]:
-    return {"message": {"seq": sequence, "subject": subject, "time": ""}}
+def stored(
+    sequence: Any, subject: Any = "hermes.base", **more: object
+) -> dict[str, Any]:
+    message = {"seq": sequence, "subject": subject, "time": ""}
+    return {"message": message | more}
 
 
 @pytest.mark.parametrize(
@@ -276,6 +281,13 @@ def stored(sequence: Any, subject: str = "hermes.base") -> dict[str, Any]:
         ({"last_by_subj": "hermes.base"}, stored(6), True),
         ({"last_by_subj": "hermes.base"}, stored(6, "hermes.x"), False),
         ({"seq": 5}, stored("5"), False),
+        ({"start_time": "t"}, stored(-1), False),
+        ({"start_time": "t"}, stored(2**64), False),
+        ({"seq": 5}, stored(5, ["x"]), False),  # else the page shows "['x']"
+        ({"seq": 5}, stored(5, time=7), False),
+        ({"seq": 5}, stored(5, data=None), False),
+        ({"seq": 5}, stored(5, data="@@@@"), False),
+        ({"seq": 5}, stored(5, hdrs="@@@@"), False),
         ({"start_time": "t"}, stored(9), True),
     ],
 )
@@ -286,7 +298,7 @@ def test_a_message_is_the_one_that_was_asked(
     if is_asked:
         assert read().subject == document["message"]["subject"]
     else:
-        with pytest.raises(ValueError, match=r"^$"):
+        with pytest.raises(ValueError):  # noqa: PT011 - of whatever text
             read()
 
 
