@@ -9,12 +9,15 @@ import socket
 import threading
 from contextlib import suppress
 from functools import partial
+from random import Random
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
+from parts.odd import Reply, acknowledgement, odd
+from parts.sidecar import event
 
 from sidecar import errors
-from sidecar.answer import StoredMessage
+from sidecar.answer import Acknowledged, StoredMessage, Undecided
 from sidecar.bus import Bus
 from sidecar.event import parse_event
 from sidecar.jetstream import Connection, _Batch, _read_message
@@ -237,6 +240,31 @@ async def test_a_reply_with_headers_is_none(block: bytes, is_believed: bool) -> 
     (token,) = connection._waiting
     connection._take(f"_INBOX.{token}", block, b'{"stream":"hermes","seq":8}')
     assert bool(told) is is_believed
+    await connection.close()
+
+
+@pytest.mark.parametrize("seed", range(200))
+async def test_no_odd_reply_is_an_acknowledgement_or_a_refusal(seed: int) -> None:
+    """Those of the simulation and of the chaos runs."""
+    last = 7
+    stored_last = Reply(b"", acknowledgement("hermes", last))
+    rng = Random(seed)  # noqa: S311 - to be repeatable
+    block, data = odd(stored_last, "hermes", last, rng)
+    connection = Connection(PLAN, "test")
+    told: list[Any] = []
+    connection._client.send = lambda *_: None  # type: ignore[method-assign]
+    connection.is_replicated = False  # a refusal would be definite
+    sent = parse_event(event())
+    connection._client._max_payload = 1_000_000
+    connection.send(sent, "key", last, 10, told.append)
+    (token,) = connection._waiting
+    connection._take(f"_INBOX.{token}", block, data)
+    for answer in told:
+        match answer:
+            case Acknowledged(sequence):
+                assert sequence != last + 1
+            case _:
+                assert isinstance(answer, Undecided)
     await connection.close()
 
 
