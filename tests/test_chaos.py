@@ -10,6 +10,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from chaos import forge
 from chaos.checker import (
     Attempt,
     Message,
@@ -22,11 +23,15 @@ from chaos.checker import (
 )
 from chaos.damage import compare
 from chaos.faults import FAULTS, fitting
+from chaos.forge import Forger
 from chaos.options import Options
 from chaos.proxy import Link
 from chaos.report import page
 from chaos.run import run, summary
 from chaos.source import Source
+from parts.odd import Reply
+
+from sidecar.jetstream.client import split_messages
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -439,6 +444,33 @@ def test_a_replica_is_damaged_by_its_server_only_where_a_sound_majority_proves_i
     ):
         assert len(texts) == len(wanted)
         assert all(each in text for text, each in zip(texts, wanted, strict=True))
+
+
+_SUBJECT = "_INBOX_hermes_both.x"
+_FRAMES = [
+    (f"{_SUBJECT}.1_a", b"", b'{"stream":"hermes","seq":8}'),
+    (
+        f"{_SUBJECT}.2_b",
+        b"NATS/1.0\r\nNats-Stream: hermes\r\nNats-Sequence: 8\r\n\r\n",
+        b"{}",
+    ),
+    (f"{_SUBJECT}.3_c", b"", b'{"type":"io.nats.jetstream.api.v1.x_response"}'),
+]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_spoilt_answers_are_whole_messages_and_guess_no_token(seed: int) -> None:
+    forger = Forger(Random(seed))  # noqa: S311 - to be repeatable
+    for subject, block, data in _FRAMES:
+        frame = forge.frame(subject.encode(), b"1", Reply(block, data))
+        assert forger.spoil(frame[:-1]) == (frame[:-1], 1)
+        spoilt, lacks_bytes = forger.spoil(frame + b"PING\r\n")
+        split = split_messages(spoilt)
+        assert not lacks_bytes
+        assert spoilt[split.end :] == b"PING\r\n"
+        assert split.messages
+        others = {one[0] for one in split.messages} - {subject}
+        assert not others & {each[0] for each in _FRAMES}
 
 
 def test_a_damage_is_told_with_what_proves_it() -> None:

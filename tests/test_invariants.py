@@ -51,6 +51,17 @@ def test_an_event_that_was_told_stored_and_does_not_stand_is_lost(story: Story) 
     assert story.names() == {"lost"}
 
 
+def test_an_event_that_a_stream_took_with_it_while_it_was_made_anew_is_not_lost(
+    story: Story,
+) -> None:
+    """Its leader was frozen, and acknowledged before it learned of the new one."""
+    send = story.send(stands=False)
+    send.offset = 1
+    story.make_anew(2)
+    send.ended = story.tick()
+    assert story.names() == set()
+
+
 def test_an_event_that_stands_elsewhere_than_told_is_found(story: Story) -> None:
     story.send(key="k").offset = 2
     assert story.names() == {"wrong_place"}

@@ -50,6 +50,8 @@ FOUND_AT = {
     "swallows-an-older-value": 43,
     "takes-two-answers-for-gone": 77,
     "remembers-any-scan": 18,
+    "believes-a-forged-ack": 62,
+    "believes-headers": 62,
 }
 """Known bugs, and a seed that shows each; docs/simulation.md has the table."""
 

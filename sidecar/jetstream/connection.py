@@ -99,6 +99,7 @@ _TYPES: Final = {
     "STREAM.CREATE": "stream_create",
     "STREAM.MSG.GET": "stream_msg_get",
 }
+_MAX_SEQUENCE = 2**64 - 1
 _NO_MESSAGE = 10037
 _NO_STREAM = 10059
 _STREAM_FIELD = b"\r\nNats-Stream: "
@@ -540,6 +541,7 @@ class Connection:
     def _info(self, document: dict[str, Any]) -> StreamInfo:
         for name in ("first_seq", "last_seq", "messages", "bytes"):
             _integer(document["state"][name])
+        _string(document["created"])
         info = parse_stream_info(document)
         planned = self._plan.config(first_offset=1)
         if info.config["name"] != self._plan.name or any(
@@ -751,13 +753,13 @@ def _take_of_batch(
 def _read_message(request: dict[str, Any], document: dict[str, Any]) -> StoredMessage:
     """Read an answer of STREAM.MSG.GET; raise ValueError for what was not asked."""
     message = document["message"]
-    fields = header_fields(base64.b64decode(message.get("hdrs", "")))
+    fields = header_fields(_bytes(message.get("hdrs", "")))
     read = StoredMessage(
         sequence=_integer(message["seq"]),
-        subject=str(message["subject"]),
+        subject=_string(message["subject"]),
         key=_text(fields, KEY_HEADER),
-        time=str(message["time"]),
-        body=base64.b64decode(message.get("data", "")),
+        time=_string(message["time"]),
+        body=_bytes(message.get("data", "")),
         type=_text(fields, TYPE_HEADER),
         object_type=_text(fields, OBJECT_TYPE_HEADER),
         after=_number(fields, PRECONDITION_HEADER),
@@ -782,9 +784,19 @@ def _typed(document: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def _integer(value: object) -> int:
-    if type(value) is not int:
+    if type(value) is not int or not 0 <= value <= _MAX_SEQUENCE:
         raise ValueError
     return value
+
+
+def _string(value: object) -> str:
+    if type(value) is not str:
+        raise ValueError
+    return value
+
+
+def _bytes(value: object) -> bytes:
+    return base64.b64decode(_string(value), validate=True)
 
 
 def _unforeseen(error: Exception) -> Problem:

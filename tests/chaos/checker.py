@@ -187,7 +187,12 @@ def _claim(
     attempts: Sequence[Attempt], messages: Sequence[Message], verdict: Verdict
 ) -> None:
     """Find whose each message is, and see that it may stand, there, and once."""
-    numbers = {key: n for n, attempt in enumerate(attempts) for key in attempt.keys}
+    # Whoever is recognised was asked for by the key of the first.
+    numbers = {
+        key: number
+        for number in reversed(range(len(attempts)))
+        for key in attempts[number].keys
+    }
     offsets: dict[int, int] = {}
     for message in messages:
         number, offset = numbers.get(message.key), message.offset

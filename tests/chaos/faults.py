@@ -345,6 +345,16 @@ def info_lags(stage: Stage) -> float | None:
     return time.monotonic()
 
 
+@fault("odd and forged answers among those of NATS, for 0.5 to 3 s")
+def nats_odd_reply(stage: Stage) -> float:
+    """Send what another user of NATS can, or a responder that has a bug."""
+    proxy, rng = stage.world.proxy, stage.rng
+    proxy.order("odd", share=rng.choice([0.05, 0.2, 0.6]))
+    time.sleep(rng.uniform(0.5, 3.0))
+    proxy.order("odd", share=0)
+    return time.monotonic()
+
+
 @fault("a leaf node answers on our subjects, with a stream of a domain of its own")
 def leaf_answers(stage: Stage) -> float | None:
     world = stage.world

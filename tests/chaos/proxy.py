@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
+from .forge import Forger
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -102,6 +104,8 @@ class Proxy:
         self.loss: dict[str, float] = {}
         self.spares = ""  # the status of answers that are not lost
         self.lagging: dict[str, Any] | None = None  # the state that STREAM.INFO tells
+        self.odd_share = 0.0  # of what a server sends at once
+        self.forger = Forger(random.Random())  # noqa: S311 - no secret
         self.isolated: str | None = None
         self.joined = asyncio.Event()
         self.joined.set()
@@ -112,7 +116,7 @@ class Proxy:
     def report(self, **what: object) -> None:
         print(json.dumps(what), flush=True)  # noqa: T201 - the protocol
 
-    def obey(self, order: dict[str, Any]) -> None:
+    def obey(self, order: dict[str, Any]) -> None:  # noqa: PLR0912 - one each
         match order.pop("op"):
             case "arm":
                 kind = order.pop("kind")
@@ -127,6 +131,8 @@ class Proxy:
                 self.spares = order.get("spares", "")
             case "lag":
                 self.lagging = order["state"]
+            case "odd":
+                self.odd_share = order["share"]
             case "route":
                 for gate in self._of("http"):
                     gate.target = order["target"]
@@ -385,6 +391,8 @@ class Link:
                 elif self.at_answer is not None:
                     await self._answer(chunk)
                 elif not self.drops_down:
+                    if self.gate.proxy.odd_share and self.gate.kind == "nats":
+                        chunk = await self._spoil(chunk)
                     if self.gate.proxy.lagging and self.gate.kind == "nats":
                         chunk = await self._lag(chunk, self.gate.proxy.lagging)
                     self.near_writer.write(chunk)
@@ -392,6 +400,20 @@ class Link:
         finally:
             if self.captures is None:
                 self.near_writer.close()
+
+    async def _spoil(self, buffer: bytes) -> bytes:
+        """Put an odd answer in the place of one, or beside it, now and then."""
+        proxy = self.gate.proxy
+        if random.random() >= proxy.odd_share:  # noqa: S311 - no secret
+            return buffer
+        while True:
+            spoilt, lacks_bytes = proxy.forger.spoil(buffer)
+            if not lacks_bytes:
+                return spoilt
+            chunk = await self.far.read(lacks_bytes)
+            if not chunk:
+                return buffer
+            buffer += chunk
 
     async def _lag(self, buffer: bytes, state: dict[str, Any]) -> bytes:
         """Let each answer of STREAM.INFO tell an earlier state."""

@@ -301,6 +301,7 @@ class World:
     def heal(self) -> None:
         """Bring back whatever a fault may have left away."""
         self.proxy.order("join")
+        self.proxy.order("odd", share=0)
         for kind in ("http", "nats"):
             self.proxy.order("delay", kind=kind, seconds=0)
             self.proxy.order("lose", kind=kind, share=0)

@@ -654,10 +654,10 @@ def test_a_stored_event_outlives_what_an_old_leader_says_for_a_moment(
     key = lose(plugin, player, removed)
     player.then(stands(L + 1), taken(key, L + 1), REFUSED)
     assert a_pass(plugin, user(pkey=2)) is not None
-    player.then(stands(L + 1), AHEAD, stored(L + 2), stands(L + 2))
+    player.then(stands(L + 1), AHEAD, stored(L + 2), stands(L + 2), AGAIN)
     count = len(player.posts)
     assert a_pass(plugin, user(pkey=3), removed) is None
-    assert len(player.posts) == count + 2
+    assert len(player.posts) == count + 3
 
 
 def test_a_passing_answer_among_them_shows_that_it_may_pass(
@@ -889,7 +889,12 @@ def test_a_lost_event_that_was_stored_is_recognised_anywhere_in_the_next_pass(
     key = lose(plugin, player, removed)
     count = len(player.posts)
     player.then(
-        stands(L + 1), taken(key, L + 1), stored(L + 2), stands(L + 2), stored(L + 3)
+        stands(L + 1),
+        taken(key, L + 1),
+        stored(L + 2),
+        stands(L + 2),
+        AGAIN,
+        stored(L + 3),
     )
     others = [user(pkey=2), user(pkey=3)]
     assert a_pass(plugin, others[0], removed, others[1]) is None
@@ -897,8 +902,11 @@ def test_a_lost_event_that_was_stored_is_recognised_anywhere_in_the_next_pass(
     assert bodies == [
         others[0].to_json().encode(),  # with L: refused, the lost one stands there
         others[0].to_json().encode(),
+        removed.to_json().encode(),  # its own request: it stands
         others[1].to_json().encode(),
     ]
+    assert player.posts[-2].headers["idempotency-key"] == key
+    assert player.posts[-2].headers["if-match"] == f'"{L}"'
 
 
 def test_a_lost_event_is_still_recognised_when_the_next_pass_fails(
@@ -911,9 +919,9 @@ def test_a_lost_event_is_still_recognised_when_the_next_pass_fails(
     )
     assert a_pass(plugin, user(pkey=2)) is not None
     count = len(player.posts)
-    player.then(stands(L + 1), stands(L + 1), stored(L + 2))
+    player.then(stands(L + 1), stands(L + 1), AGAIN, stored(L + 2))
     assert a_pass(plugin, removed, user(pkey=2)) is None
-    assert len(player.posts) == count + 1
+    assert len(player.posts) == count + 2
 
 
 def test_a_lost_event_is_not_recognised_behind_an_event_of_another_producer(
@@ -941,9 +949,9 @@ def test_a_lost_event_is_recognised_though_the_next_one_is_in_doubt(
     key = player.posts[-1].headers["idempotency-key"]
     count = len(player.posts)
     end = Reply(200, {"last_offset": L + 2, "last_key": key if is_ours else "theirs"})
-    player.then(end, *([] if is_ours else [written(2, end=L + 2)]), end)
+    player.then(end, *([] if is_ours else [written(2, end=L + 2)]), end, AGAIN)
     assert a_pass(plugin, removed) == (None if is_ours else ANOTHER)
-    assert len(player.posts) == count
+    assert len(player.posts) == count + is_ours
 
 
 @pytest.mark.parametrize("is_recognised", [True, False])
@@ -956,9 +964,12 @@ def test_a_removal_ends_that_what_is_no_removal_is_recognised(
     player.then(stands(L + 1), taken(key, L + 1), stored(L + 2), REFUSED)
     assert a_pass(plugin, user("removed", pkey=2), user(pkey=3)) is not None
     count = len(player.posts)
-    player.then(stands(L + 2), stands(L + 2) if is_recognised else stored(L + 3))
+    then = [stands(L + 2), AGAIN] if is_recognised else [stored(L + 3)]
+    player.then(stands(L + 2), *then)
     assert a_pass(plugin, lost) is None
-    assert len(player.posts) == count + (not is_recognised)
+    assert len(player.posts) == count + 1
+    is_again = player.posts[-1].headers["idempotency-key"] == key
+    assert is_again is is_recognised
 
 
 def test_a_lost_event_is_forgotten_after_a_pass_that_did_not_bring_it_again(
@@ -1031,6 +1042,10 @@ def test_any_later_event_of_the_object_ends_that_it_is_recognised(
     ]
 
 
+AGAIN = stored(L + 1, duplicate=True)
+"""What a lost event's own request is answered, where it stands behind L."""
+
+
 def written(*pkeys: int, end: int) -> Reply:
     """Answer with a page that has an event of each of these users."""
     rows = [{"data": event_bytes(objpkey=pkey).decode()} for pkey in pkeys]
@@ -1063,12 +1078,117 @@ def test_an_event_of_another_producer_ends_that_its_object_is_recognised(
     player.then(stands(L + 1), taken(key, L + 1), REFUSED)
     assert a_pass(plugin, user(pkey=2)) is not None
     count = len(player.posts)
-    then = stands(L + 2) if is_recognised else stored(L + 3)
-    player.then(stands(L + 2), *pages, then)
+    then = [stands(L + 2), AGAIN] if is_recognised else [stored(L + 3)]
+    player.then(stands(L + 2), *pages, *then)
     assert a_pass(plugin, removed) is None
     asked = {request.path for request in player.requests if "?" in request.path}
     assert asked == {f"/v1/events?offset={L + 2}&limit=5000&wait=5"}
-    assert len(player.posts) == count + (not is_recognised)
+    assert len(player.posts) == count + 1
+    is_again = player.posts[-1].headers["idempotency-key"] == key
+    assert is_again is is_recognised
+
+
+@pytest.mark.parametrize(
+    ("foreign", "is_recognised"),
+    [
+        ({"evcategory": "initsync", "eventtype": "init-start"}, True),
+        ({"evcategory": "initsync", "eventtype": "init-stop"}, False),
+        ({"eventtype": "dataschema"}, False),
+        ({"eventtype": "removed", "objtype": "Groups", "objpkey": 9}, False),
+        ({"eventtype": "added", "objtype": "Groups", "objpkey": 9}, True),
+    ],
+    ids=["start", "initsync", "schema", "removal", "another"],
+)
+def test_what_another_producer_did_ends_what_it_would_end_of_ours(
+    plugin: Any, player: Player, foreign: dict[str, Any], *, is_recognised: bool
+) -> None:
+    added = user("added")
+    key = lose(plugin, player, added)
+    player.then(stands(L + 1), taken(key, L + 1), REFUSED)
+    assert a_pass(plugin, user(pkey=2)) is not None
+    rows = [
+        {"data": event_bytes(**{"objtype": None, "objpkey": None} | foreign).decode()}
+    ]
+    end = L + 2
+    then = [stands(end), AGAIN] if is_recognised else [stored(L + 3)]
+    player.then(stands(end), page_of(rows, end), *then)
+    assert a_pass(plugin, added) is None
+    is_again = player.posts[-1].headers["idempotency-key"] == key
+    assert is_again is is_recognised
+
+
+@pytest.mark.parametrize("status", ["taken", "gone"])
+def test_a_lost_event_that_a_restore_took_away_is_sent_again(
+    plugin: Any, player: Player, status: str
+) -> None:
+    added = user("added")
+    key = lose(plugin, player, added)
+    player.then(stands(L + 1), taken(key, L + 1), REFUSED)
+    assert a_pass(plugin, user(pkey=2)) is not None
+    answer = taken("theirs", L + 1) if status == "taken" else GONE
+    player.then(stands(L + 1), stands(L + 1), answer, stored(L + 2))
+    assert a_pass(plugin, added) is None
+    assert player.posts[-1].body == added.to_json().encode()
+    assert player.posts[-1].headers["if-match"] == f'"{L + 1}"'
+    assert player.posts[-1].headers["idempotency-key"] != key
+
+
+def test_a_lost_event_of_which_nothing_can_be_learned_is_kept(
+    plugin: Any, player: Player
+) -> None:
+    added = user("added")
+    key = lose(plugin, player, added)
+    player.then(stands(L + 1), taken(key, L + 1), REFUSED)
+    assert a_pass(plugin, user(pkey=2)) is not None
+    player.then(stands(L + 1), stands(L + 1), unknown())
+    text = a_pass(plugin, added)
+    assert text is not None
+    assert text.startswith("Event not stored: ")  # this one was never sent
+    player.then(stands(L + 1), stands(L + 1), AGAIN)
+    assert a_pass(plugin, added) is None
+    assert player.posts[-1].headers["idempotency-key"] == key
+
+
+def test_a_stream_restored_to_before_a_lost_event_is_said_once(
+    plugin: Any, player: Player
+) -> None:
+    added = user("added")
+    key = lose(plugin, player, added)
+    player.then(stands(L + 1), taken(key, L + 1), REFUSED)
+    assert a_pass(plugin, user(pkey=2)) is not None
+    player.then(stands(L - 3))
+    assert a_pass(plugin, added) == (
+        "Event not stored: "
+        "the stream ends before what was stored in it: was it restored?"
+    )
+    player.then(stands(L - 3), stored(L - 2))
+    assert a_pass(plugin, added) is None
+    assert player.posts[-1].headers["if-match"] == f'"{L - 3}"'
+
+
+def test_an_end_before_a_lost_event_may_be_an_old_leaders(
+    plugin: Any, player: Player
+) -> None:
+    added = user("added")
+    key = lose(plugin, player, added)
+    player.then(stands(L + 1), taken(key, L + 1), REFUSED)
+    assert a_pass(plugin, user(pkey=2)) is not None
+    player.then(stands(L), stands(L), stands(L), stands(L + 1), AGAIN)
+    assert a_pass(plugin, added) is None
+    assert player.posts[-1].headers["idempotency-key"] == key
+
+
+def test_a_source_that_went_back_from_a_lost_event_is_told(
+    plugin: Any, player: Player, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = lose(plugin, player, user("added", pkey=1))
+    player.then(stands(L + 1), taken(key, L + 1), stored(L + 2))
+    assert a_pass(plugin, user(pkey=2)) is None
+    assert "1 events of a pass that was cut off" in caplog.text
+    caplog.clear()
+    player.then(stands(L + 2), stored(L + 3))
+    assert a_pass(plugin, user(pkey=2)) is None
+    assert "cut off" not in caplog.text
 
 
 def test_no_pass_begins_before_that_is_known(plugin: Any, player: Player) -> None:
@@ -1080,9 +1200,9 @@ def test_no_pass_begins_before_that_is_known(plugin: Any, player: Player) -> Non
     player.then(stands(L + 2), problem(503, "nats_down", None, "1"))
     text = a_pass(plugin, removed)
     assert text == "No message bus: Title of nats_down. Mend it. (nats_down)"
-    player.then(stands(L + 2), NO_ANSWER, written(2, end=L + 2), stands(L + 2))
+    player.then(stands(L + 2), NO_ANSWER, written(2, end=L + 2), stands(L + 2), AGAIN)
     assert a_pass(plugin, removed) is None
-    assert len(player.posts) == count
+    assert len(player.posts) == count + 1
 
 
 def test_an_event_of_another_producer_counts_also_where_one_is_in_doubt(
@@ -1126,9 +1246,9 @@ def test_a_lost_event_that_is_shown_when_the_time_is_up_is_still_recognised(
         plugin._http.store = partial(late, plugin._http.store, clock)
         assert send(plugin, user(pkey=2)) is not None
         count = len(player.posts)
-        player.then(stands(L + 1))
+        player.then(stands(L + 1), AGAIN)
         assert send(plugin, removed) is None
-    assert len(player.posts) == count
+    assert len(player.posts) == count + 1
 
 
 def late(store: Any, clock: Clock, *request: Any) -> Any:

@@ -114,12 +114,11 @@ def _swallows_an_older_value() -> Iterator[None]:
             self._doubts.forget(sent)
         return response
 
-    def recognise(self: Any, sent: Any) -> bool:
+    def recognise(self: Any, sent: Any) -> Any:
         unseen = self._stored_unseen.get(sent.object)
         if unseen is None or unseen.body != sent.body:
-            return False
-        del self._stored_unseen[sent.object]
-        return True
+            return None
+        return self._stored_unseen.pop(sent.object)
 
     with (
         patch.object(plugin, "_post", post_and_forget),
@@ -255,6 +254,27 @@ def _believes_late_answers() -> Iterator[None]:
         yield
 
 
+def _believes_a_forged_ack() -> Context:
+    """Give replies a token that is a number, so that anybody knows the next."""
+
+    def token(self: Any) -> str:
+        return f"{next(self._numbers)}"
+
+    return patch.object(jetstream.Connection, "_token", token)
+
+
+def _believes_headers() -> Context:
+    """Take for an acknowledgement what has headers: an answer to a direct get."""
+    real = jetstream.Connection._take
+
+    def take(self: Any, subject: str, block: bytes, data: bytes) -> None:
+        if subject.rpartition(".")[2] in self._waiting and b" 503" not in block:
+            block = b""
+        real(self, subject, block, data)
+
+    return patch.object(jetstream.Connection, "_take", take)
+
+
 def _filters_by_a_copy() -> Context:
     """Believe a copy that a category begins, or ends, where it says."""
     real = evidence.decide
@@ -374,6 +394,8 @@ BROKEN: Final[dict[str, Callable[[], Context]]] = {
     "keeps-a-page": _keeps_a_page,
     "limits-an-answer": _limits_an_answer,
     "limits-a-page": _limits_a_page,
+    "believes-a-forged-ack": _believes_a_forged_ack,
+    "believes-headers": _believes_headers,
 }
 
 

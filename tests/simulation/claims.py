@@ -85,7 +85,8 @@ def claim(history: History, stored: Sequence[Stored]) -> Claims:
 def _by_key(
     history: History, stored: Sequence[Stored], claims: Claims, held: Held
 ) -> None:
-    senders = {key: send for send in history.sends for key in send.keys}
+    # Whoever is recognised was asked for by the key of the first.
+    senders = {key: send for send in reversed(history.sends) for key in send.keys}
     timeline = Timeline(history.ends)
 
     def is_gone(send: Send, message: Stored) -> bool:
@@ -107,6 +108,7 @@ def _by_offset(history: History, stored: Sequence[Stored], claims: Claims) -> No
     at: dict[int, list[int]] = defaultdict(list)
     for place, message in enumerate(stored):
         at[message.offset].append(place)
+    timeline = Timeline(history.ends)
     for send in history.sends:
         if send.told is not Told.STORED:
             continue
@@ -124,7 +126,8 @@ def _by_offset(history: History, stored: Sequence[Stored], claims: Claims) -> No
         elif same:
             text = f"offset {send.offset} was given to {send} and to another"
             claims.violations.append(Violation("given_twice", text, send.ended))
-        else:
+        elif timeline.at(send.began).epoch == timeline.at(send.ended).epoch:
+            # Else its leader acknowledged it, which did not know yet that it is gone.
             what = "nothing" if not places else "another event"
             text = f"{send} was told {send.offset}, where {what} stands"
             claims.violations.append(Violation("lost", text, send.ended))

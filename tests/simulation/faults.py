@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from . import copies, stream_faults
+from . import copies, forged, stream_faults
 from .alone import Alone
 from .messages import (
     FULL_OF_MESSAGES,
@@ -313,6 +313,8 @@ _BESIDE: Final[dict[str, Callable[[Cluster, Random], Begun]]] = {
     "following_mirror": copies.following_mirror,
     "slow_links": _slow_links,
     "expire_steadily": stream_faults.expire_steadily,
+    "odd_replies": forged.odd_replies,
+    "forged_replies": forged.forged_replies,
 }
 """Faults of decks alone, so that the draws of all other runs stay as they are."""
 _HARMLESS: Final = (
@@ -320,6 +322,8 @@ _HARMLESS: Final = (
     "following_mirror",
     "mirror_of_more",
     "damaged_copy",
+    "odd_replies",
+    "forged_replies",
 )
 _ALONE: Final = ("write_error",)
 _REPLICATED: Final = (

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from parts.odd import Reply
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
@@ -187,6 +189,21 @@ class Link:
             self.on_pong()
 
     def deliver(self, subject: str, block: bytes, data: bytes) -> None:
+        """Write an answer to the client, or what comes in its place."""
+        trouble = self._cluster.trouble
+        if trouble.responder is None and trouble.forger is None:
+            self.write(subject, block, data)
+            return
+        true = Reply(block, data)
+        answers = [true]
+        if trouble.responder is not None:
+            answers = trouble.responder.answers(true)
+        for answer in answers:
+            self.write(subject, *answer)
+        if trouble.forger is not None and answers == [true]:
+            trouble.forger.hear(self, subject, true)
+
+    def write(self, subject: str, block: bytes, data: bytes) -> None:
         """Write a message to the client, if it listens there."""
         if not self.is_over and self._listens(subject):
             slow = self._cluster.trouble.slow

@@ -158,6 +158,8 @@ class Deck(NamedTuple):
     """Faults with a time of their own: two at once, and nobody would lead."""
     blob_bytes: int = 0
     """How large the events of users are."""
+    is_any_size: bool = False
+    """One server as often as three: what is definite of one is not of three."""
     looks: bool = False
     """Somebody looks at pages, and clients look for categories, again and again."""
 
@@ -296,6 +298,29 @@ BESIDE: Final = (
     ),
 )
 """Of those that read. Every sixteenth seed draws from one of these alone."""
+
+FORGED: Final = Deck(
+    # Whoever answers beside our stream, while events are refused or come late.
+    (
+        "odd_replies",
+        "odd_replies",
+        "odd_replies",
+        "forged_replies",
+        "forged_replies",
+        "forged_replies",
+        "forged_replies",
+        "commit_late",
+        "drop_proposals",
+        "stream_full",
+        "cut_links",
+        "step_down",
+        "kill_client",
+        "ask_initsync",
+    ),
+    is_any_size=True,
+    looks=True,
+)
+"""Of replies that are not our stream's. Every sixteenth seed draws from it."""
 
 SLOW_ALONE: Final = frozenset(BESIDE[1].faults)
 """Where nothing but these goes wrong no reader may be told of a failure."""

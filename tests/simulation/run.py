@@ -120,7 +120,7 @@ def _check(world: World) -> list[Violation]:
     violations += [
         Violation("internal", text % arguments, at)
         for at, who, text, arguments in world.lines
-        if who == "INTERNAL"
+        if who == "INTERNAL" or (who == "UNFORESEEN" and "odd_replies" not in names)
     ]
     return violations
 

@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .nemesis import BESIDE, DECKS, fitting
+from .nemesis import BESIDE, DECKS, FORGED, fitting
 from .source import OBJECTS
 
 if TYPE_CHECKING:
@@ -110,10 +110,14 @@ def draw(seed: int, broken: str = "", deck: Deck | None = None) -> Scenario:
     faults: list[FaultAt] = []
     if seed % 16 == 15:
         deck = deck or BESIDE[seed // 16 % len(BESIDE)]
+    if seed % 16 == 14:
+        deck = deck or FORGED
     if seed % 2 or deck is not None:
         # Soon told unknown: what Hermes sends next is then the hard part.
-        scenario = replace(scenario, nodes=3, send_timeout=1.0, unknown_timeout=1.0)
+        scenario = replace(scenario, send_timeout=1.0, unknown_timeout=1.0)
         deck = deck or DECKS[seed // 2 % len(DECKS)]
+        if not deck.is_any_size:
+            scenario = replace(scenario, nodes=3)
         few = [*deck.faults]
         scenario = replace(
             scenario,

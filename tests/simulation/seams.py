@@ -11,6 +11,7 @@ import importlib
 import logging
 import sys
 import time
+import traceback
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,8 @@ from unittest.mock import patch
 import structlog
 import yaml
 from cerberus import Validator
+
+from sidecar.jetstream import connection as jetstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableMapping
@@ -54,7 +57,6 @@ def replaced(
         for name, module in list(sys.modules.items()):
             if name.startswith("sidecar.") and vars(module).get("time") is time:
                 stack.enter_context(patch.object(module, "time", virtual_time))
-        jetstream = importlib.import_module("sidecar.jetstream.connection")
         stack.enter_context(patch.object(jetstream, "NatsClient", nats_client))
         for family in (PRODUCERS, CONSUMERS):
             http = plugin_module(family, "sidecar_http")
@@ -110,11 +112,17 @@ def _logger(record: Callable[..., None]) -> logging.Logger:
     return logger
 
 
+def _is_of_an_answer() -> bool:
+    """Tell whether it is logged of what NATS said, and not of an error of our own."""
+    frames = traceback.walk_stack(None)
+    return any(frame.f_code is jetstream._unforeseen.__code__ for frame, _ in frames)
+
+
 def _log_to(record: Callable[..., None]) -> None:
     def tell(_: Any, level: str, line: MutableMapping[str, Any]) -> Any:
         event = line.pop("event")
         if event == "internal_error":
-            record("INTERNAL", "%s", line)
+            record("UNFORESEEN" if _is_of_an_answer() else "INTERNAL", "%s", line)
         record("log", "%s %s %s", level, event, line)
         raise structlog.DropEvent
 

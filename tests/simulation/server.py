@@ -111,6 +111,8 @@ class Server:
             link.complain("'maximum payload violation'")
             link.end("'maximum payload violation'")
             return
+        if cluster.trouble.forger is not None:
+            cluster.trouble.forger.guess(link, subject)
         if not subject.startswith("$JS.API."):
             self._take_publish(link, subject, reply, payload, block)
             return

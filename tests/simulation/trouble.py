@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
+    from .forged import Forger, Responder
     from .server import Server
     from .store import Store
 
@@ -55,6 +56,8 @@ class Trouble:
         self.catch_up: Callable[[], None] = lambda: None  # before it answers
         self.slow: Slow | None = None
         self.late_pages_seconds = 0.0
+        self.responder: Responder | None = None
+        self.forger: Forger | None = None
         self.running: list[End] = []
         self.slowing: list[End] = []  # those after which all can be stored as before
 

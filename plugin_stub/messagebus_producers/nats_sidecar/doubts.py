@@ -8,12 +8,16 @@ from typing import Any
 
 from lib.datamodel.event import Event
 
+ENDS_ALL = ("init-stop", "dataschema")
+
 
 class Sent:
     """One event on its way, and what makes it known when it comes again."""
 
     def __init__(self, key: str, event: Event) -> None:
         self.key = key
+        self.last = 0  # where it was sent with this L and stands
+        self.kind = event.eventtype
         self.is_removal = event.eventtype == "removed"
         self.body = event.to_json().encode()
         self.object = (event.objtype, event.objpkey)
@@ -40,19 +44,20 @@ class Doubts:
         return bool(self._unknown)
 
     @property
-    def has_stored(self) -> bool:
-        """Tell whether Hermes may send again what is stored."""
-        return bool(self._stored_unseen)
+    def has_stored(self) -> int:
+        """Count the events that are stored and that Hermes may send again."""
+        return len(self._stored_unseen)
 
     def add(self, sent: Sent) -> None:
         """Remember an event; the next one is to be sent with its last offset."""
         self._unknown[sent.key] = sent
 
-    def end(self, key: object = None) -> bool:
+    def end(self, key: object = None, last: int = 0) -> bool:
         """Know whose event was stored, and no other will be; tell if it is of these."""
         stored = self._unknown.get(key) if isinstance(key, str) else None
         self._unknown.clear()
         if stored is not None and stored.may_come_again:
+            stored.last = last
             self.remember(stored)
         return stored is not None
 
@@ -64,21 +69,28 @@ class Doubts:
         """Recognise this event when it comes again."""
         self._stored_unseen[sent.object] = sent
 
-    def recognise(self, sent: Sent) -> bool:
-        """Tell whether Hermes sends again what was stored although it was told unknown.
+    def recognise(self, sent: Sent) -> Sent | None:
+        """Give what Hermes sends again, if it stands although it was told unknown."""
+        unseen = self._stored_unseen.get(sent.object)
+        self._end_by(sent.object, sent.kind)
+        return unseen if unseen is not None and unseen.body == sent.body else None
 
-        Any event of the same object ends this, whatever becomes of it: what then looks
-        the same is new. So does a removal, for it may take others with it: a user's
-        memberships.
+    def _end_by(self, event_object: Any, kind: str | None) -> None:
+        """Take what comes after an event for new, whatever becomes of that event.
+
+        Any one of the same object. Whoever begins with an initsync lacks what it was
+        made without, and a schema may drop objects. A removal may take others with it,
+        as a user's memberships.
         """
-        unseen = self._stored_unseen.pop(sent.object, None)
-        if sent.is_removal:
+        if kind in ENDS_ALL:
+            self._stored_unseen.clear()
+        self._stored_unseen.pop(event_object, None)
+        if kind == "removed":
             self._stored_unseen = {
                 each: stored
                 for each, stored in self._stored_unseen.items()
                 if stored.is_removal
             }
-        return unseen is not None and unseen.body == sent.body
 
     def forget(self, sent: Sent) -> None:
         """Recognise this event no more."""
@@ -95,7 +107,7 @@ class Doubts:
             sent.may_come_again = False
 
     def forget_written(self, page: dict[str, Any], offset: int) -> int:
-        """Forget the objects of which another producer wrote these events.
+        """Forget what is ended by these events of another producer.
 
         Give the offset to read on from. Nothing is recognised any more where the page
         cannot be read: an event twice is better than one lost.
@@ -104,7 +116,7 @@ class Doubts:
             if page["next_offset"] > offset:
                 events = [Event.from_json(each["data"]) for each in page["events"]]
                 for event in events:
-                    self._stored_unseen.pop((event.objtype, event.objpkey), None)
+                    self._end_by((event.objtype, event.objpkey), event.eventtype)
                 return int(page["next_offset"])
         self._stored_unseen.clear()
         return offset

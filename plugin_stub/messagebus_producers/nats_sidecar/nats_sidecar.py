@@ -9,6 +9,7 @@ producer ends the pass: Hermes computed what is left of it before that event.
 
 from __future__ import annotations
 
+import builtins
 import sys
 import time
 import uuid
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, NoReturn
 
 from lib.datamodel.event import Event
 from lib.plugins import AbstractMessageBusProducerPlugin
@@ -41,6 +42,12 @@ first. Nothing is raised earlier: Hermes tries some things again without any pau
 
 MIXED_UP = "the sidecar answers with an offset that was not asked for"
 ANOTHER_WROTE = "another producer wrote to the stream, so Hermes has to compute anew"
+ENDS_BEFORE = "the stream ends before what was stored in it: was it restored?"
+SOURCE_WENT_BACK = (
+    "%d events of a pass that was cut off are in the stream and did not come again: "
+    "their source went back meanwhile. Clients keep what these events say until the "
+    "objects change once more."
+)
 STOPPED = "hermes-server is stopping, and goes on from here at its next start"
 
 TAKEN, AHEAD, GONE = 412, 409, 410
@@ -123,7 +130,9 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         """End the pass."""
         self._http.close()
         if sys.exc_info()[0] is None:  # __exit__ calls us: the pass went through
-            self._doubts.end_recognition()  # they would have come again by now
+            # They would have come again by now; an initsync has ended it before.
+            self._warn_of(self._doubts.has_stored)
+            self._doubts.end_recognition()
             self._refused = Refused()
             self._went_through = not self._is_initsync
         self._is_initsync = False
@@ -141,10 +150,6 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
                 self._ended = self._refused.text(ask, self._now())
                 if self._ended:
                     return None  # the next one raises: another place is another e-mail
-            if self._is_initsync and event.eventtype == "init-stop":
-                # It was made without them, of Hermes' cache: whoever begins with this
-                # initsync needs them after it, also if its own stop is in doubt.
-                self._doubts.end_recognition()
             return self._store(sent)
 
     def _stop_in_time(self, event: Event) -> None:
@@ -161,10 +166,8 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             raise self._error(False, STOPPED)
 
     def _store(self, sent: Sent) -> int | None:
-        if self._doubts.recognise(sent):
-            self._doubts.remember(sent)  # until nobody wrote after it
-            self._need_the_end()
-            self._doubts.forget(sent)
+        stored = self._doubts.recognise(sent)
+        if stored is not None and self._stands(stored):
             return None
         started_at = self._now()
         in_doubt, is_elsewhere, is_final = False, True, False
@@ -183,8 +186,8 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             if answer.status == TAKEN:
                 in_doubt = False  # no copy that was sent with this L can land any more
                 self._learn(answer)
-                if self._doubts.recognise(sent):
-                    return None
+                if self._doubts.recognise(sent) is not None:
+                    return None  # it was shown just now
                 # nats-server 2.11 may call the id of a refused copy "in process".
                 sent.key = self._new_key()
                 continue
@@ -200,10 +203,8 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             self._sleep(min(answer.retry_after or least_seconds, left_seconds))
         error = self._error(in_doubt or answer.outcome != NOT_STORED, answer.reason)
         if answer.status == GONE or (is_elsewhere and not in_doubt):
-            self._doubts = Doubts()  # all that is known is of another stream
-            self._last = 0
-            self._ended = str(error)
-        elif in_doubt:
+            self._begin_anew(error)
+        if in_doubt:
             self._doubts.add(sent)
         elif answer.status in OF_THE_EVENT and sent.is_of_initsync:
             self._refused.remember(sent, self._last, str(error), self._now())
@@ -235,7 +236,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
 
     def _learn(self, answer: Answer) -> None:
         """See whose event holds L + 1; that of another producer ends the pass."""
-        is_ours = self._doubts.end(answer.document.get("key"))
+        is_ours = self._doubts.end(answer.document.get("key"), self._last)
         if is_ours:
             self._last += 1
         if not is_ours or answer.document.get("last_offset", 0) > self._last:
@@ -245,10 +246,48 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         self._ended = str(self._error(False, ANOTHER_WROTE))
         raise NatsSidecarError(self._ended)
 
+    def _stands(self, stored: Sent) -> bool:
+        """Ask for an event that is to be recognised, by its own request once more.
+
+        False where something else stands there: another stream, or one restored.
+        """
+        self._doubts.remember(stored)  # until it is known
+        self._need_the_end()
+        started_at = self._now()
+        while (left_seconds := self._left_seconds(started_at, False, False)) > 0:
+            answer = self._post(left_seconds, stored, stored.last)
+            if answer.status in (200, 201):
+                self._doubts.forget(stored)
+                return True
+            if answer.status in (TAKEN, GONE):
+                self._doubts.forget_stored()
+                return False
+            self._sleep(min(answer.retry_after or 0.2, left_seconds))
+        raise self._error(False, answer.reason)
+
     def _need_the_end(self) -> None:
         """End the pass if another producer wrote; no fence sees it here."""
-        if not self._is_all_ours(self._ask_stream()):
+        started_at = self._now()
+        while (stream := self._ask_stream())["last_offset"] < self._last:
+            # An old leader may say so for a moment; else the stream was restored.
+            if self._left_seconds(started_at, False, False) <= 0:
+                self._begin_anew(self._error(False, ENDS_BEFORE))
+            self._sleep(0.5)
+        if not self._is_all_ours(stream):
             self._end_pass()
+
+    def _begin_anew(self, error: NatsSidecarError) -> NoReturn:
+        """End the pass, since all that is known is of another stream."""
+        self._doubts = Doubts()
+        self._last = 0
+        self._ended = str(error)
+        raise error
+
+    @staticmethod
+    def _warn_of(count: int) -> None:
+        """Tell of events that stand while the source has gone back from them."""
+        if count:
+            vars(builtins)["__hermes__"].logger.warning(SOURCE_WENT_BACK, count)
 
     def _is_all_ours(self, stream: dict[str, Any]) -> bool:
         """Tell whether nothing is behind L but what was told unknown."""
