@@ -82,7 +82,7 @@ description is [openapi.json](openapi.json). `make docs` writes this page.
       -H 'If-Match: "1795426702876123"' -d @event.json
 
 `If-Match` carries the last offset that the caller knows, L. The event becomes L + 1 or
-nothing: `201` stored now, `200` it stood there already (same key, same bytes), `412`
+nothing: `201` stored now, `200` already stored (same key, same bytes), `412`
 another event holds L + 1. So at most one event can ever be stored with one L, and
 repeating a request is always safe.
 

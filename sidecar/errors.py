@@ -109,7 +109,7 @@ WRONG_HOST = Cause(
 BUSY = Cause(
     "busy",
     HTTPStatus.TOO_MANY_REQUESTS,
-    "Too much waits in this sidecar at once.",
+    "Too many requests are in flight in this sidecar.",
     "Send the same request again later; look at /health for what holds them up.",
     retry_after_seconds=1,
 )
@@ -141,7 +141,7 @@ NOT_FOUND = Cause(
 METHOD_NOT_ALLOWED = Cause(
     "method_not_allowed",
     HTTPStatus.METHOD_NOT_ALLOWED,
-    "This path does not know that method.",
+    "The method is not allowed on this path.",
     "See the Allow header and docs/http-api.md.",
 )
 EVENT_TOO_LARGE = Cause(

@@ -105,7 +105,7 @@ POST_EVENT: dict[str, Any] = {
     },
     "responses": {
         "200": _object(
-            "It stood there already: same key, same bytes." + _NO_BODY, **_STORED
+            "Already stored: same key, same bytes." + _NO_BODY, **_STORED
         )
         | _ETAG,
         "201": _object("Stored." + _NO_BODY, **_STORED) | _ETAG,
@@ -221,7 +221,7 @@ PAGE: dict[str, Any] = {
 
 HEALTH: dict[str, Any] = {
     "responses": {
-        "200": _object("Well.", status="string"),
+        "200": _object("Ready.", status="string"),
         "503": _object("Not ready; the checks say why.", status="string"),
     },
 }

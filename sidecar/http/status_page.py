@@ -126,7 +126,7 @@ def render(view: View) -> str:
 <h2>Last events</h2>
 {_table(view.rows)}
 </main>
-<footer>Version {_shown(view.version)}, as of {rfc3339(view.now)}; comes again every
+<footer>Version {_shown(view.version)}, as of {rfc3339(view.now)}; refreshes every
 {REFRESH_SECONDS} seconds. Of an event nothing but metadata is shown.</footer>
 </body>
 </html>

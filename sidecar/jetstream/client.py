@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nats-py's client with a shorter way in and out; all of its private names we use.
+"""nats-py's client with direct send and receive; all of its private names we use.
 
 nats-py carries each message through a reader, a queue, tasks and a parsed dict of
 headers, and each publish through a flusher task: half of the time that an event costs

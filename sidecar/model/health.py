@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what is known to what an operator is told. Pure: ages in, sentences out."""
+"""Derives the health checks from a snapshot. Pure: ages in, sentences out."""
 
 from __future__ import annotations
 

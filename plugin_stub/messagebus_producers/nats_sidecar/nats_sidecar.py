@@ -138,7 +138,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         self._is_initsync = False
 
     def _send(self, event: Event) -> int | None:
-        """Store the event and return its offset; None if it stood there already."""
+        """Store the event and return its offset; None if it is stored already."""
         self._stop_in_time(event)
         with self._unhurried():
             if self._ended:
