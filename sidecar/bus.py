@@ -18,7 +18,7 @@ from sidecar.answer import Position, Sight
 from sidecar.backoff import Backoff
 from sidecar.errors import Cause, Outcome, Problem
 from sidecar.evidence import SILENT, Said, Silent
-from sidecar.jetstream import ApiError, Connection, NoReply
+from sidecar.jetstream import ApiError, Connection, NoReply, Untold
 from sidecar.last_offset import LONGEST_GAP_SECONDS, LastOffset
 from sidecar.log import internal_error, log
 from sidecar.scan import INITSYNC, scan_at
@@ -86,6 +86,7 @@ class Bus:
         self._create = create
         self._writes = purpose != "reads"  # who only reads needs less of the stream
         self._last_offset = last_offset or LastOffset()
+        self._untold = Untold()
         self._fit: Connection | None = None
         self._became_fit = asyncio.Event()
         self._moved = asyncio.Condition()
@@ -324,7 +325,7 @@ class Bus:
     async def run(self) -> None:
         """Connect, watch, and begin again, until cancelled."""
         while True:
-            connection = Connection(self._plan, self._purpose)
+            connection = Connection(self._plan, self._purpose, self._untold)
             self._fit_at = None
             try:
                 await connection.open(self._server)

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from sidecar import install
 from sidecar.install import PLUGIN_STUB, InstallError, install_plugins
 
 FAMILIES = ("messagebus_consumers", "messagebus_producers")
@@ -28,6 +30,20 @@ def test_both_plugins_are_copied_with_all_that_hermes_expects(tmp_path: Path) ->
         assert {path.name for path in target.iterdir()} == files
         for name in files:
             assert (target / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_hermes_may_read_what_a_strict_root_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub, plugins = tmp_path / "stub", tmp_path / "plugins"
+    shutil.copytree(PLUGIN_STUB, stub)
+    for path in stub.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    monkeypatch.setattr(install, "PLUGIN_STUB", stub)
+    plugins.mkdir()
+    for target in install_plugins(plugins):
+        assert target.stat().st_mode & 0o777 == 0o755
+        assert {path.stat().st_mode & 0o777 for path in target.iterdir()} == {0o644}
 
 
 def test_a_former_version_is_replaced_and_neighbours_are_kept(tmp_path: Path) -> None:
