@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from parts.process import wait_until
 from parts.sidecar import COMMAND, SidecarProcess, environment, last_offset, post
+from structlog.testing import capture_logs
 
 from sidecar.embedded import (
     EmbeddedError,
@@ -168,6 +169,25 @@ async def test_a_server_that_could_not_be_started_is_started_later(
     finally:
         supervisor.cancel()
         await asyncio.wait([supervisor])
+
+
+async def test_a_line_without_end_is_cut_and_the_server_stays(tmp_path: Path) -> None:
+    server = Supervised(tmp_path)
+    line = "printf '[1] d t [ERR] long'; head -c 200000 /dev/zero | tr '\\0' x; echo"
+    with capture_logs() as rows:
+        server.place(f"({line}; echo '[1] d t [INF] next'; {line}) >&2; exec sleep 60")
+        supervisor = asyncio.create_task(server.supervise())
+        try:
+            async with asyncio.timeout(20):
+                while len(rows) < 3 and not supervisor.done():
+                    await asyncio.wait({supervisor}, timeout=0.01)
+            assert not supervisor.done()
+        finally:
+            supervisor.cancel()
+            await asyncio.wait([supervisor])
+    texts = [row["text"] for row in rows]
+    assert [text[:5] for text in texts] == ["longx", "next", "longx"]
+    assert max(map(len, texts)) < 10_000
 
 
 async def test_serve_ends_with_the_supervisor_of_its_server(
