@@ -80,6 +80,12 @@ WIDE = {
 """Each takes 145 to 317 MiB."""
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the machine have more to do."""
+    monkeypatch.setattr(apart, "READ_SECONDS", 300)
+
+
 def outcome(read: Any) -> Any:
     try:
         return read()

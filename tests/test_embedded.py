@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sysconfig
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,7 +107,10 @@ def test_its_server_wants_a_token_that_no_log_or_command_line_shows(
     assert len(token) > 30
     assert token not in embedded.output()
     (pid,) = embedded.server_pids()
-    assert token.encode() not in _command_line(Path(f"/proc/{pid}"))
+    for process in (pid, embedded.running.pid):
+        shown = Path(f"/proc/{process}")
+        assert token.encode() not in _command_line(shown)
+        assert token.encode() not in (shown / "environ").read_bytes()
 
 
 def test_lines_of_the_server_are_in_our_format(embedded: Embedded) -> None:
@@ -132,6 +136,32 @@ def test_a_killed_server_is_started_again_and_its_events_stand(
     ended = [row for row in embedded.rows() if row["event"] == "embedded_nats_ended"]
     assert ended
     assert all(row["exit_status"] == -signal.SIGKILL for row in ended)
+
+
+def test_long_lines_of_strangers_do_nothing(embedded: Embedded) -> None:
+    (pid,) = embedded.server_pids()
+    port = int(
+        (embedded.data / "nats.conf").read_text().partition("port: ")[2].split()[0]
+    )
+    name = "x" * 200_000
+    lines = (
+        b'CONNECT {"name": "%b", "user": "%b"}\r\n' % ((name.encode(),) * 2),
+        b'CONNECT {"auth_token": "%b\\n[1] d t [FTL] x"}\r\n' % name[:3000].encode(),
+        b"x" * 2**20,
+        b"\r\n" * 1000,
+    )
+    for line in lines:
+        with (
+            socket.create_connection(("127.0.0.1", port), 10) as stranger,
+            suppress(ConnectionError),
+        ):
+            stranger.sendall(line + b"PING\r\n")
+            while stranger.recv(65536):
+                pass
+    with embedded.client() as http:
+        assert post(http).status_code == 201
+    assert embedded.server_pids() == [pid]
+    assert max(map(len, embedded.output().splitlines())) < 20_000
 
 
 class Supervised:

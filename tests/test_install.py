@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -98,3 +101,23 @@ def test_the_schema_is_the_same_in_both_plugins() -> None:
     name = Path("nats_sidecar/config-schema-plugin-nats_sidecar.yml")
     one, other = (PLUGIN_STUB / family / name for family in FAMILIES)
     assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_wheel_holds_code_plugins_and_licences_alone(tmp_path: Path) -> None:
+    root = PLUGIN_STUB.parent
+    for name in ("sidecar", "plugin_stub", "LICENSES"):
+        shutil.copytree(root / name, tmp_path / name)
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(root / name, tmp_path)
+    for secret in ("token", "nats.creds", ".env", "sidecar.log"):
+        (tmp_path / secret).write_text("c0rrect-horse")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", "dist"]
+    subprocess.run(build, cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").iterdir()
+    with zipfile.ZipFile(wheel) as archive:
+        files = [Path(name) for name in archive.namelist()]
+    assert {file.parts[0].partition("-")[0] for file in files} == {
+        *("sidecar", "plugin_stub", "hermes_nats_sidecar")
+    }
+    kinds = {file.suffix for file in files if "dist-info" not in file.parts[0]}
+    assert kinds <= {".py", ".md", ".yml", ".txt", ".typed"}
