@@ -170,6 +170,12 @@ TOO_DEEP = Cause(
     "The event's JSON is nested deeper than 100 levels.",
     "Nest less: what clients do with an attribute would fail on it.",
 )
+TOO_WIDE = Cause(
+    "too_wide",
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    "The event's JSON takes too much memory for its size.",
+    "Write each value on a line of its own, as Hermes does, or fewer values.",
+)
 KEY_REUSED = Cause(
     "key_reused",
     HTTPStatus.UNPROCESSABLE_ENTITY,

@@ -40,6 +40,16 @@ def test_architecture_is_at_most_150_lines() -> None:
     assert len((ROOT / "ARCHITECTURE.md").read_text("utf-8").splitlines()) <= 150
 
 
+def test_each_install_of_a_page_goes_by_the_locks() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    text = "".join(page.read_text("utf-8") for page in pages)
+    installs = re.findall(r"^ +(?:sudo )?\S+/pip install (.*)", text, re.MULTILINE)
+    assert len(installs) > 5
+    for install in installs:
+        by_locks = "--require-hashes" in install or "--no-deps" in install
+        assert by_locks, install
+
+
 # -- docs/operations.md ----------------------------------------------------------------
 
 SOURCES = sorted((ROOT / "sidecar").rglob("*.py"))
@@ -138,6 +148,13 @@ def test_every_link_to_a_place_on_a_page_leads_somewhere() -> None:
 
 def test_each_test_that_the_field_names_exists() -> None:
     text = (ROOT / "docs" / "field.md").read_text("utf-8")
-    named = set(re.findall(r"`((?:system/)?\w+\.(?:py|yml))`", text))
-    assert len(named) > 5
-    assert [name for name in named if not [*(ROOT / "tests").glob(f"**/{name}")]] == []
+    files = set(re.findall(r"`((?:system/)?\w+\.(?:py|yml))`", text))
+    assert len(files) > 5
+    assert [name for name in files if not [*(ROOT / "tests").glob(f"**/{name}")]] == []
+    sources = [path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    tests = re.findall(r"def (test_\w+)", "\n".join(sources))
+    names = re.findall(r"`((?:test_|\.\.\._)\w+(?:\.\.\.)?)`", text)
+    assert len(names) > 5
+    for name in names:
+        form = re.escape(name).replace(re.escape("..."), ".*")
+        assert any(re.fullmatch(form, test) for test in tests), name

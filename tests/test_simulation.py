@@ -47,13 +47,16 @@ FOUND_AT = {
     "numbers-by-seconds": 10,
     "sees-ahead-at-once": 51,
     "chains-publishes": 132,
-    "swallows-an-older-value": 43,
     "takes-two-answers-for-gone": 77,
     "remembers-any-scan": 18,
     "believes-a-forged-ack": 62,
     "believes-headers": 62,
 }
 """Known bugs, and a seed that shows each; docs/simulation.md has the table."""
+
+HELD_ELSEWHERE = {"swallows-an-older-value"}
+"""No seed of some hundreds shows it since what is recognised is asked for once more:
+tests/plugins/test_producer_plugin.py, one, two, one."""
 
 FOUND_BESIDE_A_MIRROR = {"believes-a-mirror": 2, "takes-nothing-for-the-end": 2}
 """Those of the reading side; each fault of the seed is one of a copy."""
@@ -123,7 +126,7 @@ def test_a_known_bug_is_found(name: str) -> None:
 
 
 def test_every_bug_that_can_be_put_back_is_found() -> None:
-    found = {*FOUND_AT, *FOUND_BESIDE_A_MIRROR, *FOUND_IN_A_DECK}
+    found = {*FOUND_AT, *FOUND_BESIDE_A_MIRROR, *FOUND_IN_A_DECK, *HELD_ELSEWHERE}
     assert found == set(BROKEN) - {""}
 
 

@@ -39,6 +39,9 @@ def install_plugins(plugins: Path) -> list[Path]:
             shutil.copytree(
                 source, target, ignore=shutil.ignore_patterns("__pycache__")
             )
+            # Hermes is another user, whatever umask this was installed under.
+            for path in (target, *target.rglob("*")):
+                path.chmod(0o755 if path.is_dir() else 0o644)
         except OSError as error:
             raise InstallError(
                 f"{target} cannot be written: {error.strerror or error}. "

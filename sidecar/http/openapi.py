@@ -104,9 +104,7 @@ POST_EVENT: dict[str, Any] = {
         },
     },
     "responses": {
-        "200": _object(
-            "Already stored: same key, same bytes." + _NO_BODY, **_STORED
-        )
+        "200": _object("Already stored: same key, same bytes." + _NO_BODY, **_STORED)
         | _ETAG,
         "201": _object("Stored." + _NO_BODY, **_STORED) | _ETAG,
         "400": _problem("Malformed JSON, key or precondition; or no key."),

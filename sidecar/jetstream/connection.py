@@ -60,7 +60,8 @@ if TYPE_CHECKING:
 CONNECT_SECONDS: Final = 3.0
 REQUEST_SECONDS: Final = 2.0
 LIMIT_HOLDS_SECONDS: Final = 25.0
-"""How long a server's max_payload is taken for true that refuses an event."""
+"""How long a limit is taken for true that refuses an event: the server's max_payload,
+or one that it does not tell. So often at most an event costs a connection."""
 
 COPY_SECONDS: Final = 1.0
 """How long a copy may be silent: a frozen follower is asked on and on, and is.
@@ -167,11 +168,32 @@ class _Batch:
         )
 
 
+@dataclass
+class Untold:
+    """What a server refused though it says that it takes it; outlives a connection."""
+
+    size_bytes: int = 0
+    ends_at: float = 0.0  # by the loop's clock
+
+    def note(self, size_bytes: int) -> None:
+        """Note that an event of this size ended the connection."""
+        self.size_bytes = size_bytes
+        self.ends_at = asyncio.get_running_loop().time() + LIMIT_HOLDS_SECONDS
+
+    def refuses(self, size_bytes: int) -> bool:
+        """Tell whether an event of this size would do so too."""
+        now = asyncio.get_running_loop().time()
+        return size_bytes >= self.size_bytes and now < self.ends_at
+
+
 class Connection:
     """One connection to NATS and one subscription for all its replies."""
 
-    def __init__(self, plan: StreamPlan, purpose: str) -> None:
+    def __init__(
+        self, plan: StreamPlan, purpose: str, untold: Untold | None = None
+    ) -> None:
         self._client = NatsClient(self._take)
+        self._untold = untold or Untold()
         self._purpose = purpose
         self._plan = plan
         self._named = b"%s%s\r\n" % (_STREAM_FIELD, plan.name.encode())
@@ -457,7 +479,9 @@ class Connection:
 
     def _refusal(self, size_bytes: int) -> TooLarge | None:
         limit_bytes = self.limit_bytes
-        return TooLarge(size_bytes, limit_bytes) if size_bytes > limit_bytes else None
+        if size_bytes > limit_bytes:
+            return TooLarge(size_bytes, limit_bytes)
+        return TooLarge(size_bytes) if self._untold.refuses(size_bytes) else None
 
     def _header_block(self, event: Event, key: str, last: int) -> bytes:
         headers = {
@@ -486,6 +510,7 @@ class Connection:
         if outcome.cause is errors.NATS_PERMISSION and not self.lost.is_set():
             return Refused(errors.NATS_PERMISSION)
         if outcome.cause is errors.EVENT_TOO_LARGE:
+            self._untold.note(size_bytes)
             return TooLarge(size_bytes)
         return Disconnected()
 

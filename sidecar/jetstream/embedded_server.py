@@ -46,6 +46,7 @@ _LEVELS = {"WRN": "warning", "ERR": "error", "FTL": "error", "INF": "info"}
 _PR_SET_PDEATHSIG = 1
 _STOP_SECONDS = 10.0
 _LONGEST_PAUSE_SECONDS = 5.0
+_LINE_BYTES = 8192
 
 
 class EmbeddedError(CommandError):
@@ -166,12 +167,30 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
 async def _relay_log(process: asyncio.subprocess.Process) -> None:
     """Log the server's lines as ours until it closes its stderr."""
     assert process.stderr is not None  # noqa: S101 - it was asked for
-    async for raw in process.stderr:
+    async for raw in _lines(process.stderr):
         line = raw.decode("utf-8", "replace").rstrip()
         match = _LINE.match(line)
         level = _LEVELS.get(match["level"], "debug") if match else "error"
         text = match["text"] if match else line
         getattr(log, level)("embedded_nats", text=text)
+
+
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """Give each line, or the start of one that is too long."""
+    is_rest = False
+    while True:
+        has_end = True
+        try:
+            line = await stream.readuntil()
+        except asyncio.IncompleteReadError as error:
+            if not error.partial:
+                return
+            line = error.partial
+        except asyncio.LimitOverrunError as error:
+            line, has_end = await stream.readexactly(error.consumed), False
+        if not is_rest:
+            yield line[:_LINE_BYTES]
+        is_rest = not has_end
 
 
 def _die_with_parent() -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from sidecar import errors
 from sidecar.errors import Cause, Outcome, Problem
 from sidecar.jetstream.backoff import Backoff
-from sidecar.jetstream.connection import ApiError, Connection, NoReply
+from sidecar.jetstream.connection import ApiError, Connection, NoReply, Untold
 from sidecar.model import stream
 from sidecar.model.evidence import SILENT, Said, Silent
 from sidecar.model.last_offset import LONGEST_GAP_SECONDS, LastOffset
@@ -87,6 +87,7 @@ class StreamSupervisor:
         self._create = create
         self._writes = purpose != "reads"  # who only reads needs less of the stream
         self._last_offset = last_offset or LastOffset()
+        self._untold = Untold()
         self._fit: Connection | None = None
         self._became_fit = asyncio.Event()
         self._moved = asyncio.Condition()
@@ -325,7 +326,7 @@ class StreamSupervisor:
     async def run(self) -> None:
         """Connect, watch, and begin again, until cancelled."""
         while True:
-            connection = Connection(self._plan, self._purpose)
+            connection = Connection(self._plan, self._purpose, self._untold)
             self._fit_at = None
             try:
                 await connection.open(self._server)

@@ -141,18 +141,22 @@ def make_event(document: dict[str, Any], body: bytes) -> Event:
 
 def is_deep(document: object) -> bool:
     """Tell whether JSON is nested deeper than allowed; `apart` runs its text, too."""
-    level = [document]
-    for _ in range(MAX_DEPTH):
-        nested: list[Any] = []
-        for one in level:
-            if isinstance(one, dict):
-                nested += one.values()
-            elif isinstance(one, list):
-                nested += one
-        level = [one for one in nested if isinstance(one, (dict, list))]
+    level: list[Any] = [[document]]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            value
+            for one in level
+            for value in (one.values() if isinstance(one, dict) else one)
+            if isinstance(value, (dict, list))
+        ]
         if not level:
             return False
     return True
+
+
+def too_wide() -> Problem:
+    """Say that so many values are no event's."""
+    return Problem(errors.TOO_WIDE, Outcome.NOT_STORED)
 
 
 def too_deep() -> Problem:

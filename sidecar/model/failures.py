@@ -69,6 +69,7 @@ _FINAL = frozenset(
         errors.ILLEGAL_CATEGORY,
         errors.MALFORMED_JSON,
         errors.TOO_DEEP,
+        errors.TOO_WIDE,
         errors.MALFORMED_PRECONDITION,
         errors.PRECONDITION_REQUIRED,
         errors.UNSUPPORTED_MEDIA_TYPE,

@@ -24,6 +24,7 @@ from sidecar.model.event import (
     parse_event,
     parse_large_event,
     too_deep,
+    too_wide,
 )
 
 if TYPE_CHECKING:
@@ -37,26 +38,38 @@ MANY_VALUES: Final = 100_000
 
 READ_SECONDS: Final = 20.0
 
+MIB: Final = 2**20
+MOST_MEMORY: Final = 12
+"""How many times its bytes an event may take, besides 32 MiB: of what Hermes writes, a
+value on each line, eight. Lists in lists, one value in two bytes, would take forty."""
+
 _NO_JSON: Final = 3
 _TOO_DEEP: Final = 4
+_TOO_WIDE: Final = 5
 
 
 @cache
 def _program() -> str:
     """Give what the process runs; it has none of our modules, but the text of one."""
     return f"""
-import gc, json, os, sys
+import gc, json, os, resource, sys
 gc.disable()
+text = sys.stdin.buffer.read()
+most = {32 * MIB} + {MOST_MEMORY} * len(text)
+resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 MAX_DEPTH = {MAX_DEPTH}
 {inspect.getsource(is_deep)}
 try:
-    event = json.loads(sys.stdin.buffer.read().decode("utf-8"))
+    text = text.decode("utf-8")
+    event = json.loads(text)
+    if is_deep(event):
+        os._exit({_TOO_DEEP})
 except ValueError:
     os._exit({_NO_JSON})
 except RecursionError:
     os._exit({_TOO_DEEP})
-if is_deep(event):
-    os._exit({_TOO_DEEP})
+except MemoryError:
+    os._exit({_TOO_WIDE})
 if not isinstance(event, dict):
     os._exit({_NO_JSON})
 shown = [event.get(name) for name in sys.argv[1:]]
@@ -66,7 +79,7 @@ os._exit(0)
 
 
 class Apart:
-    """One of them at a time: it takes many times its bytes in memory."""
+    """One of them at a time: it takes up to MOST_MEMORY times its bytes."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
@@ -107,6 +120,8 @@ async def _read(body: bytes) -> Event:
         raise Problem(errors.MALFORMED_JSON, Outcome.NOT_STORED)
     if process.returncode == _TOO_DEEP:
         raise too_deep()
-    if process.returncode != 0:  # it had no memory
+    if process.returncode == _TOO_WIDE:
+        raise too_wide()
+    if process.returncode != 0:  # it could not begin, or somebody ended it
         raise Problem(errors.BUSY, Outcome.NOT_STORED)
     return make_event(dict(zip(SHOWN, json.loads(shown), strict=True)), body)

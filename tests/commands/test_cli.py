@@ -367,6 +367,17 @@ def test_provision_creates_a_fit_stream_once(
     assert info(stream, nats) == made
 
 
+def test_check_warns_of_a_token_that_goes_over_http(
+    run: Run, stream: dict[str, object], private: Path
+) -> None:
+    run("provision", **stream)
+    token = private / "token"
+    token.write_text("c0rrect-horse")
+    warned = run("check", **stream, token_file=token)
+    assert warned.returncode == 0
+    assert "the token goes over http://" in warned.stderr
+
+
 def test_provision_starts_at_the_offset_it_is_told(
     run: Run, stream: dict[str, object], nats: NatsProcess
 ) -> None:
@@ -755,16 +766,27 @@ def test_demo_shows_an_initsync_in_order_and_leaves_nothing(short: Path) -> None
     assert_nothing_left(short)
 
 
-@pytest.mark.parametrize("line", ["Starting", "Sent"])
-def test_ctrl_c_ends_the_demo_cleanly(short: Path, line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "end"),
+    [
+        *(("Starting", signal.SIGINT), ("Sent", signal.SIGINT)),
+        *(("Sent", signal.SIGTERM), ("Sent", signal.SIGHUP)),
+    ],
+)
+def test_whatever_ends_the_demo_it_leaves_nothing(
+    short: Path, line: str, end: signal.Signals
+) -> None:
     environ = demo_environment(short) | {"PYTHONUNBUFFERED": "1"}
     with interruptible("demo", environ=environ) as demo:
         assert demo.stdout is not None
         while not (said := demo.stdout.readline()).startswith(line):
             assert said, demo.communicate()[1]
-        os.killpg(demo.pid, signal.SIGINT)  # as a terminal does
+        if end is signal.SIGTERM:
+            demo.send_signal(end)
+        else:
+            os.killpg(demo.pid, end)  # as a terminal does
         _, complaint = demo.communicate(timeout=30)
-    assert demo.returncode in (130, 0)
+    assert demo.returncode in (128 + end, 0)
     assert complaint == ""
     assert_nothing_left(short)
 

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from sidecar.commands import install
 from sidecar.commands.install import PLUGIN_STUB, InstallError, install_plugins
 
 FAMILIES = ("messagebus_consumers", "messagebus_producers")
@@ -28,6 +33,20 @@ def test_both_plugins_are_copied_with_all_that_hermes_expects(tmp_path: Path) ->
         assert {path.name for path in target.iterdir()} == files
         for name in files:
             assert (target / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_hermes_may_read_what_a_strict_root_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub, plugins = tmp_path / "stub", tmp_path / "plugins"
+    shutil.copytree(PLUGIN_STUB, stub)
+    for path in stub.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    monkeypatch.setattr(install, "PLUGIN_STUB", stub)
+    plugins.mkdir()
+    for target in install_plugins(plugins):
+        assert target.stat().st_mode & 0o777 == 0o755
+        assert {path.stat().st_mode & 0o777 for path in target.iterdir()} == {0o644}
 
 
 def test_a_former_version_is_replaced_and_neighbours_are_kept(tmp_path: Path) -> None:
@@ -82,3 +101,23 @@ def test_the_schema_is_the_same_in_both_plugins() -> None:
     name = Path("nats_sidecar/config-schema-plugin-nats_sidecar.yml")
     one, other = (PLUGIN_STUB / family / name for family in FAMILIES)
     assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_wheel_holds_code_plugins_and_licences_alone(tmp_path: Path) -> None:
+    root = PLUGIN_STUB.parent
+    for name in ("sidecar", "plugin_stub", "LICENSES"):
+        shutil.copytree(root / name, tmp_path / name)
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(root / name, tmp_path)
+    for secret in ("token", "nats.creds", ".env", "sidecar.log"):
+        (tmp_path / secret).write_text("c0rrect-horse")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", "dist"]
+    subprocess.run(build, cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").iterdir()
+    with zipfile.ZipFile(wheel) as archive:
+        files = [Path(name) for name in archive.namelist()]
+    assert {file.parts[0].partition("-")[0] for file in files} == {
+        *("sidecar", "plugin_stub", "hermes_nats_sidecar")
+    }
+    kinds = {file.suffix for file in files if "dist-info" not in file.parts[0]}
+    assert kinds <= {".py", ".md", ".yml", ".txt", ".typed"}

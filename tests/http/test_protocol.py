@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import re
 import socket
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection
@@ -11,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fuzz.crowd import GROWTH_KIB, tls_files, watch
+from httptools import HttpRequestParser
 from parts.process import memory_kib
 from parts.sidecar import post, sidecar_on
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sidecar.http.protocol import BoundedProtocol
 from sidecar.http.strangers import MAX_STRANGERS, Arrivals, Turns
 
 if TYPE_CHECKING:
@@ -24,6 +29,15 @@ if TYPE_CHECKING:
     from parts.sidecar import SidecarProcess
 
 GOOD_HEAD = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
+
+
+def test_what_we_widen_is_there_in_the_libraries() -> None:
+    ours = inspect.getsource(BoundedProtocol)
+    widened = re.findall(r"super\(\)\.(\w+)\(", ours)
+    assert "_start_asgi_task" in widened
+    assert [name for name in widened if not hasattr(HttpToolsProtocol, name)] == []
+    told = re.findall(r"self\.parser\.(\w+)\(", ours)
+    assert [name for name in told if not hasattr(HttpRequestParser, name)] == []
 
 
 def connect(sidecar: SidecarProcess) -> socket.socket:

@@ -4,6 +4,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
+import sys
 from errno import EMFILE, EPERM
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -53,6 +55,35 @@ def test_a_unix_socket_is_for_its_owner_and_group_and_goes_at_the_end(
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
         client.connect(str(path))
     assert not path.exists()
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077, 0o777])
+def test_under_any_umask_it_is_for_owner_and_group(directory: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with unix_socket(directory / "api.sock"):
+            mode = (directory / "api.sock").stat().st_mode
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(mode) == 0o660
+
+
+def test_a_stranger_cannot_open_it(directory: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can be somebody else")
+    for above in (directory, *directory.parents[:2]):
+        above.chmod(0o755)  # so that the socket's own mode decides
+    path = directory / "api.sock"
+    code = (
+        "import os, socket, sys; os.setgroups([]); os.setgid(12345); os.setuid(12345)\n"
+        "try: socket.socket(socket.AF_UNIX).connect(sys.argv[1])\n"
+        "except PermissionError: sys.exit(13)\n"
+    )
+    with unix_socket(path):
+        for mode, status in ((0o660, 13), (0o666, 0)):  # and so it could be reached
+            path.chmod(mode)
+            asked = subprocess.run([sys.executable, "-c", code, path], check=False)
+            assert asked.returncode == status
 
 
 def test_the_umask_is_as_before(directory: Path) -> None:
@@ -113,8 +144,11 @@ def test_a_link_to_a_socket_at_the_path_is_refused(directory: Path) -> None:
     assert "is no socket" in complaint(path)
 
 
-def test_a_directory_that_everybody_may_write_is_refused(directory: Path) -> None:
-    directory.chmod(0o777)
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_directory_that_everybody_may_write_is_refused(
+    directory: Path, mode: int
+) -> None:
+    directory.chmod(mode)
     assert "writable by everybody" in complaint(directory / "api.sock")
 
 

@@ -119,11 +119,19 @@ def test_the_page_is_whole_and_asks_for_nothing_else() -> None:
 def test_whatever_a_stored_event_says_is_escaped() -> None:
     row = Row(1, EVIL, EVIL, EVIL, EVIL, 1)
     check = Check("stream", EVIL, EVIL)
-    text = render(
-        replace(
-            WELL, rows=[row], checks=[check], stream=EVIL, server=EVIL, version=EVIL
-        )
+    info = StreamInfo(
+        config={},
+        position=Position(1, 1),
+        messages=1,
+        size_bytes=1,
+        created=EVIL,
+        leader=EVIL,
+        replicas=1,
+        live_replicas=1,
+        categories={EVIL: 1},
     )
+    evil = replace(WELL, rows=[row], checks=[check], stream=EVIL, info=info)
+    text = render(replace(evil, server=EVIL, version=EVIL))
     assert "<script" not in text
     assert Reader(text).open == []
 

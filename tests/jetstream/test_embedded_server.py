@@ -8,12 +8,14 @@ import socket
 import stat
 import subprocess
 import sysconfig
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from parts.process import wait_until
 from parts.sidecar import COMMAND, SidecarProcess, environment, last_offset, post
+from structlog.testing import capture_logs
 
 from sidecar.http.server import serve
 from sidecar.jetstream.embedded_server import (
@@ -105,7 +107,10 @@ def test_its_server_wants_a_token_that_no_log_or_command_line_shows(
     assert len(token) > 30
     assert token not in embedded.output()
     (pid,) = embedded.server_pids()
-    assert token.encode() not in _command_line(Path(f"/proc/{pid}"))
+    for process in (pid, embedded.running.pid):
+        shown = Path(f"/proc/{process}")
+        assert token.encode() not in _command_line(shown)
+        assert token.encode() not in (shown / "environ").read_bytes()
 
 
 def test_lines_of_the_server_are_in_our_format(embedded: Embedded) -> None:
@@ -131,6 +136,32 @@ def test_a_killed_server_is_started_again_and_its_events_stand(
     ended = [row for row in embedded.rows() if row["event"] == "embedded_nats_ended"]
     assert ended
     assert all(row["exit_status"] == -signal.SIGKILL for row in ended)
+
+
+def test_long_lines_of_strangers_do_nothing(embedded: Embedded) -> None:
+    (pid,) = embedded.server_pids()
+    port = int(
+        (embedded.data / "nats.conf").read_text().partition("port: ")[2].split()[0]
+    )
+    name = "x" * 200_000
+    lines = (
+        b'CONNECT {"name": "%b", "user": "%b"}\r\n' % ((name.encode(),) * 2),
+        b'CONNECT {"auth_token": "%b\\n[1] d t [FTL] x"}\r\n' % name[:3000].encode(),
+        b"x" * 2**20,
+        b"\r\n" * 1000,
+    )
+    for line in lines:
+        with (
+            socket.create_connection(("127.0.0.1", port), 10) as stranger,
+            suppress(ConnectionError),
+        ):
+            stranger.sendall(line + b"PING\r\n")
+            while stranger.recv(65536):
+                pass
+    with embedded.client() as http:
+        assert post(http).status_code == 201
+    assert embedded.server_pids() == [pid]
+    assert max(map(len, embedded.output().splitlines())) < 20_000
 
 
 class Supervised:
@@ -168,6 +199,25 @@ async def test_a_server_that_could_not_be_started_is_started_later(
     finally:
         supervisor.cancel()
         await asyncio.wait([supervisor])
+
+
+async def test_a_line_without_end_is_cut_and_the_server_stays(tmp_path: Path) -> None:
+    server = Supervised(tmp_path)
+    line = "printf '[1] d t [ERR] long'; head -c 200000 /dev/zero | tr '\\0' x; echo"
+    with capture_logs() as rows:
+        server.place(f"({line}; echo '[1] d t [INF] next'; {line}) >&2; exec sleep 60")
+        supervisor = asyncio.create_task(server.supervise())
+        try:
+            async with asyncio.timeout(20):
+                while len(rows) < 3 and not supervisor.done():
+                    await asyncio.wait({supervisor}, timeout=0.01)
+            assert not supervisor.done()
+        finally:
+            supervisor.cancel()
+            await asyncio.wait([supervisor])
+    texts = [row["text"] for row in rows]
+    assert [text[:5] for text in texts] == ["longx", "next", "longx"]
+    assert max(map(len, texts)) < 10_000
 
 
 async def test_serve_ends_with_the_supervisor_of_its_server(

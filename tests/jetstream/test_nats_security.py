@@ -7,9 +7,11 @@ import asyncio
 import json
 import signal
 import socket
+import ssl
 import threading
 import time
 from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -47,7 +49,14 @@ INBOX_PREFIX = "_INBOX_hermes_both"
 class FakeNats:
     """Greets like a nats-server without TLS, says yes to all, keeps every byte."""
 
-    def __init__(self, version: str = "2.11.11") -> None:
+    def __init__(
+        self,
+        version: str = "2.11.11",
+        *,
+        tls: ssl.SSLContext | None = None,
+        tls_required: bool = False,
+    ) -> None:
+        self._tls = tls
         self.received = bytearray()
         self._listener = socket.create_server((HOST, 0))
         self._thread = threading.Thread(target=self._serve)
@@ -58,6 +67,7 @@ class FakeNats:
             "max_payload": 1_000_000,
             "auth_required": True,
             "nonce": "AAAAAAAAAAAAAAA",
+            "tls_required": tls_required or tls is not None,
         }
         self._greeting = b"INFO " + json.dumps(greeting).encode() + b"\r\n"
 
@@ -77,6 +87,8 @@ class FakeNats:
         with connection, suppress(OSError):
             connection.settimeout(10)
             connection.sendall(self._greeting)
+            if self._tls is not None:
+                connection = self._tls.wrap_socket(connection, server_side=True)
             while data := connection.recv(65536):
                 self.received += data
                 if b"PING\r\n" in data:
@@ -361,6 +373,54 @@ def test_a_server_that_verifies_wants_our_client_certificate(
         assert refusal(settings_of(**shown, **password)) is None
         hidden = {"nats_url": server.url, "nats_tls_ca_file": ca_file}
         assert refusal(settings_of(**hidden, **password)) is not None
+
+
+def test_a_login_goes_to_no_server_that_is_not_the_one(
+    authority: trustme.CA, ca_file: Path, password: dict[str, Any], tmp_path: Path
+) -> None:
+    """Nor to one in clear beside it: a URL with TLS demands it of all."""
+    past = datetime(2020, 1, 1, tzinfo=UTC)
+    itself = trustme.CA()
+    certificates = {
+        "another name": authority.issue_cert("nats.example"),
+        "another authority": itself.issue_cert(HOST),
+        "its own authority": itself.issue_cert(HOST),
+        "expired": authority.issue_cert(HOST, not_before=past, not_after=past),
+    }
+    for name, certificate in certificates.items():
+        files = tmp_path / name
+        files.mkdir()
+        cert, key = files / "cert.pem", files / "key.pem"
+        certificate.private_key_pem.write_to_path(key)
+        certificate.cert_chain_pems[0].write_to_path(cert)
+        if name == "its own authority":
+            itself.cert_pem.write_to_path(cert, append=True)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(cert, key)
+        with FakeNats(tls=context) as impostor, FakeNats() as plain:
+            several = [
+                f"tls://{impostor.address},nats://{plain.address}",
+                f"nats://{plain.address},tls://{impostor.address}",
+            ]
+            beside = several if name == "expired" else []
+            for urls in (f"tls://{impostor.address}", *beside):
+                demands: dict[str, Any] = {"nats_url": urls}
+                if "," not in urls:  # where it is not the CA that demands it
+                    demands["nats_tls_ca_file"] = ca_file
+                settings = settings_of(**demands, **password)
+                assert refusal(settings) is errors.NATS_TLS, name
+            for server in (impostor, plain):
+                assert [m for m in SECRET_MEMBERS if m in server.received] == [], name
+                assert b"s3cret" not in server.received
+
+
+def test_who_asks_for_tls_and_goes_on_in_clear_gets_no_login(
+    password: dict[str, Any],
+) -> None:
+    with FakeNats(tls_required=True) as fake:
+        settings = settings_of(nats_url=f"nats://{fake.address}", **password)
+        assert refusal(settings) in (errors.NATS_TLS, errors.NATS_DOWN)
+        assert [m for m in SECRET_MEMBERS if m in fake.received] == []
 
 
 # -- Credentials that change -----------------------------------------------------------

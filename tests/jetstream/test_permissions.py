@@ -9,7 +9,7 @@ import os
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import nats as nats_py
 import pytest
@@ -224,13 +224,23 @@ ASKED = {
         ("$JS.API.STREAM.NAMES", b""),
         ("$JS.API.INFO", b""),
         ("$SYS.REQ.SERVER.PING", b""),
+        ("$SYS.REQ.USER.INFO", b""),
         ("$SYS.REQ.ACCOUNT.HERMES.CONNZ", b""),
     ],
     "publish into an inbox": [
         (f"_INBOX_hermes_{role}.a.b", b"{}")
         for role in ("producer", "both", "consumer")
     ],
-    "publish anything else": [("$KV.x.y", b""), ("$JS.ACK.hermes.x", b""), ("x", b"")],
+    "publish anything else": [
+        (subject, b"")
+        for subject in (
+            "$KV.x.y",
+            "$JS.ACK.hermes.x",
+            "$JS.FC.hermes.x",
+            "$JS.M.x",
+            "x",
+        )
+    ],
 }
 HEARD = {
     "hear answers to its own role": [],  # filled for each role
@@ -290,3 +300,31 @@ def test_each_role_may_do_what_security_md_says_and_nothing_else(
     ]
     table = "\n".join(["| may | " + " | ".join(ROLES) + " |", "|---" * 5 + "|", *rows])
     assert table in SECURITY.read_text("utf-8"), table
+
+
+async def test_who_may_create_the_stream_cannot_change_it_by_that(
+    guarded_nats: NatsProcess,
+) -> None:
+    client = await nats_py.connect(
+        guarded_nats.url,
+        user="hermes_provision",
+        password=password("provision"),
+        inbox_prefix=b"_INBOX_hermes_provision",
+    )
+
+    async def ask(name: str, request: object = None) -> Any:
+        payload = b"" if request is None else json.dumps(request).encode()
+        answer = await client.request(f"$JS.API.STREAM.{name}.hermes", payload, 10)
+        return json.loads(answer.data)
+
+    before = (await ask("INFO"))["config"]
+    for change in (
+        {"max_age": 60 * 10**9},
+        {"subjects": ["hermes.*", "evil.*"]},
+        {"deny_purge": False},
+        {"name": "evil", "subjects": ["evil.*"]},
+        {"name": "evil", "subjects": [], "sources": [{"name": "hermes"}]},
+    ):
+        assert "error" in await ask("CREATE", before | change), change
+    assert (await ask("INFO"))["config"] == before
+    await client.close()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import importlib
 import json
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from sidecar.model.event import (
     MAX_DEPTH,
     parse_event,
     parse_key,
+    parse_large_event,
     parse_precondition,
 )
 
@@ -138,6 +140,56 @@ def test_a_plain_name_of_up_to_64_characters_is_a_category(category: str) -> Non
 def test_what_python_accepts_as_json_is_kept_byte_for_byte(body: bytes) -> None:
     event = parse_event(body)
     assert (event.category, event.body) == ("base", body)
+
+
+CATEGORIES = {
+    "plain": '{"evcategory": "base"}',
+    "twice": '{"evcategory": "initsync", "evcategory": "base"}',
+    "twice, legal first": '{"evcategory": "base", "evcategory": "a b"}',
+    "twice, then null": '{"evcategory": "base", "evcategory": null}',
+    "escaped value": '{"evcategory": "\\u0062ase"}',
+    "escaped key": '{"\\u0065vcategory": "base"}',
+    "escaped key, too": '{"evcategory": "initsync", "\\u0065vcategory": "base"}',
+    "escaped key first": '{"\\u0065vcategory": "initsync", "evcategory": "base"}',
+    "other case": '{"EvCategory": "base"}',
+    "space in the key": '{"evcategory ": "base"}',
+    "deeper": '{"x": {"evcategory": "base"}}',
+    "deeper, too": '{"evcategory": "base", "x": {"evcategory": "initsync"}}',
+    "in a text": '{"x": "\\"evcategory\\": \\"base\\"", "evcategory": "initsync"}',
+    "in a list": '[{"evcategory": "base"}]',
+    "byte order mark": '\ufeff{"evcategory": "base"}',
+    "NUL in the key": '{"evcategory\\u0000": "base"}',
+    "NUL in the value": '{"evcategory": "base\\u0000"}',
+    "half a character": '{"evcategory": "base\\ud800"}',
+    "half a character elsewhere": '{"evcategory": "base", "x": "\\udfff"}',
+    "half a key": '{"evcategory": "base", "\\ud83d": 1}',
+    "two halves": '{"evcategory": "base", "x": "\\ud83d\\ude00"}',
+    "line end": '{"evcategory": "base\\n"}',
+    "raw line end": '{"evcategory": "base\n"}',
+    "comment": '{"evcategory": "base" /* x */}',
+    "comma at the end": '{"evcategory": "base",}',
+    "single quotes": "{'evcategory': 'base'}",
+    "after it": '{"evcategory": "base"} {"evcategory": "initsync"}',
+    "NaN": '{"evcategory": "base", "x": NaN}',
+    "white space": ' \t\r\n{ "evcategory"\t:\r\n"base" } ',
+    "no-break space": '\u00a0{"evcategory": "base"}',
+}
+
+
+@pytest.mark.usefixtures("hermes_home")
+@pytest.mark.parametrize("text", CATEGORIES.values(), ids=CATEGORIES)
+def test_an_event_is_of_the_category_that_hermes_reads(text: str) -> None:
+    event_class = importlib.import_module("lib.datamodel.event").Event
+    try:
+        read = event_class.from_json(text).evcategory
+    except (ValueError, TypeError, AttributeError, KeyError):
+        read = None
+    legal = read if read in ("base", "initsync") else None
+    for parse in (parse_event, parse_large_event):
+        try:
+            assert parse(text.encode()).category == legal
+        except Problem:
+            assert legal is None
 
 
 @pytest.mark.parametrize(

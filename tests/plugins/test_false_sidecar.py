@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import resource
 import socket
@@ -164,6 +165,53 @@ def test_a_document_that_no_sidecar_writes_leaves_it_unknown(
                 f"what answers at the plugin's url is no sidecar ({status})"
             )
         http.close()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_who_leads_elsewhere_is_not_followed(hermes_home: Path, status: int) -> None:
+    with Player(Reply(200, {"last_offset": 6})) as elsewhere:
+        there = Reply(status, headers={"Location": f"{elsewhere.url}/v1/stream"})
+        with Player(there) as player:
+            http = load_plugin(hermes_home, FAMILIES[0], {"url": player.url})._http
+            for ask in requests(http).values():
+                assert (ask().status, ask().outcome) == (502, "unknown")
+            http.close()
+    assert elsewhere.connections == 0
+
+
+def test_what_is_packed_is_not_unpacked(hermes_home: Path) -> None:
+    """A megabyte of gzip may be a gigabyte."""
+    packed = gzip.compress(json.dumps({"offset": 7, "last_offset": 7}).encode())
+    head = OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed)
+    for what in ("stream", "event", "page"):
+        with false_sidecar(Way(head + packed)) as (url, _):
+            http = load_plugin(hermes_home, FAMILIES[0], {"url": url})._http
+            assert requests(http, 5)[what]().outcome == "unknown"
+            http.close()
+
+
+@pytest.mark.parametrize("seconds", ["1000000000", "9" * 400, "-1", "nan", "\xb2"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nobody_makes_hermes_pause_for_long_or_not_at_all(
+    hermes_home: Path, family: str, seconds: str
+) -> None:
+    full = errors.Problem(errors.STREAM_FULL, errors.Outcome.NOT_STORED).document()
+    refused, clock = Reply(503, full, seconds), Clock()
+    with Player(stands(6)) as player:
+        plugin = load_plugin(hermes_home, family, {"url": player.url})
+        plugin = timed(plugin, clock)
+        if family == FAMILIES[0]:
+            plugin.open()
+            player.then(refused)
+            with pytest.raises(Exception, match="not stored"):
+                plugin.send(new_event("base", "added", objtype="Users", objpkey=1))
+            assert 10 <= sum(clock.slept) <= 60
+            clock.slept.clear()
+        player.then(refused)
+        with pytest.raises(Exception, match="No message bus"):
+            plugin.open()
+        assert 10 <= sum(clock.slept) <= 60
+        plugin.close()
 
 
 def test_a_wide_page_costs_no_more_than_its_bytes(hermes_home: Path) -> None:

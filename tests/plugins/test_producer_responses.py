@@ -63,7 +63,7 @@ FINAL_CODES = ["api_off", "unauthorized", "wrong_host", "wrong_role"]
 FINAL_OF_EVENTS = [
     *("event_too_large", "illegal_category", "key_reused", "malformed_json"),
     *("malformed_key", "malformed_precondition", "malformed_query", "no_key"),
-    *("precondition_required", "too_deep", "unsupported_media_type"),
+    *("precondition_required", "too_deep", "too_wide", "unsupported_media_type"),
 ]
 
 

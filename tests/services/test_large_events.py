@@ -14,7 +14,7 @@ import pytest
 from parts.sidecar import last_offset
 
 from sidecar import errors
-from sidecar.errors import Problem
+from sidecar.errors import Outcome, Problem
 from sidecar.model.event import parse_event
 from sidecar.services import large_events as apart
 from sidecar.services.large_events import MANY_VALUES, SMALL_BYTES, Apart
@@ -34,20 +34,26 @@ def full_of(value: bytes) -> bytes:
     return of(b",".join([value] * (SIZE_BYTES // (len(value) + 1))))
 
 
+def hermes(attributes: object) -> bytes:
+    """Write as hermes-server does."""
+    document = {"evcategory": "base", "eventtype": "added", "objattrs": attributes}
+    return json.dumps(document, indent=4).encode()
+
+
 SHAPES = {
     "one text": of(b'"%b"' % (b"x" * SIZE_BYTES)),
     "escapes": of(b'"%b"' % (rb"\ud83d\ude00" * (SIZE_BYTES // 12))),
-    "empty lists": full_of(b"[]"),
-    "empty objects": full_of(b"{}"),
-    "nested objects": full_of(b'{"a":{"b":{"c":{}}}}'),
-    "deep lists": full_of(b"[" * 900 + b"]" * 900),
+    "a photo": hermes({"photo": "x" * (SIZE_BYTES - 100)}),
+    "members": hermes({"members": [f"uid={n:09d},dc=org" for n in range(210_000)]}),
+    "short members": hermes({"members": [f"{n:x}" for n in range(350_000)]}),
+    "attributes": hermes({f"{n:x}": f"{n:x}" for n in range(290_000)}),
+    "lists": hermes({f"{n:x}": [f"{n:x}"] for n in range(140_000)}),
+    "empty objects": hermes({"x": [{}] * 420_000}),
     "zeros": full_of(b"0"),
     "large numbers": full_of(b"9" * 4299),
     "a larger number": full_of(b"9" * 4301),
     "long fractions": full_of(b"0." + b"9" * 4000),
-    "keys": b'{"evcategory":"base",%b}'
-    % b",".join(b'"%x":0' % number for number in range(SIZE_BYTES // 11)),
-    "wrong at its end": full_of(b"[]")[:-2],
+    "wrong at its end": full_of(b"0")[:-2],
     "too deep": of(b"[" * 10**6),
     "no object": b"[%b0]" % (b"0," * MANY_VALUES * 2),
     "no UTF-8": of(b"0," * MANY_VALUES * 2 + b'"\xff"'),
@@ -59,6 +65,26 @@ SHAPES = {
     "half a character": of(rb'"\ud83d",' * MANY_VALUES * 2 + b"0"),
     "small": of(b"0," * 10_000 + b"0"),
 }
+
+
+WIDE = {
+    "empty lists": full_of(b"[]"),
+    "lists in lists": full_of(b"[[]]"),
+    "deep lists": full_of(b"[" * 900 + b"]" * 900),
+    "objects": full_of(b'{"a":0}'),
+    "nested objects": full_of(b'{"a":{"b":{"c":{}}}}'),
+    "keys": b'{"evcategory":"base",%b}'
+    % b",".join(b'"%x":0' % number for number in range(SIZE_BYTES // 11)),
+    "texts": full_of(b'"ab"'),
+    "wrong at its end": full_of(b"[]")[:-2],
+}
+"""Each takes 145 to 317 MiB."""
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the machine have more to do."""
+    monkeypatch.setattr(apart, "READ_SECONDS", 300)
 
 
 def outcome(read: Any) -> Any:
@@ -90,6 +116,14 @@ async def test_it_is_read_as_ever_and_nobody_waits_for_it(shape: bytes) -> None:
     await watching
     assert read == outcome(lambda: parse_event(shape))
     assert max(held) < MOST_SECONDS
+
+
+@pytest.mark.parametrize("shape", WIDE.values(), ids=WIDE)
+async def test_what_takes_many_times_its_size_is_refused(shape: bytes) -> None:
+    with pytest.raises(Problem) as caught:
+        await Apart().parse(shape)
+    assert caught.value.cause is errors.TOO_WIDE
+    assert caught.value.outcome is Outcome.NOT_STORED
 
 
 async def test_where_no_process_can_be_made_it_is_read_nevertheless(

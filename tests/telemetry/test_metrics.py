@@ -7,11 +7,13 @@ import uuid
 from typing import TYPE_CHECKING
 
 import httpx
+from parts.jetstream import Operator
 from parts.process import wait_until
 from parts.sidecar import event, last_offset, post
 from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
+    from parts.nats import NatsProcess
     from parts.sidecar import SidecarProcess
     from prometheus_client import Metric
 
@@ -133,9 +135,13 @@ def test_each_metric_is_there_with_its_type_and_a_help_text(
 
 
 def test_labels_are_bounded_and_there_from_the_first_scrape_on(
-    sidecar: SidecarProcess, http: httpx.Client
+    sidecar: SidecarProcess, http: httpx.Client, nats: NatsProcess
 ) -> None:
     assert post(http, event("strange")).status_code == 201
+    with Operator(nats.port) as other:
+        name = {"Hermes-Event-Type": 'x"} 1 {', "Nats-Msg-Id": 'k"\\'}
+        other.publish('hermes.x",y="z"}', b"{}", name)
+    assert http.get("/v1/events?offset=first").status_code == 200
     found = families(sidecar)
 
     def labels(name: str) -> set[tuple[str, ...]]:

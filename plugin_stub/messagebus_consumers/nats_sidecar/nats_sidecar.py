@@ -12,6 +12,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from operator import index
@@ -241,6 +242,10 @@ def _is_page(answer: Answer, offset: int | str, category: str | None = None) -> 
         return False
     if not events or category is not None:
         return True
+    with suppress(LookupError, TypeError):
+        offsets = [row["offset"] for row in events]
+        first = offset if isinstance(offset, int) else offsets[0]
+        return offsets == list(range(first, first + len(offsets)))
     # A row without an offset is no event: that is told where it is read.
     begins = {
         row["offset"] - place
