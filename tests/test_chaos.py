@@ -113,6 +113,7 @@ _NEXT = Pass(number=1)
 _LATER = Pass(number=1, age=1)
 _KILLED = Pass(number=1, process=1, ended="killed")
 _REMOVAL: dict[str, Any] = {"kind": "removed", "pkey": 2}
+_AFTER = Pass(number=1, began_at=200.0)
 _OTHER_PRODUCER = Pass(producer=1, began_at=100.0)
 
 
@@ -223,6 +224,18 @@ class _Runs:
             .stored(0, _NEXT, **_REMOVAL)
             .told(1, Told.STANDING, _NEXT),
             "swallowed",
+        ),
+        # Another producer's count, too, and its initsyncs.
+        (
+            _Runs().unknown(1).stored(0, _OTHER_PRODUCER, **_REMOVAL).stored(1, _AFTER),
+            None,
+        ),
+        (
+            _Runs()
+            .unknown(1)
+            .stored(0, _OTHER_PRODUCER, category="initsync", kind="init-stop")
+            .stored(1, _AFTER),
+            None,
         ),
         # One that never came to stand took nothing with it.
         (

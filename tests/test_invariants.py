@@ -159,6 +159,20 @@ def test_a_change_that_came_back_after_another_is_a_new_one(story: Story) -> Non
     assert story.names() == set()
 
 
+@pytest.mark.parametrize("is_removal", [True, False])
+def test_a_change_behind_another_servers_removal_is_a_new_one(
+    story: Story, *, is_removal: bool
+) -> None:
+    story.begin("b")
+    story.send(Told.UNKNOWN, stands=True)
+    story.send(
+        event=(removed if is_removal else added)(OTHER, *[ONE] * (not is_removal)),
+        server="b",
+    )
+    story.send()
+    assert ("doubled_change" in story.names()) is not is_removal
+
+
 def test_a_change_that_a_whole_pass_had_not_is_a_new_one(story: Story) -> None:
     story.send(Told.UNKNOWN, stands=True)
     story.end(failure="unknown")

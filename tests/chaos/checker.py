@@ -169,9 +169,13 @@ def _object_of(body: bytes) -> str:
     return f"{event.get('objtype')} {event.get('objpkey')}"
 
 
-def _is_removal(attempt: Attempt) -> bool:
+def _kind(attempt: Attempt) -> tuple[Any, Any]:
     event = json.loads(attempt.body)
-    return (event.get("evcategory"), event.get("eventtype")) == ("base", "removed")
+    return event.get("evcategory"), event.get("eventtype")
+
+
+def _is_removal(attempt: Attempt) -> bool:
+    return _kind(attempt) == ("base", "removed")
 
 
 # -- Each message and its attempt ------------------------------------------------------
@@ -251,9 +255,12 @@ def _check_walks(
     stands = set(verdict.claims.values())
     walks: dict[tuple[int, str], list[int]] = defaultdict(list)
     removals: dict[int, list[int]] = defaultdict(list)  # of each producer
+    whole: dict[int, list[int]] = defaultdict(list)  # init-stop and schema of each
     for number, attempt in enumerate(attempts):
         if _is_removal(attempt):
             removals[attempt.during.producer].append(number)
+        if _kind(attempt) in {("initsync", "init-stop"), ("base", "dataschema")}:
+            whole[attempt.during.producer].append(number)
         if name := _object_of(attempt.body):
             walks[attempt.during.producer, name].append(number)
         elif attempt.told is Told.STANDING:
@@ -261,16 +268,30 @@ def _check_walks(
                 f"swallowed: {_name(attempt)} is never to be recognised"
             )
     for (producer, _), numbers in walks.items():
-        walk = _walk(
-            attempts, numbers, removals[producer], stands, forgotten, verdict.repeats
+        others = [
+            number
+            for events in (removals, whole)
+            for each, found in events.items()
+            if each != producer
+            for number in found
+            if number in stands
+        ]
+        verdict.violations += _walk(
+            attempts,
+            numbers,
+            removals[producer],
+            sorted(others),
+            stands,
+            forgotten,
+            verdict.repeats,
         )
-        verdict.violations += walk
 
 
 def _walk(  # noqa: PLR0917 - what a walk is judged by
     attempts: Sequence[Attempt],
     numbers: Sequence[int],
     removals: Sequence[int],
+    others: Sequence[int],
     stands: set[int],
     forgotten: set[int],
     repeats: Counter[str],
@@ -282,6 +303,8 @@ def _walk(  # noqa: PLR0917 - what a walk is judged by
     unless another event of that object was tried meanwhile. Removals are the last of a
     pass: after one of them whatever was no removal and has not come again is new. It
     may be recognised all the same if none of them stands: nothing went with them then.
+    What came again behind `others`, which are removals, initsyncs and schemas of other
+    producers, may be new.
     """
     newest: Attempt | None = None
     place = 0  # of the newest
@@ -314,7 +337,9 @@ def _walk(  # noqa: PLR0917 - what a walk is judged by
             before, now = newest.during, attempt.during
             if before.process != now.process:
                 repeats[now.ended] += 1
-            elif not is_new(number, removals):
+            elif not is_new(number, removals) and (
+                bisect_left(others, number) == bisect_right(others, place)
+            ):
                 yield f"doubled: {_name(attempt)} stood already, at {attempt.offset}"
         newest, place, is_next = attempt, number, True
         is_known = attempt.told is Told.STORED and number not in forgotten

@@ -164,16 +164,25 @@ def _check_changes(
             between = claims.owners[before + 1 : after]
             if any(
                 owner is not None
-                and owner.object == run[0].object
                 and owner.server != run[0].server
+                and _makes_new(owner, run[0])
                 for owner in between
             ):
-                continue  # another server's event of the object: what comes is new
+                continue
             text = (
                 f"{claims.owners[before]} stands at {stored[before].offset}, and as "
                 f"{claims.owners[after]} again at {stored[after].offset}"
             )
             yield Violation("doubled_change", text, stored[after].time)
+
+
+def _makes_new(other: Send, send: Send) -> bool:
+    """Tell whether what comes again behind another server's event is a new one."""
+    return (
+        other.object == send.object
+        or other.kind in ("init-stop", "dataschema")
+        or (other.kind == "removed" and send.kind != "removed")
+    )
 
 
 def _runs(
