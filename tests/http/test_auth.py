@@ -239,5 +239,5 @@ async def test_an_error_of_ours_is_logged_by_its_place_and_not_its_text(
     assert (line["event"], line["log_level"]) == ("internal_error", "error")
     assert line["error"] == type(error).__name__
     assert re.fullmatch(r"(  File .*\n(    .*\n)*){3}", line["where"])
-    assert line["where"].index("access.py") < line["where"].index("in fail")
+    assert line["where"].index("auth.py") < line["where"].index("in fail")
     assert "c0rrect" not in repr(line)

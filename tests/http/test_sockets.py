@@ -6,7 +6,9 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from errno import EMFILE, EPERM
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from unittest.mock import Mock
@@ -25,7 +27,6 @@ from sidecar.http.sockets import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -68,18 +69,17 @@ def test_under_any_umask_it_is_for_owner_and_group(directory: Path, umask: int) 
     assert stat.S_IMODE(mode) == 0o660
 
 
-def test_a_stranger_cannot_open_it(directory: Path) -> None:
+def test_a_stranger_cannot_open_it() -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can be somebody else")
-    for above in (directory, *directory.parents[:2]):
-        above.chmod(0o755)  # so that the socket's own mode decides
-    path = directory / "api.sock"
     code = (
         "import os, socket, sys; os.setgroups([]); os.setgid(12345); os.setuid(12345)\n"
         "try: socket.socket(socket.AF_UNIX).connect(sys.argv[1])\n"
         "except PermissionError: sys.exit(13)\n"
     )
-    with unix_socket(path):
+    with tempfile.TemporaryDirectory() as name, unix_socket(Path(name, "api.sock")):
+        path = Path(name, "api.sock")
+        path.parent.chmod(0o755)  # so that the socket's own mode decides
         for mode, status in ((0o660, 13), (0o666, 0)):  # and so it could be reached
             path.chmod(mode)
             asked = subprocess.run([sys.executable, "-c", code, path], check=False)

@@ -245,7 +245,8 @@ def _is_page(answer: Answer, offset: int | str, category: str | None = None) -> 
     with suppress(LookupError, TypeError):
         offsets = [row["offset"] for row in events]
         first = offset if isinstance(offset, int) else offsets[0]
-        return offsets == list(range(first, first + len(offsets)))
+        if offsets == list(range(first, first + len(offsets))):
+            return True
     # A row without an offset is no event: that is told where it is read.
     begins = {
         row["offset"] - place
