@@ -206,12 +206,12 @@ class _PageResponse(Response):
     """A page of events; it counts as held until the reader has taken it."""
 
     def __init__(
-        self, room: MemoryBudget, headers: dict[str, str], document: dict[str, Any]
+        self, budget: MemoryBudget, headers: dict[str, str], document: dict[str, Any]
     ) -> None:
         super().__init__(
             json.dumps(document), headers=headers, media_type="application/json"
         )
-        self._room = room
+        self._budget = budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_and_wait(message: Message) -> None:
@@ -221,7 +221,7 @@ class _PageResponse(Response):
                 message = {"type": "http.response.body"}
             await send(message)
 
-        with self._room.reserve(_peer(scope)) as held:
+        with self._budget.reserve(_peer(scope)) as held:
             held.add(len(self.body))
             await super().__call__(scope, receive, send_and_wait)
 

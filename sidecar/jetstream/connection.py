@@ -16,6 +16,7 @@ import asyncio
 import base64
 import itertools
 import json
+import math
 import re
 import secrets
 from contextlib import suppress
@@ -172,7 +173,7 @@ class _Batch:
 class Untold:
     """What a server refused though it says that it takes it; outlives a connection."""
 
-    size_bytes: int = 0
+    size_bytes: float = math.inf  # so that no clock is asked while there is none
     ends_at: float = 0.0  # by the loop's clock
 
     def note(self, size_bytes: int) -> None:
@@ -182,8 +183,10 @@ class Untold:
 
     def refuses(self, size_bytes: int) -> bool:
         """Tell whether an event of this size would do so too."""
-        now = asyncio.get_running_loop().time()
-        return size_bytes >= self.size_bytes and now < self.ends_at
+        return (
+            size_bytes >= self.size_bytes
+            and asyncio.get_running_loop().time() < self.ends_at
+        )
 
 
 class Connection:

@@ -140,7 +140,10 @@ def make_event(document: dict[str, Any], body: bytes) -> Event:
 
 
 def is_deep(document: object) -> bool:
-    """Tell whether JSON is nested deeper than allowed; `apart` runs its text, too."""
+    """Tell whether JSON is nested deeper than allowed.
+
+    A process of its own runs this text, too (services/large_events.py).
+    """
     level: list[Any] = [[document]]
     for _ in range(MAX_DEPTH + 1):
         level = [

@@ -55,8 +55,8 @@ class MemoryBudget:
 class Reservation:
     """What one request holds so far; a context manager that gives it back."""
 
-    def __init__(self, room: MemoryBudget, name: str) -> None:
-        self._room = room
+    def __init__(self, budget: MemoryBudget, name: str) -> None:
+        self._budget = budget
         self._name = name
         self.bytes = 0
 
@@ -69,13 +69,13 @@ class Reservation:
     def release(self) -> None:
         """Hold nothing any more."""
         if self.bytes:
-            self._room.change(self._name, -self.bytes)
+            self._budget.change(self._name, -self.bytes)
         self.bytes = 0
 
     def add(self, size_bytes: int) -> None:
         """Count more bytes; raise Problem if all requests together hold too many."""
-        has_others = self._room.bytes > self.bytes
-        if has_others and self._room.bytes + size_bytes > MAX_BYTES:
-            raise self._room.refuse()
+        has_others = self._budget.bytes > self.bytes
+        if has_others and self._budget.bytes + size_bytes > MAX_BYTES:
+            raise self._budget.refuse()
         self.bytes += size_bytes
-        self._room.change(self._name, size_bytes)
+        self._budget.change(self._name, size_bytes)

@@ -16,7 +16,7 @@ from sidecar.model.initsync import max_age_seconds
 from sidecar.model.last_offset import LastOffset
 from sidecar.model.memory_budget import MemoryBudget
 from sidecar.model.stream import told_name
-from sidecar.services import certificates as certificate
+from sidecar.services import certificates
 from sidecar.services.activity import Recent
 from sidecar.services.large_events import Apart
 from sidecar.services.publisher import Publisher
@@ -47,35 +47,35 @@ class Daemon:
         self.reads = settings.role != "producer"
         plan, create = settings.plan, settings.stream_create or settings.embedded
         last_offset = LastOffset()  # what one of them learns holds for the other
-        writing_bus = StreamSupervisor(
+        writing = StreamSupervisor(
             "writes", server, plan, create=create, last_offset=last_offset
         )
         # Apart from the publishes: a page of events must not delay an acknowledgement.
-        reading_bus = StreamSupervisor("reads", server, plan, last_offset=last_offset)
-        self.metrics = Metrics(self.facts, partial(certificate.ends, settings))
+        reading = StreamSupervisor("reads", server, plan, last_offset=last_offset)
+        self.metrics = Metrics(self.facts, partial(certificates.ends, settings))
         self.failures = Failures()
         self.publisher = Publisher(
-            writing_bus,
+            writing,
             self.metrics,
             self.failures,
             settings.publish_timeout_seconds,
         )
-        self.reader = Reader(reading_bus, self.metrics)
+        self.reader = Reader(reading, self.metrics)
         # Apart, so that readers who stall leave room for events.
         self.bodies, self.pages = MemoryBudget(Outcome.NOT_STORED), MemoryBudget()
         self.apart = Apart()
-        self.buses = [writing_bus] * self.writes + [reading_bus] * self.reads
-        self.guard = RetentionGuard(self.buses[-1])
-        self.recent = Recent(self.buses[-1])
+        self.supervisors = [writing] * self.writes + [reading] * self.reads
+        self.guard = RetentionGuard(self.supervisors[-1])
+        self.recent = Recent(self.supervisors[-1])
 
     @property
     def supervisor(self) -> StreamSupervisor:
-        """The bus that this role has: the writing one where there are two."""
-        return self.buses[0]
+        """The one that this role has: the writing one where there are two."""
+        return self.supervisors[0]
 
     async def run(self) -> None:
         """Keep the connections alive until cancelled."""
-        parts = [supervisor.run() for supervisor in self.buses]
+        parts = [supervisor.run() for supervisor in self.supervisors]
         parts += [self.guard.run(), self._tell_repeats()]
         if self.reads:
             parts.append(self.reader.run())
@@ -108,7 +108,11 @@ class Daemon:
         fulls = [room.full for room in (self.pages, self.bodies) if room.full]
         full = max(fulls, default=None)  # the last one
         worst = next(
-            (supervisor for supervisor in self.buses if supervisor.cause is not None),
+            (
+                supervisor
+                for supervisor in self.supervisors
+                if supervisor.cause is not None
+            ),
             self.supervisor,
         )
         return Facts(
@@ -130,7 +134,9 @@ class Daemon:
             in_flight=publisher.in_flight,
             readers_waiting=self.reader.waiting,
             reads=self._reading() if self.reads else None,
-            connections=sum(supervisor.connections_made for supervisor in self.buses),
+            connections=sum(
+                supervisor.connections_made for supervisor in self.supervisors
+            ),
             is_initsync_known=verdict.is_known if verdict else None,
             socket_fault=self.socket_fault,
             initsync=initsync,

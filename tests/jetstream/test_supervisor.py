@@ -54,7 +54,7 @@ def leader(plain: NatsProcess) -> Iterator[Leader]:
 async def serving(nats: NatsProcess) -> AsyncIterator[Daemon]:
     daemon = Daemon(Settings(), NatsServer((nats.url,)))
     async with running(daemon.run()), asyncio.timeout(60):
-        for bus in daemon.buses:
+        for bus in daemon.supervisors:
             await bus.wait()
         yield daemon
 
@@ -131,7 +131,7 @@ async def test_a_reader_of_what_was_stored_is_not_told_that_it_is_ahead(
 ) -> None:
     """What the writing connection has proven holds for the reading one."""
     async with serving(plain) as daemon:
-        await until(lambda: all(bus.settled_last() == 7 for bus in daemon.buses))
+        await until(lambda: all(bus.settled_last() == 7 for bus in daemon.supervisors))
         for last in range(7, 13):
             await stored(daemon, f"k{last}", last)
         leader.lag = 5
@@ -152,7 +152,7 @@ async def test_a_reader_of_what_a_follower_gave_is_not_told_that_it_is_ahead(
         leader.store("hermes.base", b"NATS/1.0\r\n\r\n", b"{}")
     leader.lag = 5
     async with serving(plain) as daemon:
-        await until(lambda: all(bus.settled_last() == 8 for bus in daemon.buses))
+        await until(lambda: all(bus.settled_last() == 8 for bus in daemon.supervisors))
         assert await cause_of(daemon.reader.read(Query(14))) is errors.OFFSET_AHEAD
         if by == "page":
             assert (await daemon.reader.read(Query(8))).next_offset == 14

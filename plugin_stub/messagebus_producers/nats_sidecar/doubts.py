@@ -18,7 +18,6 @@ class Sent:
         self.key = key
         self.last = 0  # where it was sent with this L and stands
         self.kind = event.eventtype
-        self.is_removal = event.eventtype == "removed"
         self.body = event.to_json().encode()
         self.object = (event.objtype, event.objpkey)
         self.is_of_initsync = (event.evcategory, event.eventtype) == (
@@ -44,7 +43,7 @@ class Doubts:
         return bool(self._unknown)
 
     @property
-    def has_stored(self) -> int:
+    def stored_count(self) -> int:
         """Count the events that are stored and that Hermes may send again."""
         return len(self._stored_unseen)
 
@@ -89,7 +88,7 @@ class Doubts:
             self._stored_unseen = {
                 each: stored
                 for each, stored in self._stored_unseen.items()
-                if stored.is_removal
+                if stored.kind == "removed"
             }
 
     def forget(self, sent: Sent) -> None:

@@ -89,7 +89,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             stream = self._ask_stream({"Hermes-Producer": self._keys_start + last_pass})
             self._went_through = False
             last: int = stream["last_offset"]
-            if self._doubts.has_stored and last > self._last:
+            if self._doubts.stored_count and last > self._last:
                 self._forget_written(stream)
         if not self._doubts.are_open:  # else the next event must be sent with their L
             self._last = max(last, self._last)  # what was stored is not behind the end
@@ -131,7 +131,8 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         self._http.close()
         if sys.exc_info()[0] is None:  # __exit__ calls us: the pass went through
             # They would have come again by now; an initsync has ended it before.
-            self._warn_of(self._doubts.has_stored)
+            if count := self._doubts.stored_count:
+                vars(builtins)["__hermes__"].logger.warning(SOURCE_WENT_BACK, count)
             self._doubts.end_recognition()
             self._refused = Refused()
             self._went_through = not self._is_initsync
@@ -161,7 +162,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         if (
             self._stopping.is_due
             and event.evcategory == "base"
-            and not (self._doubts.are_open or self._doubts.has_stored)
+            and not (self._doubts.are_open or self._doubts.stored_count)
         ):
             raise self._error(False, STOPPED)
 
@@ -196,15 +197,16 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             in_doubt = in_doubt or answer.outcome != NOT_STORED
             # An old leader may say it for a moment: what is remembered outlives that.
             is_other = is_elsewhere and not (
-                self._doubts.are_open or self._doubts.has_stored
+                self._doubts.are_open or self._doubts.stored_count
             )
             is_final = is_other or answer.status in FINAL
             least_seconds = 1.0 if is_final else 0.2
             self._sleep(min(answer.retry_after or least_seconds, left_seconds))
         error = self._error(in_doubt or answer.outcome != NOT_STORED, answer.reason)
         if answer.status == GONE or (is_elsewhere and not in_doubt):
-            self._begin_anew(error)
-        if in_doubt:
+            self._forget_stream()
+            self._ended = str(error)
+        elif in_doubt:
             self._doubts.add(sent)
         elif answer.status in OF_THE_EVENT and sent.is_of_initsync:
             self._refused.remember(sent, self._last, str(error), self._now())
@@ -240,11 +242,12 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         if is_ours:
             self._last += 1
         if not is_ours or answer.document.get("last_offset", 0) > self._last:
-            self._end_pass()
+            self._end_pass(ANOTHER_WROTE)
 
-    def _end_pass(self) -> None:
-        self._ended = str(self._error(False, ANOTHER_WROTE))
-        raise NatsSidecarError(self._ended)
+    def _end_pass(self, reason: str) -> NoReturn:
+        error = self._error(False, reason)
+        self._ended = str(error)
+        raise error
 
     def _stands(self, stored: Sent) -> bool:
         """Ask for an event that is to be recognised, by its own request once more.
@@ -271,23 +274,16 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         while (stream := self._ask_stream())["last_offset"] < self._last:
             # An old leader may say so for a moment; else the stream was restored.
             if self._left_seconds(started_at, False, False) <= 0:
-                self._begin_anew(self._error(False, ENDS_BEFORE))
+                self._forget_stream()
+                self._end_pass(ENDS_BEFORE)
             self._sleep(0.5)
         if not self._is_all_ours(stream):
-            self._end_pass()
+            self._end_pass(ANOTHER_WROTE)
 
-    def _begin_anew(self, error: NatsSidecarError) -> NoReturn:
-        """End the pass, since all that is known is of another stream."""
+    def _forget_stream(self) -> None:
+        """Begin anew, since all that is known is of another stream."""
         self._doubts = Doubts()
         self._last = 0
-        self._ended = str(error)
-        raise error
-
-    @staticmethod
-    def _warn_of(count: int) -> None:
-        """Tell of events that stand while the source has gone back from them."""
-        if count:
-            vars(builtins)["__hermes__"].logger.warning(SOURCE_WENT_BACK, count)
 
     def _is_all_ours(self, stream: dict[str, Any]) -> bool:
         """Tell whether nothing is behind L but what was told unknown."""
@@ -299,7 +295,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         if self._is_all_ours(stream):
             return
         offset, until = self._last + 1, self._now() + ATTEMPT_SECONDS
-        while self._doubts.has_stored and offset <= stream["last_offset"]:
+        while self._doubts.stored_count and offset <= stream["last_offset"]:
             if self._now() > until:
                 self._doubts.forget_stored()
                 return
