@@ -36,6 +36,10 @@ class Request:
     body: bytes
 
 
+L = 41
+"""Where the stream ends when a producer plugin comes."""
+
+
 def stored(offset: int, *, duplicate: bool = False) -> Reply:
     document = {"offset": offset, "duplicate": duplicate}
     return Reply(200 if duplicate else 201, document)

@@ -34,11 +34,6 @@ SECRET = "c0rrect-horse"
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def player() -> Iterator[Player]:
     with Player(page()) as player:
         yield player

@@ -22,6 +22,7 @@ import pytest
 from parts.answers import (
     NO_ANSWER,
     Clock,
+    L,
     Mute,
     Player,
     Reply,
@@ -48,27 +49,7 @@ if TYPE_CHECKING:
 FAMILY = "messagebus_producers"
 SECRET = "c0rrect-horse"
 REFUSED = problem(413, "too_large", "not_stored")
-L = 41
 OTHER_PYTHON = Path(__file__).resolve().parents[1] / "parts" / "other_python.py"
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def player() -> Iterator[Player]:
-    with Player(stands(L)) as player:
-        yield player
-
-
-@pytest.fixture
-def plugin(hermes_home: Path, player: Player, clock: Clock) -> Iterator[Any]:
-    """One plugin that asks the player and lives by the test's clock."""
-    plugin = timed(load_plugin(hermes_home, FAMILY, {"url": player.url}), clock)
-    yield plugin
-    plugin.close()
 
 
 def failed() -> type[Exception]:
@@ -128,6 +109,14 @@ def lose(plugin: Any, player: Player, event: Any, last: int = L) -> str:
     assert text is not None
     assert text.startswith("It is not known whether the event was stored")
     return player.posts[-1].headers["idempotency-key"]
+
+
+def lose_and_learn(plugin: Any, player: Player, event: Any) -> str:
+    """Lose an event, and learn in a pass that fails that it stands at L + 1."""
+    key = lose(plugin, player, event)
+    player.then(stands(L + 1), taken(key, L + 1), REFUSED)
+    assert a_pass(plugin, user(pkey=2)) is not None
+    return key
 
 
 # -- Settings --------------------------------------------------------------------------
@@ -651,9 +640,7 @@ def test_a_stored_event_outlives_what_an_old_leader_says_for_a_moment(
     plugin: Any, player: Player
 ) -> None:
     removed = user("removed")
-    key = lose(plugin, player, removed)
-    player.then(stands(L + 1), taken(key, L + 1), REFUSED)
-    assert a_pass(plugin, user(pkey=2)) is not None
+    lose_and_learn(plugin, player, removed)
     player.then(stands(L + 1), AHEAD, stored(L + 2), stands(L + 2), AGAIN)
     count = len(player.posts)
     assert a_pass(plugin, user(pkey=3), removed) is None
@@ -1074,9 +1061,7 @@ def test_an_event_of_another_producer_ends_that_its_object_is_recognised(
 ) -> None:
     """Where that cannot be known, an event twice is better than one lost."""
     removed = user("removed")
-    key = lose(plugin, player, removed)
-    player.then(stands(L + 1), taken(key, L + 1), REFUSED)
-    assert a_pass(plugin, user(pkey=2)) is not None
+    key = lose_and_learn(plugin, player, removed)
     count = len(player.posts)
     then = [stands(L + 2), AGAIN] if is_recognised else [stored(L + 3)]
     player.then(stands(L + 2), *pages, *then)
@@ -1103,9 +1088,7 @@ def test_what_another_producer_did_ends_what_it_would_end_of_ours(
     plugin: Any, player: Player, foreign: dict[str, Any], *, is_recognised: bool
 ) -> None:
     added = user("added")
-    key = lose(plugin, player, added)
-    player.then(stands(L + 1), taken(key, L + 1), REFUSED)
-    assert a_pass(plugin, user(pkey=2)) is not None
+    key = lose_and_learn(plugin, player, added)
     rows = [
         {"data": event_bytes(**{"objtype": None, "objpkey": None} | foreign).decode()}
     ]
@@ -1122,9 +1105,7 @@ def test_a_lost_event_that_a_restore_took_away_is_sent_again(
     plugin: Any, player: Player, status: str
 ) -> None:
     added = user("added")
-    key = lose(plugin, player, added)
-    player.then(stands(L + 1), taken(key, L + 1), REFUSED)
-    assert a_pass(plugin, user(pkey=2)) is not None
+    key = lose_and_learn(plugin, player, added)
     answer = taken("theirs", L + 1) if status == "taken" else GONE
     player.then(stands(L + 1), stands(L + 1), answer, stored(L + 2))
     assert a_pass(plugin, added) is None
@@ -1137,9 +1118,7 @@ def test_a_lost_event_of_which_nothing_can_be_learned_is_kept(
     plugin: Any, player: Player
 ) -> None:
     added = user("added")
-    key = lose(plugin, player, added)
-    player.then(stands(L + 1), taken(key, L + 1), REFUSED)
-    assert a_pass(plugin, user(pkey=2)) is not None
+    key = lose_and_learn(plugin, player, added)
     player.then(stands(L + 1), stands(L + 1), unknown())
     text = a_pass(plugin, added)
     assert text is not None
@@ -1153,9 +1132,7 @@ def test_a_stream_restored_to_before_a_lost_event_is_said_once(
     plugin: Any, player: Player
 ) -> None:
     added = user("added")
-    key = lose(plugin, player, added)
-    player.then(stands(L + 1), taken(key, L + 1), REFUSED)
-    assert a_pass(plugin, user(pkey=2)) is not None
+    lose_and_learn(plugin, player, added)
     player.then(stands(L - 3))
     assert a_pass(plugin, added) == (
         "Event not stored: "
@@ -1170,9 +1147,7 @@ def test_an_end_before_a_lost_event_may_be_an_old_leaders(
     plugin: Any, player: Player
 ) -> None:
     added = user("added")
-    key = lose(plugin, player, added)
-    player.then(stands(L + 1), taken(key, L + 1), REFUSED)
-    assert a_pass(plugin, user(pkey=2)) is not None
+    key = lose_and_learn(plugin, player, added)
     player.then(stands(L), stands(L), stands(L), stands(L + 1), AGAIN)
     assert a_pass(plugin, added) is None
     assert player.posts[-1].headers["idempotency-key"] == key
@@ -1193,9 +1168,7 @@ def test_a_source_that_went_back_from_a_lost_event_is_told(
 
 def test_no_pass_begins_before_that_is_known(plugin: Any, player: Player) -> None:
     removed = user("removed")
-    key = lose(plugin, player, removed)
-    player.then(stands(L + 1), taken(key, L + 1), REFUSED)
-    assert a_pass(plugin, user(pkey=2)) is not None
+    lose_and_learn(plugin, player, removed)
     count = len(player.posts)
     player.then(stands(L + 2), problem(503, "nats_down", None, "1"))
     text = a_pass(plugin, removed)
@@ -1303,47 +1276,27 @@ def test_an_initsync_repeated_after_an_abort_is_sent_whole(
 
 
 @pytest.mark.parametrize("is_resolved", [True, False])
+@pytest.mark.parametrize("is_stop_lost", [True, False])
 def test_an_initsync_ends_that_lost_events_are_recognised(
-    plugin: Any, player: Player, *, is_resolved: bool
+    plugin: Any, player: Player, *, is_resolved: bool, is_stop_lost: bool
 ) -> None:
     """Hermes makes it of its cache, which lacks them: a new client needs them again."""
     added = user("added")
-    key = lose(plugin, player, added)
     start, stop = (
         new_event("initsync", kind, objtype=None, objpkey=None)
         for kind in ("init-start", "init-stop")
     )
     if is_resolved:
-        player.then(stands(L + 1), taken(key, L + 1), REFUSED)
-        assert a_pass(plugin, user(pkey=2)) is not None
-        player.then(stands(L + 1), stored(L + 2), stored(L + 3))
+        lose_and_learn(plugin, player, added)
+        learns = []
     else:
-        player.then(stands(L + 1), taken(key, L + 1), stored(L + 2), stored(L + 3))
-    assert a_pass(plugin, start, stop) is None
-    player.then(stands(L + 3), stored(L + 4))
-    assert a_pass(plugin, added) is None
-    assert player.posts[-1].body == added.to_json().encode()
-
-
-@pytest.mark.parametrize("is_resolved", [True, False])
-def test_an_initsync_whose_stop_was_lost_and_stored_ends_it_too(
-    plugin: Any, player: Player, *, is_resolved: bool
-) -> None:
-    added = user("added")
-    key = lose(plugin, player, added)
-    start, stop = (
-        new_event("initsync", kind, objtype=None, objpkey=None)
-        for kind in ("init-start", "init-stop")
-    )
-    if is_resolved:
-        player.then(stands(L + 1), taken(key, L + 1), REFUSED)
-        assert a_pass(plugin, user(pkey=2)) is not None
-        player.then(stands(L + 1), stored(L + 2), unknown())
-    else:
-        player.then(stands(L + 1), taken(key, L + 1), stored(L + 2), unknown())
-    assert a_pass(plugin, start, stop) is not None
+        learns = [taken(lose(plugin, player, added), L + 1)]
+    stop_answer = unknown() if is_stop_lost else stored(L + 3)
+    player.then(stands(L + 1), *learns, stored(L + 2), stop_answer)
+    assert (a_pass(plugin, start, stop) is not None) is is_stop_lost
     key = player.posts[-1].headers["idempotency-key"]
-    player.then(stands(L + 3), taken(key, L + 3), stored(L + 4))
+    learns = [taken(key, L + 3)] if is_stop_lost else []
+    player.then(stands(L + 3), *learns, stored(L + 4))
     assert a_pass(plugin, added) is None
     assert player.posts[-1].body == added.to_json().encode()
     assert player.posts[-1].headers["if-match"] == f'"{L + 3}"'

@@ -11,25 +11,23 @@ import pytest
 from parts.answers import (
     NO_ANSWER,
     Clock,
+    L,
     Player,
     Reply,
     problem,
     stands,
     stored,
     taken,
-    timed,
 )
-from parts.hermes import load_plugin, new_event
+from parts.hermes import new_event
 
 from sidecar import errors
 from sidecar.errors import Cause
 from sidecar.http.openapi import GET_STREAM, POST_EVENT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
-L = 41
 HTML = "<html><body>Bad Gateway</body></html>"
 STRANGERS = [
     *(Reply(each, text=HTML) for each in (200, 201, 301, 401, 403, 404, 413, 500)),
@@ -102,25 +100,6 @@ def name_of(value: object) -> str:
 def rows(table: list[tuple[str, float, list[Reply | str]]]) -> pytest.MarkDecorator:
     flat = [(*row, each) for *row, answers in table for each in answers]
     return pytest.mark.parametrize(("text", "seconds", "answer"), flat, ids=name_of)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def player() -> Iterator[Player]:
-    with Player(stands(L)) as player:
-        yield player
-
-
-@pytest.fixture
-def plugin(hermes_home: Path, player: Player, clock: Clock) -> Iterator[Any]:
-    url = {"url": player.url}
-    plugin = timed(load_plugin(hermes_home, "messagebus_producers", url), clock)
-    yield plugin
-    plugin.close()
 
 
 def error_of(ask: Callable[[], object]) -> str:

@@ -8,7 +8,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from parts.answers import Clock, Player, stands, stored, timed, unknown
+from parts.answers import Clock, L, Player, stored, unknown
 from parts.hermes import load_plugin, new_event
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FAMILY = "messagebus_producers"
-L = 41
 GRACE_SECONDS = 10.0
 
 
@@ -30,28 +29,11 @@ def heard() -> Iterator[list[int]]:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def player() -> Iterator[Player]:
-    with Player(stands(L)) as player:
-        yield player
-
-
-@pytest.fixture
-def plugin(
-    hermes_home: Path,
-    player: Player,
-    clock: Clock,
-    heard: list[int],  # before the plugin
-) -> Iterator[Any]:
+def plugin(heard: list[int], plugin: Any) -> Any:
+    """Open it once somebody listens for SIGTERM."""
     assert not heard
-    plugin = timed(load_plugin(hermes_home, FAMILY, {"url": player.url}), clock)
     plugin.open()
-    yield plugin
-    plugin.close()
+    return plugin
 
 
 def an_event(number: int, category: str = "base") -> Any:
