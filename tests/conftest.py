@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from parts.hermes import make_hermes_home, use_hermes_home
+from parts.leader import WITHOUT_JETSTREAM
 from parts.nats import NatsProcess
 from parts.sidecar import SidecarProcess
 
@@ -22,6 +23,14 @@ def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsProcess]:
     """One nats-server for a module."""
     with NatsProcess(tmp_path_factory.mktemp("nats")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsProcess]:
+    """Start one nats-server without JetStream, for whoever speaks in its place."""
+    directory = tmp_path_factory.mktemp("plain")
+    with NatsProcess(directory, jetstream=WITHOUT_JETSTREAM) as nats:
+        yield nats
 
 
 @pytest.fixture(scope="module")

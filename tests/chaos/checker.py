@@ -16,7 +16,7 @@ from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -169,13 +169,17 @@ def _object_of(body: bytes) -> str:
     return f"{event.get('objtype')} {event.get('objpkey')}"
 
 
+_REMOVAL: Final = ("base", "removed")
+_ENDS_ALL: Final = (("initsync", "init-stop"), ("base", "dataschema"))
+
+
 def _kind(attempt: Attempt) -> tuple[Any, Any]:
     event = json.loads(attempt.body)
     return event.get("evcategory"), event.get("eventtype")
 
 
 def _is_removal(attempt: Attempt) -> bool:
-    return _kind(attempt) == ("base", "removed")
+    return _kind(attempt) == _REMOVAL
 
 
 # -- Each message and its attempt ------------------------------------------------------
@@ -257,9 +261,10 @@ def _check_walks(
     removals: dict[int, list[int]] = defaultdict(list)  # of each producer
     whole: dict[int, list[int]] = defaultdict(list)  # init-stop and schema of each
     for number, attempt in enumerate(attempts):
-        if _is_removal(attempt):
+        kind = _kind(attempt)
+        if kind == _REMOVAL:
             removals[attempt.during.producer].append(number)
-        if _kind(attempt) in {("initsync", "init-stop"), ("base", "dataschema")}:
+        elif kind in _ENDS_ALL:
             whole[attempt.during.producer].append(number)
         if name := _object_of(attempt.body):
             walks[attempt.during.producer, name].append(number)

@@ -16,7 +16,7 @@ from unittest.mock import Mock
 import pytest
 
 from sidecar.directories import weak_ancestor
-from sidecar.http import sockets as listen
+from sidecar.http import sockets
 from sidecar.http.server import _look_after_socket
 from sidecar.http.sockets import (
     ListenError,
@@ -275,7 +275,7 @@ def test_a_socket_that_cannot_be_made_anew_ends_nothing_and_is_told(
     with unix_socket(directory / "api.sock") as unix:
         (directory / "api.sock").unlink()
         with monkeypatch.context() as patch:
-            patch.setattr(listen, "_bind_unix", Mock(side_effect=OSError(error, "no")))
+            patch.setattr(sockets, "_bind_unix", Mock(side_effect=OSError(error, "no")))
             _look_after_socket(daemon, server, unix)  # type: ignore[arg-type]
         assert daemon.socket_fault == (
             f"The socket {directory}/api.sock cannot be made anew: no."

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from parts.leader import WITHOUT_JETSTREAM, Leader
+from parts.leader import Leader
 from parts.nats import NatsProcess, free_port
 from parts.process import wait_until
 from parts.tasks import running
@@ -35,13 +35,6 @@ if TYPE_CHECKING:
     from sidecar.errors import Cause
 
 PLAN = StreamPlan("hermes", "hermes", 3, 0)
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsProcess]:
-    directory = tmp_path_factory.mktemp("plain")
-    with NatsProcess(directory, jetstream=WITHOUT_JETSTREAM) as nats:
-        yield nats
 
 
 @pytest.fixture

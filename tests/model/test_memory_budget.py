@@ -9,8 +9,7 @@ from starlette.requests import Request
 
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
-from sidecar.http import events as store
-from sidecar.http import protocol
+from sidecar.http import events, protocol
 from sidecar.model.memory_budget import MAX_BYTES, MemoryBudget
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
     room = MemoryBudget()
     request = Request({"type": "http", "headers": []}, receive)
     with room.reserve() as held, pytest.raises(Problem) as raised:
-        await store._read_body(request, held, 9, bytearray())
+        await events._read_body(request, held, 9, bytearray())
     assert raised.value.cause is errors.SLOW_BODY
     assert raised.value.outcome is Outcome.NOT_STORED
 
@@ -91,7 +90,7 @@ async def test_a_body_has_more_time_as_long_as_it_comes(
     room = MemoryBudget()
     request = Request({"type": "http", "headers": []}, receive)
     with room.reserve() as held:
-        body = await store._read_body(request, held, 99, bytearray())
+        body = await events._read_body(request, held, 99, bytearray())
     assert body == b"x" * 50
 
 

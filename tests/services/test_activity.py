@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sidecar import errors
 from sidecar.errors import Problem
 from sidecar.model.reply import Position, StoredMessage
-from sidecar.services import activity as recent
+from sidecar.services import activity
 from sidecar.services.activity import EVENTS, MOST_BYTES, Recent
 
 if TYPE_CHECKING:
@@ -52,18 +52,18 @@ async def test_one_reading_serves_all_who_ask() -> None:
     assert [row.offset for row in glances[0].rows] == list(range(500, 450, -1))
     again = await asyncio.gather(*(looks.glance() for _ in range(50)))
     assert stream.asked == 2
-    assert loop.time() - started_at >= recent.PAUSE_SECONDS
+    assert loop.time() - started_at >= activity.PAUSE_SECONDS
     assert again[0] is not None
     assert again[0].rows == glances[0].rows
-    read = EVENTS + recent.MINUTES + 1
+    read = EVENTS + activity.MINUTES + 1
     assert stream.read_bytes == 10 * read, "all is kept, the newest is read again"
 
 
 async def test_large_events_are_read_bit_by_bit_the_newest_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(recent, "PAUSE_SECONDS", 0)
-    monkeypatch.setattr(recent, "_PART", 0)
+    monkeypatch.setattr(activity, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(activity, "_PART", 0)
     stream = Stream(MOST_BYTES // 4)
     looks = Recent(stream)  # type: ignore[arg-type]
     seen = 0
@@ -82,8 +82,8 @@ async def test_large_events_are_read_bit_by_bit_the_newest_first(
 async def test_nothing_is_shown_of_a_stream_that_cannot_be_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(recent, "PAUSE_SECONDS", 0)
-    monkeypatch.setattr(recent, "_PART", 0)
+    monkeypatch.setattr(activity, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(activity, "_PART", 0)
     stream = Stream(10)
     looks = Recent(stream)  # type: ignore[arg-type]
     assert await looks.glance() is not None

@@ -9,8 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from parts.leader import WITHOUT_JETSTREAM, Leader
-from parts.nats import NatsProcess
+from parts.leader import Leader
 from parts.process import wait_until
 from parts.tasks import running
 
@@ -26,16 +25,11 @@ from sidecar.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from parts.nats import NatsProcess
+
     from sidecar.services.reader import Page
 
 BLOCK = b"NATS/1.0\r\n\r\n"
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsProcess]:
-    directory = tmp_path_factory.mktemp("plain")
-    with NatsProcess(directory, jetstream=WITHOUT_JETSTREAM) as nats:
-        yield nats
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from parts.sidecar import last_offset
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
 from sidecar.model.event import parse_event
-from sidecar.services import large_events as apart
+from sidecar.services import large_events
 from sidecar.services.large_events import MANY_VALUES, SMALL_BYTES, Apart
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ WIDE = {
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the machine have more to do."""
-    monkeypatch.setattr(apart, "READ_SECONDS", 300)
+    monkeypatch.setattr(large_events, "READ_SECONDS", 300)
 
 
 def outcome(read: Any) -> Any:
@@ -137,12 +137,12 @@ async def test_where_no_process_can_be_made_it_is_read_nevertheless(
 async def test_a_process_that_fails_is_no_verdict_on_the_event(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(apart, "_program", lambda: "raise MemoryError")
+    monkeypatch.setattr(large_events, "_program", lambda: "raise MemoryError")
     with pytest.raises(Problem) as caught:
         await Apart().parse(SHAPES["zeros"])
     assert caught.value.cause is errors.BUSY
-    monkeypatch.setattr(apart, "_program", lambda: "import time; time.sleep(60)")
-    monkeypatch.setattr(apart, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(large_events, "_program", lambda: "import time; time.sleep(60)")
+    monkeypatch.setattr(large_events, "READ_SECONDS", 0.2)
     with pytest.raises(Problem) as caught:
         await Apart().parse(SHAPES["zeros"])
     assert caught.value.cause is errors.BUSY

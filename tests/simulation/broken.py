@@ -11,19 +11,15 @@ from unittest.mock import patch
 
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
-from sidecar.http import events as store
-from sidecar.jetstream import connection as jetstream
-from sidecar.jetstream import supervisor as bus
+from sidecar.http import events
+from sidecar.jetstream import connection, supervisor
 from sidecar.jetstream.client import header_fields
-from sidecar.model import evidence, last_offset
-from sidecar.model import reply as answer
+from sidecar.model import evidence, last_offset, reply
 from sidecar.model import stream as stream_module
 from sidecar.model.event import LAST
 from sidecar.model.evidence import AskCopy, AskLeader, Ended, Said, Serve
 from sidecar.model.reply import Refused
-from sidecar.services import activity as recent
-from sidecar.services import publisher as publish
-from sidecar.services import reader as read
+from sidecar.services import activity, publisher, reader
 
 from .http_hop import VirtualSocket
 from .nats_hop import VirtualNatsClient
@@ -41,12 +37,12 @@ if TYPE_CHECKING:
 
 def _no_fence() -> Context:
     """Publish without Nats-Expected-Last-Sequence."""
-    return patch.object(jetstream, "PRECONDITION_HEADER", b"Hermes-Nothing")
+    return patch.object(connection, "PRECONDITION_HEADER", b"Hermes-Nothing")
 
 
 def _fences_itself() -> Context:
     """Let the sidecar read L itself, whatever the plugin sends."""
-    return patch.object(store, "parse_precondition", lambda _: LAST)
+    return patch.object(events, "parse_precondition", lambda _: LAST)
 
 
 @contextmanager
@@ -134,9 +130,9 @@ def _believes_a_foreign_refusal() -> Context:
     def parse(payload: bytes, *rest: Any, **options: Any) -> Answer:
         if b'"err_code":10060' in payload.replace(b" ", b""):
             return Refused(errors.PUBLISH_REFUSED, 10060)
-        return answer.parse_answer(payload, *rest, **options)
+        return reply.parse_answer(payload, *rest, **options)
 
-    return patch.object(jetstream, "parse_answer", parse)
+    return patch.object(connection, "parse_answer", parse)
 
 
 def _numbers_by_seconds() -> Context:
@@ -160,7 +156,7 @@ def _takes_two_answers_for_gone() -> Iterator[None]:
             return sight
         try:
             message = await (await self.wait()).message(sequence)
-        except (jetstream.NoReply, jetstream.ApiError):
+        except (connection.NoReply, connection.ApiError):
             return None
         return replace(sight, message=message)
 
@@ -170,10 +166,10 @@ def _takes_two_answers_for_gone() -> Iterator[None]:
             return Problem(errors.OFFSET_GONE, Outcome.UNKNOWN)
         return real_judge(expected, sequence, sight)
 
-    real_look, real_judge = bus.StreamSupervisor.look, publish.judge
+    real_look, real_judge = supervisor.StreamSupervisor.look, publisher.judge
     with (
-        patch.object(bus.StreamSupervisor, "look", look),
-        patch.object(publish, "judge", judge),
+        patch.object(supervisor.StreamSupervisor, "look", look),
+        patch.object(publisher, "judge", judge),
     ):
         yield
 
@@ -211,14 +207,14 @@ def _chains_publishes() -> Iterator[None]:
 
 def _believes_a_mirror() -> Context:
     """Serve a page without looking at who sent it."""
-    real = jetstream._take_of_batch
+    real = connection._take_of_batch
 
     def take(_: bytes, messages: Any, block: bytes, data: bytes) -> Any:
         name = header_fields(block).get(b"Nats-Stream", b"")
         named = b"\r\nNats-Stream: %s\r\n" % name
         return real(named, messages, block, data)
 
-    return patch.object(jetstream, "_take_of_batch", take)
+    return patch.object(connection, "_take_of_batch", take)
 
 
 @contextmanager
@@ -243,9 +239,9 @@ def _believes_late_answers() -> Iterator[None]:
             subject = f"{inbox}.{next(iter(self._batches))}"
         real_take(self, subject, block, data)
 
-    real_contiguous, real_take = evidence.contiguous, jetstream.Connection._take
+    real_contiguous, real_take = evidence.contiguous, connection.Connection._take
     with (
-        patch.object(jetstream.Connection, "_take", take),
+        patch.object(connection.Connection, "_take", take),
         patch.object(VirtualNatsClient, "new_inbox", lambda self: self._inbox_prefix),
         patch.dict(evidence.REST_SECONDS, {"late": 0.0}),
         patch.object(evidence, "contiguous", contiguous),
@@ -260,19 +256,19 @@ def _believes_a_forged_ack() -> Context:
     def token(self: Any) -> str:
         return f"{next(self._numbers)}"
 
-    return patch.object(jetstream.Connection, "_token", token)
+    return patch.object(connection.Connection, "_token", token)
 
 
 def _believes_headers() -> Context:
     """Take for an acknowledgement what has headers: an answer to a direct get."""
-    real = jetstream.Connection._take
+    real = connection.Connection._take
 
     def take(self: Any, subject: str, block: bytes, data: bytes) -> None:
         if subject.rpartition(".")[2] in self._waiting and b" 503" not in block:
             block = b""
         real(self, subject, block, data)
 
-    return patch.object(jetstream.Connection, "_take", take)
+    return patch.object(connection.Connection, "_take", take)
 
 
 def _filters_by_a_copy() -> Context:
@@ -286,7 +282,7 @@ def _filters_by_a_copy() -> Context:
             return AskCopy(asked.start)
         return Serve(came.messages) if came.messages else Ended()
 
-    return patch.object(read, "decide", decide)
+    return patch.object(reader, "decide", decide)
 
 
 def _jumps_without_the_leader() -> Context:
@@ -295,7 +291,7 @@ def _jumps_without_the_leader() -> Context:
     async def agreed(_: Any, events: Any, __: str) -> Any:
         return events
 
-    return patch.object(read.Reader, "_agreed", agreed)
+    return patch.object(reader.Reader, "_agreed", agreed)
 
 
 def _tells_a_hole_at_once() -> Context:
@@ -307,7 +303,7 @@ def _tells_a_hole_at_once() -> Context:
             said = replace(said, first_again=said.position.first)
         return real(asked, came, said)
 
-    return patch.object(read, "decide", decide)
+    return patch.object(reader, "decide", decide)
 
 
 def _keeps_a_page() -> Context:
@@ -316,7 +312,7 @@ def _keeps_a_page() -> Context:
     async def forget_nothing(*_: Any) -> None:
         pass
 
-    return patch.object(recent.Recent, "_forget_another", forget_nothing)
+    return patch.object(activity.Recent, "_forget_another", forget_nothing)
 
 
 @contextmanager
@@ -344,7 +340,7 @@ def _limits_an_answer() -> Iterator[None]:
 
 def _limits_a_page() -> Context:
     """Wait a second for a page and two for the leader, whatever comes meanwhile."""
-    return patch.object(jetstream.Connection, "_left_seconds", lambda *_: 0.0)
+    return patch.object(connection.Connection, "_left_seconds", lambda *_: 0.0)
 
 
 def _takes_nothing_for_the_end() -> Context:
@@ -356,7 +352,7 @@ def _takes_nothing_for_the_end() -> Context:
         is_wanting = came is not None and not came.messages
         return Ended() if is_wanting and isinstance(step, AskLeader) else step
 
-    return patch.object(read, "decide", decide)
+    return patch.object(reader, "decide", decide)
 
 
 def _remembers_any_scan() -> Context:
@@ -369,7 +365,7 @@ def _remembers_any_scan() -> Context:
         self._known = self._known._replace(offset=expected.last)
         return event._replace(scan=scan)
 
-    return patch.object(publish.Publisher, "_scanned", scanned)
+    return patch.object(publisher.Publisher, "_scanned", scanned)
 
 
 BROKEN: Final[dict[str, Callable[[], Context]]] = {

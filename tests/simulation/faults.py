@@ -250,13 +250,7 @@ def _late_replies(cluster: Cluster, rng: Random) -> Begun:
 def _slow_links(cluster: Cluster, rng: Random) -> Begun:
     """Let what servers send to clients take its time; it comes all the same."""
     rate = rng.choice((8_000.0, 20_000.0))
-    trouble = cluster.trouble
-    trouble.slow = slow = Slow(rate, rng.choice((0.01, 0.1, 0.2)))
-
-    def end() -> None:
-        if trouble.slow is slow:
-            trouble.slow = None
-
+    end = cluster.trouble.put("slow", Slow(rate, rng.choice((0.01, 0.1, 0.2))))
     return rng.uniform(30.0, 60.0), end
 
 

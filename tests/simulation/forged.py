@@ -88,23 +88,11 @@ class Forger:
 
 def odd_replies(cluster: Cluster, rng: Random) -> Begun:
     """Let some answers be odd ones."""
-    trouble = cluster.trouble
-    trouble.responder = responder = Responder(cluster, rng)
-
-    def end() -> None:
-        if trouble.responder is responder:
-            trouble.responder = None
-
+    end = cluster.trouble.put("responder", Responder(cluster, rng))
     return rng.uniform(0.3, 6.0), end
 
 
 def forged_replies(cluster: Cluster, rng: Random) -> Begun:
     """Let another user of NATS answer what was not asked of him."""
-    trouble = cluster.trouble
-    trouble.forger = forger = Forger(cluster, rng)
-
-    def end() -> None:
-        if trouble.forger is forger:
-            trouble.forger = None
-
+    end = cluster.trouble.put("forger", Forger(cluster, rng))
     return rng.uniform(2.0, 10.0), end

@@ -23,7 +23,7 @@ import structlog
 import yaml
 from cerberus import Validator
 
-from sidecar.jetstream import connection as jetstream
+from sidecar.jetstream import connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableMapping
@@ -57,7 +57,7 @@ def replaced(
         for name, module in list(sys.modules.items()):
             if name.startswith("sidecar.") and vars(module).get("time") is time:
                 stack.enter_context(patch.object(module, "time", virtual_time))
-        stack.enter_context(patch.object(jetstream, "NatsClient", nats_client))
+        stack.enter_context(patch.object(connection, "NatsClient", nats_client))
         for family in (PRODUCERS, CONSUMERS):
             http = plugin_module(family, "sidecar_http")
             stack.enter_context(patch.object(http, "socket", sockets))
@@ -115,7 +115,7 @@ def _logger(record: Callable[..., None]) -> logging.Logger:
 def _is_of_an_answer() -> bool:
     """Tell whether it is logged of what NATS said, and not of an error of our own."""
     frames = traceback.walk_stack(None)
-    return any(frame.f_code is jetstream._unforeseen.__code__ for frame, _ in frames)
+    return any(frame.f_code is connection._unforeseen.__code__ for frame, _ in frames)
 
 
 def _log_to(record: Callable[..., None]) -> None:

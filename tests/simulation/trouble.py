@@ -61,6 +61,16 @@ class Trouble:
         self.running: list[End] = []
         self.slowing: list[End] = []  # those after which all can be stored as before
 
+    def put(self, name: str, what: object) -> End:
+        """Let something be there until it is ended, or replaced by another."""
+        setattr(self, name, what)
+
+        def end() -> None:
+            if getattr(self, name) is what:
+                setattr(self, name, None)
+
+        return end
+
     def disk_refusal(self, server: Server) -> Refusal | None:
         """Give why there is no room for a message, before it is proposed."""
         if server in self.disk_full:
