@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from sidecar.http.auth import Guard, RawHeaders
     from sidecar.http.protocol import Respond
+    from sidecar.model.decisions import Result, Stored
     from sidecar.model.event import Event
     from sidecar.model.memory_budget import Reservation
     from sidecar.services.daemon import Daemon
-    from sidecar.services.publisher import Stored
 
 ON_THE_WAY_SECONDS: Final = 1.0
 """Of a caller's wait, what is left for the ways there and back."""
@@ -153,7 +153,7 @@ def _text(value: bytes | None) -> str | None:
 def _publish(daemon: Daemon, head: _Head, event: Event, respond: Respond) -> None:
     """Publish the event, and respond when its outcome is known."""
 
-    def end(result: Stored | Problem) -> None:
+    def end(result: Result) -> None:
         if isinstance(result, Problem):
             _log_refusal(daemon, result, head.key)
             respond(answer(result))

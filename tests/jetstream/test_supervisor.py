@@ -21,10 +21,10 @@ from sidecar.errors import Problem
 from sidecar.jetstream.callbacks import await_callback
 from sidecar.jetstream.credentials import NatsServer
 from sidecar.jetstream.supervisor import StreamSupervisor
+from sidecar.model.decisions import Stored
 from sidecar.model.event import parse_event
 from sidecar.model.stream import StreamPlan
 from sidecar.services.daemon import Daemon
-from sidecar.services.publisher import Stored
 from sidecar.services.reader import Query
 from sidecar.settings import Settings
 

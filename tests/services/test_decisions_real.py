@@ -27,6 +27,7 @@ from sidecar.errors import Outcome, Problem
 from sidecar.jetstream.callbacks import await_callback
 from sidecar.jetstream.connection import Connection
 from sidecar.jetstream.credentials import NatsServer
+from sidecar.model.decisions import Stored
 from sidecar.model.event import LAST, Event, parse_event
 from sidecar.model.reply import (
     Acknowledged,
@@ -43,7 +44,7 @@ from sidecar.model.reply import (
 )
 from sidecar.model.stream import StreamPlan
 from sidecar.services.daemon import Daemon
-from sidecar.services.publisher import MAX_IN_FLIGHT, Stored
+from sidecar.services.publisher import MAX_IN_FLIGHT
 from sidecar.settings import Settings
 
 if TYPE_CHECKING:

@@ -22,13 +22,13 @@ from sidecar.errors import Problem
 from sidecar.jetstream.callbacks import await_callback
 from sidecar.jetstream.credentials import NatsServer
 from sidecar.jetstream.supervisor import StreamSupervisor
+from sidecar.model.decisions import Stored
 from sidecar.model.event import LAST, parse_event
 from sidecar.model.initsync import Verdict
 from sidecar.model.reply import Position, StoredMessage
 from sidecar.model.scan import Open, Scan, scan_at
 from sidecar.model.stream import StreamInfo, StreamPlan
 from sidecar.services.daemon import Daemon
-from sidecar.services.publisher import Stored
 from sidecar.services.retention import RetentionGuard
 from sidecar.settings import Settings
 

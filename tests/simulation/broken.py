@@ -14,12 +14,12 @@ from sidecar.errors import Outcome, Problem
 from sidecar.http import events
 from sidecar.jetstream import connection, supervisor
 from sidecar.jetstream.client import header_fields
-from sidecar.model import evidence, last_offset, reply
+from sidecar.model import decisions, evidence, last_offset, reply
 from sidecar.model import stream as stream_module
 from sidecar.model.event import LAST
 from sidecar.model.evidence import AskCopy, AskLeader, Ended, Said, Serve
 from sidecar.model.reply import Refused
-from sidecar.services import activity, publisher, reader
+from sidecar.services import activity, publish_attempt, reader, scans
 
 from .http_hop import VirtualSocket
 from .nats_hop import VirtualNatsClient
@@ -160,16 +160,16 @@ def _takes_two_answers_for_gone() -> Iterator[None]:
             return None
         return replace(sight, message=message)
 
-    def judge(expected: Any, sequence: int, sight: Observation) -> Any:
+    def resolve(expected: Any, sequence: int, sight: Observation) -> Any:
         position = sight.position
         if sight.message is None and position.first <= sequence <= position.last:
             return Problem(errors.OFFSET_GONE, Outcome.UNKNOWN)
-        return real_judge(expected, sequence, sight)
+        return real_resolve(expected, sequence, sight)
 
-    real_look, real_judge = supervisor.StreamSupervisor.look, publisher.judge
+    real_look, real_resolve = supervisor.StreamSupervisor.look, decisions.resolve
     with (
         patch.object(supervisor.StreamSupervisor, "look", look),
-        patch.object(publisher, "judge", judge),
+        patch.object(publish_attempt, "resolve", resolve),
     ):
         yield
 
@@ -358,14 +358,14 @@ def _takes_nothing_for_the_end() -> Context:
 def _remembers_any_scan() -> Context:
     """Say of the scan what follows from the last event known here, wherever it was."""
 
-    def scanned(self: Any, event: Any, expected: Any, _: float) -> Any:
+    def known(self: Any, event: Any, last: int, _: float) -> Any:
         if self._known is None:
             return None
-        scan = self._known.scan.after(expected.next, event.type)
-        self._known = self._known._replace(offset=expected.last)
+        scan = self._known.scan.after(last + 1, event.type)
+        self._known = self._known._replace(offset=last)
         return event._replace(scan=scan)
 
-    return patch.object(publisher.Publisher, "_scanned", scanned)
+    return patch.object(scans.Scans, "known", known)
 
 
 BROKEN: Final[dict[str, Callable[[], Context]]] = {

@@ -5,6 +5,16 @@ import pytest
 
 from sidecar import errors
 from sidecar.errors import Cause, Outcome, Problem
+from sidecar.model.decisions import (
+    Expected,
+    InDoubt,
+    Inspect,
+    Retry,
+    Stored,
+    decide,
+    resolve,
+    timed_out,
+)
 from sidecar.model.reply import (
     Acknowledged,
     Answer,
@@ -20,16 +30,6 @@ from sidecar.model.reply import (
     Unavailable,
     Undecided,
     WrongLast,
-)
-from sidecar.services.publisher import (
-    Doubt,
-    Expected,
-    InDoubt,
-    Inspect,
-    Retry,
-    Stored,
-    decide,
-    judge,
 )
 
 L = 41
@@ -48,7 +48,7 @@ def message(
     return StoredMessage(at, "hermes.base", key, "t", body)
 
 
-def sight(
+def observation(
     first: int = 1,
     last: int = L + 1,
     message: StoredMessage | None = None,
@@ -216,12 +216,12 @@ def test_an_answer_that_decides_nothing_is_looked_at(
     assert_look(step, cause, code, pause_seconds)
 
 
-# -- judge: what the leader shows at the next offset -----------------------------------
+# -- resolve: what the leader shows at the next offset ---------------------------------
 
 
 @DOUBTS
 def test_our_key_with_our_bytes_there_is_stored(in_doubt: InDoubt) -> None:
-    step = judge(expected(in_doubt), L + 1, sight(message=message()))
+    step = resolve(expected(in_doubt), L + 1, observation(message=message()))
     assert step == Stored(L + 1, duplicate=True)
 
 
@@ -229,13 +229,15 @@ def test_our_key_with_our_bytes_there_is_stored(in_doubt: InDoubt) -> None:
 def test_our_key_with_our_bytes_at_another_offset_is_stored_there(
     in_doubt: InDoubt,
 ) -> None:
-    step = judge(expected(in_doubt, anywhere=True), 7, sight(message=message(at=7)))
+    step = resolve(
+        expected(in_doubt, anywhere=True), 7, observation(message=message(at=7))
+    )
     assert step == Stored(7, duplicate=True)
 
 
 @DOUBTS
 def test_our_key_with_other_bytes_there_is_a_reused_key(in_doubt: InDoubt) -> None:
-    step = judge(expected(in_doubt), L + 1, sight(message=message(body=b"[]")))
+    step = resolve(expected(in_doubt), L + 1, observation(message=message(body=b"[]")))
     assert_problem(step, errors.KEY_REUSED, Outcome.NOT_STORED, offset=L + 1)
 
 
@@ -244,7 +246,7 @@ def test_our_key_with_other_bytes_there_is_a_reused_key(in_doubt: InDoubt) -> No
     [(InDoubt.REFUSED, Outcome.NOT_STORED), (InDoubt.YES, Outcome.UNKNOWN)],
 )
 def test_our_key_elsewhere_was_used_before(in_doubt: InDoubt, outcome: Outcome) -> None:
-    step = judge(expected(in_doubt), 7, sight(message=message(at=7)))
+    step = resolve(expected(in_doubt), 7, observation(message=message(at=7)))
     assert_problem(step, errors.KEY_REUSED, outcome, offset=7)
 
 
@@ -253,8 +255,8 @@ def test_our_key_elsewhere_was_used_before(in_doubt: InDoubt, outcome: Outcome) 
 def test_another_key_where_ours_was_said_to_stand_decides_nothing(
     in_doubt: InDoubt, anywhere: bool
 ) -> None:
-    seen = sight(message=message("theirs", at=7))
-    step = judge(expected(in_doubt, anywhere), 7, seen)
+    seen = observation(message=message("theirs", at=7))
+    step = resolve(expected(in_doubt, anywhere), 7, seen)
     assert_again(step, InDoubt.YES, errors.JETSTREAM_UNAVAILABLE)
 
 
@@ -263,7 +265,9 @@ def test_another_key_where_ours_was_said_to_stand_decides_nothing(
 def test_another_event_there_means_that_ours_never_can_be(
     in_doubt: InDoubt, key: str | None
 ) -> None:
-    step = judge(expected(in_doubt), L + 1, sight(last=L + 3, message=message(key)))
+    step = resolve(
+        expected(in_doubt), L + 1, observation(last=L + 3, message=message(key))
+    )
     assert_problem(
         step,
         errors.PRECONDITION_FAILED,
@@ -278,16 +282,16 @@ def test_another_event_there_means_that_ours_never_can_be(
 @pytest.mark.parametrize(
     "seen",
     [
-        sight(first=L + 2, last=L + 9),  # aged out
-        sight(first=L + 2, last=L + 1),  # purged: an empty stream after it
-        sight(first=1, last=L + 2, message=message(at=L + 2)),  # a hole inside
-        sight(first=L + 100, last=L + 99, settled_last=L + 99),  # made anew
+        observation(first=L + 2, last=L + 9),  # aged out
+        observation(first=L + 2, last=L + 1),  # purged: an empty stream after it
+        observation(first=1, last=L + 2, message=message(at=L + 2)),  # a hole inside
+        observation(first=L + 100, last=L + 99, settled_last=L + 99),  # made anew
     ],
 )
 def test_an_offset_that_was_taken_and_is_gone_stays_unknown(
     in_doubt: InDoubt, seen: Observation
 ) -> None:
-    step = judge(expected(in_doubt), L + 1, seen)
+    step = resolve(expected(in_doubt), L + 1, seen)
     assert_problem(
         step,
         errors.OFFSET_GONE,
@@ -304,9 +308,9 @@ def test_a_leader_that_has_not_come_as_far_as_the_position_is_asked_again(
     in_doubt: InDoubt, last: int, settled_last: int | None
 ) -> None:
     """Else an event that stands is taken for gone, and sent again by a new key."""
-    seen = sight(last=last, settled_last=settled_last)
+    seen = observation(last=last, settled_last=settled_last)
     assert_again(
-        judge(expected(in_doubt), L + 1, seen),
+        resolve(expected(in_doubt), L + 1, seen),
         InDoubt.YES,
         errors.JETSTREAM_UNAVAILABLE,
     )
@@ -318,8 +322,8 @@ def test_a_leader_that_has_not_come_as_far_as_the_position_is_asked_again(
 def test_a_message_proposed_and_not_yet_there_is_waited_for(
     in_doubt: InDoubt, first: int, settled_last: int | None
 ) -> None:
-    seen = sight(first, last=L, settled_last=settled_last)
-    step = judge(expected(in_doubt), L + 1, seen)
+    seen = observation(first, last=L, settled_last=settled_last)
+    step = resolve(expected(in_doubt), L + 1, seen)
     assert_again(step, InDoubt.YES, errors.JETSTREAM_UNAVAILABLE)
 
 
@@ -328,8 +332,8 @@ def test_a_message_proposed_and_not_yet_there_is_waited_for(
 def test_a_stream_that_ends_before_l_is_not_believed_at_once(
     in_doubt: InDoubt, settled_last: int | None
 ) -> None:
-    step = judge(
-        expected(in_doubt), L + 1, sight(last=L - 1, settled_last=settled_last)
+    step = resolve(
+        expected(in_doubt), L + 1, observation(last=L - 1, settled_last=settled_last)
     )
     assert_again(step, in_doubt, errors.JETSTREAM_UNAVAILABLE)
 
@@ -345,7 +349,9 @@ def test_a_stream_that_ends_before_l_is_not_believed_at_once(
 def test_a_stream_that_ends_before_l_for_good_is_said(
     in_doubt: InDoubt, outcome: Outcome
 ) -> None:
-    step = judge(expected(in_doubt), L + 1, sight(last=L - 1, settled_last=L - 1))
+    step = resolve(
+        expected(in_doubt), L + 1, observation(last=L - 1, settled_last=L - 1)
+    )
     assert_problem(
         step, errors.OFFSET_AHEAD, outcome, first_offset=1, last_offset=L - 1
     )
@@ -354,36 +360,17 @@ def test_a_stream_that_ends_before_l_for_good_is_said(
 # -- Doubt -----------------------------------------------------------------------------
 
 
-def test_a_doubt_keeps_the_moment_of_its_first_copy_and_ends_with_it() -> None:
-    doubts: dict[object, float] = {}
-    doubt = Doubt(doubts)
-    assert doubt.cause is errors.JETSTREAM_UNAVAILABLE
-    doubt.set(InDoubt.NO, errors.NATS_DOWN)
-    assert doubt not in doubts
-    doubt.set(InDoubt.YES, errors.JETSTREAM_UNAVAILABLE)
-    first = doubts[doubt]
-    doubt.set(InDoubt.YES, errors.NATS_DOWN)
-    assert doubts[doubt] == first
-    assert doubt.cause is errors.NATS_DOWN
-    doubt.set(InDoubt.NO, errors.STREAM_FULL)
-    assert doubt not in doubts
-    assert not doubts
-
-
 def test_what_was_refused_perhaps_by_an_old_leader_is_unknown_with_its_cause() -> None:
-    doubt = Doubt({})
-    doubt.set(InDoubt.REFUSED, errors.JETSTREAM_UNAVAILABLE)
-    problem = doubt.problem(errors.NATS_DOWN)
-    assert problem.cause is errors.JETSTREAM_UNAVAILABLE
-    assert problem.outcome is Outcome.UNKNOWN
+    problem = timed_out(
+        InDoubt.REFUSED, errors.NATS_DOWN, errors.JETSTREAM_UNAVAILABLE, None
+    )
+    assert_problem(problem, errors.JETSTREAM_UNAVAILABLE, Outcome.UNKNOWN)
 
 
 def test_what_is_not_stored_when_its_time_is_up_is_called_by_its_cause() -> None:
-    doubt = Doubt({})
-    doubt.set(InDoubt.NO, errors.NATS_DOWN)
-    problem = doubt.problem(errors.NATS_DOWN)
-    assert_problem(problem, errors.NATS_DOWN, Outcome.NOT_STORED)
-    assert problem.reason is errors.NATS_DOWN
+    problem = timed_out(InDoubt.NO, errors.NATS_DOWN, errors.STREAM_FULL, 10077)
+    assert_problem(problem, errors.STREAM_FULL, Outcome.NOT_STORED)
+    assert problem.reason is errors.STREAM_FULL
 
 
 @pytest.mark.parametrize(
@@ -400,10 +387,7 @@ def test_what_is_not_stored_when_its_time_is_up_is_called_by_its_cause() -> None
 def test_an_unknown_outcome_has_a_reason_that_an_operator_can_mend(
     bus_cause: Cause | None, reason: Cause, members: dict[str, int | str | None]
 ) -> None:
-    doubt = Doubt({})
-    doubt.set(InDoubt.YES, errors.STORAGE_FULL, 10023)
-    doubt.set(InDoubt.YES)  # another copy leaves, and the last cause stands
-    problem = doubt.problem(bus_cause)
+    problem = timed_out(InDoubt.YES, bus_cause, errors.STORAGE_FULL, 10023)
     assert_problem(problem, errors.UNKNOWN_OUTCOME, Outcome.UNKNOWN, **members)
     assert problem.reason is reason
 
