@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 from simulation.broken import BROKEN
 from simulation.clock import VirtualLoop
-from simulation.nemesis import BESIDE
+from simulation.nemesis import BESIDE, UNKNOWN
 from simulation.run import run, run_batch
 from simulation.scenario import Scenario, draw
 from simulation.shrink import shrink
@@ -71,6 +71,9 @@ FOUND_IN_A_DECK = {
     "tells-a-hole-at-once": (3, 8),
 }
 """The same: a deck of `nemesis.BESIDE`, and a seed that draws from it alone."""
+
+FOUND_WHERE_MUCH_IS_UNKNOWN = {"remembers-behind-an-initsync": 103}
+"""Seeds that draw from `nemesis.UNKNOWN` alone."""
 
 ONE_RUN = """
 import hashlib, sys
@@ -127,6 +130,7 @@ def test_a_known_bug_is_found(name: str) -> None:
 
 def test_every_bug_that_can_be_put_back_is_found() -> None:
     found = {*FOUND_AT, *FOUND_BESIDE_A_MIRROR, *FOUND_IN_A_DECK, *HELD_ELSEWHERE}
+    found |= {*FOUND_WHERE_MUCH_IS_UNKNOWN}
     assert found == set(BROKEN) - {""}
 
 
@@ -175,6 +179,13 @@ def test_a_known_bug_of_the_readers_is_found_in_a_deck(name: str) -> None:
     deck = BESIDE[number]
     assert run(draw(seed, name, deck)).violations
     assert not run(draw(seed, deck=deck)).violations
+
+
+@pytest.mark.parametrize("name", FOUND_WHERE_MUCH_IS_UNKNOWN)
+def test_a_known_bug_of_the_producer_is_found_in_a_deck(name: str) -> None:
+    seed = FOUND_WHERE_MUCH_IS_UNKNOWN[name]
+    assert run(draw(seed, name, UNKNOWN)).violations
+    assert not run(draw(seed, deck=UNKNOWN)).violations
 
 
 def test_what_nobody_catches_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:

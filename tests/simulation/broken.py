@@ -124,6 +124,16 @@ def _swallows_an_older_value() -> Iterator[None]:
         yield
 
 
+def _remembers_behind_an_initsync() -> Context:
+    """Take an event for sent that stands only before an initsync made without it."""
+
+    def end_by(self: Any, event_object: Any, _: Any) -> None:
+        self._stored_unseen.pop(event_object, None)
+
+    doubts = plugin_module(PRODUCERS, "doubts").Doubts
+    return patch.multiple(doubts, _end_by=end_by, end_recognition=lambda _: None)
+
+
 def _believes_a_foreign_refusal() -> Context:
     """P3: 10060 of somebody else's stream is a definite refusal."""
 
@@ -375,6 +385,7 @@ BROKEN: Final[dict[str, Callable[[], Context]]] = {
     "fences-itself": _fences_itself,
     "believes-any-leader": _believes_any_leader,
     "swallows-an-older-value": _swallows_an_older_value,
+    "remembers-behind-an-initsync": _remembers_behind_an_initsync,
     "believes-a-foreign-refusal": _believes_a_foreign_refusal,
     "numbers-by-seconds": _numbers_by_seconds,
     "sees-ahead-at-once": _sees_ahead_at_once,

@@ -322,6 +322,23 @@ FORGED: Final = Deck(
 )
 """Of replies that are not our stream's. Every sixteenth seed draws from it."""
 
+UNKNOWN: Final = Deck(
+    # Told unknown, though it stands; and before it comes again, an initsync without it.
+    (
+        "lose_acknowledgements",
+        "lose_acknowledgements",
+        "lose_acknowledgements",
+        "ask_initsync",
+        "ask_initsync",
+        "ask_initsync",
+        "lose_answers",
+        "kill_sidecar",
+    ),
+    seconds=(15.0, 30.0),
+    changes=(100, 200),
+)
+"""Of outcomes that nobody was told. Every sixteenth seed draws from it."""
+
 SLOW_ALONE: Final = frozenset(BESIDE[1].faults)
 """Where nothing but these goes wrong no reader may be told of a failure."""
 
