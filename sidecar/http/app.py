@@ -28,6 +28,7 @@ from sidecar.http.openapi import (
     PAGE,
     POST_EVENT,
 )
+from sidecar.http.probes import live_response, ready_response
 from sidecar.http.protocol import EVENTS, UNIX
 from sidecar.http.responses import PRIVATE, answer, json_answer
 from sidecar.http.status_page import HEADERS as PAGE_HEADERS
@@ -107,18 +108,13 @@ def create_app(daemon: Daemon) -> FastAPI:
     @app.get("/health/live", openapi_extra=HEALTH, response_class=Response)
     async def get_live() -> Response:
         """Say that the process serves requests, whatever NATS does."""
-        return json_answer({"status": "live"})
+        return live_response()
 
     @app.get("/health/ready", openapi_extra=HEALTH, response_class=Response)
     @app.get("/health", openapi_extra=HEALTH, response_class=Response)
     async def get_health() -> Response:
         """Say whether events can flow, and if not why."""
-        document = health.document(daemon.facts())
-        is_ready = document["status"] == "ready"
-        return json_answer(
-            document,
-            HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE,
-        )
+        return ready_response(daemon)
 
     return app
 

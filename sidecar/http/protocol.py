@@ -47,6 +47,7 @@ EVENTS: Final = "/v1/events"
 _URL = EVENTS.encode()
 _CLOSE = (b"connection", b"close")
 _TUNNEL = b"CONNECT"
+_SAYS_BODY = (b"content-length", b"transfer-encoding")
 
 UNIX: Final = "unix"
 """The host of a client that has a process id in place of a port."""
@@ -152,8 +153,8 @@ class BoundedProtocol(HttpToolsProtocol):
     """An HTTP connection that can neither fill the memory nor stay half a request.
 
     A POST to EVENTS that arrives in one piece is served directly: uvicorn's and
-    FastAPI's layers cost a fifth of an acknowledged event (docs/adr/0007, 0010).
-    Whatever is less plain goes their way.
+    FastAPI's layers cost a fifth of an acknowledged event (docs/adr/0007, 0010); so is
+    a probe, which in a crowd would wait for ever. What is less plain goes their way.
     """
 
     arrival: Arrival | None = None
@@ -168,6 +169,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _is_deaf = False  # nothing more is read: its body would be parsed for nothing
     _input_timer: TimerHandle | None = None
     _reader_timer: TimerHandle | None = None
+    _may_probe = True  # once each time that bytes come: more would be for nothing
     _body: list[bytes] | None = None  # of a request that may be served directly
     _plain_head: bytes | None = None  # of a request that asks for another protocol
     _has_ended = False  # the other side says nothing more, and may still read
@@ -177,11 +179,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(
         self,
         serve_directly: Serve,
+        probes: Callable[[bytes], Response | None],
         admits: Callable[[str, list[tuple[bytes, bytes]]], bool],
         **uvicorns: Any,
     ) -> None:
         super().__init__(**uvicorns)
         self._serve_directly = serve_directly
+        self._probes = probes
         self._admits = admits
         self._whole_app: Any = self.app
         self.timeout_keep_alive = STRANGERS_IDLE_SECONDS  # type: ignore[assignment]
@@ -304,6 +308,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse it, and bound what is not yet a whole request."""
+        self._may_probe = True
         if len(data) <= _PIECE_BYTES:
             self._parse(data)
         else:
@@ -399,6 +404,11 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.arrival.is_known()
         if self._may_be_direct():
             self._body = []
+        elif self._is_probe() and (response := self._probes(self.url)) is not None:
+            self._may_probe = self._is_first = False
+            self.cycle = direct = _Direct()  # type: ignore[assignment]
+            direct.keep_alive = self.parser.should_keep_alive()
+            self._respond(direct, response)
         elif self.parser.should_upgrade() and self.parser.get_method() != _TUNNEL:
             self._plain_head = self._head_without_upgrade()
         else:
@@ -461,6 +471,18 @@ class BoundedProtocol(HttpToolsProtocol):
             and (self.cycle is None or self.cycle.response_complete)
         )
 
+    def _is_probe(self) -> bool:
+        return (
+            self._may_probe
+            and self.parser.get_method() == b"GET"
+            and self.parser.get_http_version() == "1.1"
+            and not self.parser.should_upgrade()
+            and not self.expect_100_continue
+            and not self.flow.write_paused
+            and (self.cycle is None or self.cycle.response_complete)
+            and not any(name in _SAYS_BODY for name, _ in self.headers)
+        )
+
     def on_body(self, body: bytes) -> None:
         """Keep what is served directly, and no body of a stranger."""
         self._loose_bytes = 0
@@ -500,7 +522,7 @@ class BoundedProtocol(HttpToolsProtocol):
         direct.response_complete = True
         headers = response.raw_headers
         if not direct.keep_alive and _CLOSE not in headers:
-            headers.append(_CLOSE)
+            headers = [*headers, _CLOSE]
         fields = b"".join([b"%s: %s\r\n" % field for field in headers])
         self.transport.write(
             b"%s%s\r\n%s" % (STATUS_LINE[response.status_code], fields, response.body)

@@ -19,6 +19,7 @@ from sidecar.http.app import create_app
 from sidecar.http.auth import Access, Guard, TokenFile
 from sidecar.http.events import Direct
 from sidecar.http.own_names import own_names
+from sidecar.http.probes import Probes
 from sidecar.http.protocol import BoundedProtocol
 from sidecar.http.sockets import ListenError, bind_tcp, unix_socket
 from sidecar.http.strangers import Arrivals
@@ -143,7 +144,9 @@ def http_config(daemon: Daemon, guard: Guard, **options: Any) -> uvicorn.Config:
     """Say how uvicorn serves: by our protocol, and telling nothing of itself."""
     return uvicorn.Config(
         guard,
-        http=partial(BoundedProtocol, Direct(daemon, guard), guard.admits),  # type: ignore[arg-type]
+        http=partial(
+            BoundedProtocol, Direct(daemon, guard), Probes(daemon), guard.admits
+        ),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_config=None,

@@ -23,9 +23,9 @@ _GIVES_WAY_SECONDS = 6.0  # a sidecar whose lock was removed notices in 2 s
 _RETRY_SECONDS = 0.1
 _LOOKS_WITHOUT_LOCK = 15  # so long a successor has to start
 _BACKLOG = 2048  # when it is full the kernel forgets who comes, for a second or more
-_RECEIVE_BYTES = 64 * 1024
-"""What the kernel keeps for us of one connection. It also bounds what is read at once,
-which a TLS connection has a buffer for."""
+_RECEIVE_BYTES = 32 * 1024
+"""What the kernel keeps for us of one connection; it takes twice that. It also bounds
+what is read at once, for which a TLS connection has two buffers that it keeps."""
 _KEEPALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),

@@ -25,21 +25,26 @@ MAX_CONNECTIONS: Final = 2_000
 MAX_STRANGERS: Final = 500
 """On one listener. Monitors, browsers and clients in their first moment need few."""
 
+MAX_TLS_STRANGERS: Final = 250
+"""The same over TLS, where each has buffers of up to 300 KiB."""
+
 HANDSHAKE_SECONDS: Final = 10.0
 """How long a TLS handshake may take, and how long the goodbye of TLS."""
 
 _TAKEN_AT_ONCE = 512  # what waits in the kernel waits behind everybody
-_OPENED_AT_ONCE = 32  # so few that a newcomer is served before 500 more are opened
+_OPENED_AT_ONCE = 64  # so few that a newcomer is served before 500 more are opened
 _HANDSHAKES_AT_ONCE = 12  # each takes a millisecond
 _PAUSE_SECONDS = 0.1
-_SERVED_AT_ONCE = 4  # a page or a metric takes a millisecond
+_SERVED_AT_ONCE = 2  # a page or the metrics take some milliseconds
 
 
 class Turns:
     """Lets strangers' requests begin, a few each time the loop goes round.
 
+    Those of probes wait for no turn (sidecar.http.probes).
+
     The first one of a connection comes before all others, and the newest before older
-    ones: it is a probe's, whatever a crowd asks for.
+    ones: a monitor's, whatever a crowd asks for.
     """
 
     def __init__(self) -> None:
@@ -133,6 +138,7 @@ class Arrivals:
         self._listener = listener
         self._make_protocol = make_protocol
         self._tls = tls
+        self._max_strangers = MAX_STRANGERS if tls is None else MAX_TLS_STRANGERS
         self._opening: set[asyncio.Task[None]] = set()
         self._next: asyncio.Handle | None = None
         self._pause: asyncio.TimerHandle | None = None
@@ -194,7 +200,7 @@ class Arrivals:
         for _ in range(min(most, len(self.unopened))):
             arrival, taken = self.unopened.popitem()
             self.strangers[arrival] = None
-            if len(self.strangers) > MAX_STRANGERS:
+            if len(self.strangers) > self._max_strangers:
                 next(iter(self.strangers)).end()
             task = asyncio.create_task(self._open(arrival, taken))
             self._opening.add(task)

@@ -50,6 +50,7 @@ class Wire:
         self.responds: list[Respond] = []
         self.asgi: list[bytes] = []
         self.is_known = True
+        self.probes: dict[bytes, Response] = {}
         self.caller = caller
         self.protocol: BoundedProtocol = None  # type: ignore[assignment]
 
@@ -102,6 +103,7 @@ async def wire() -> AsyncIterator[Wire]:
     transport, one.protocol = await asyncio.get_running_loop().connect_accepted_socket(
         lambda: BoundedProtocol(
             one.serve_directly,
+            one.probes.get,
             lambda _path, _headers: one.is_known,
             config=config,
             server_state=ServerState(),
@@ -275,6 +277,70 @@ async def test_an_idle_connection_is_closed_after_a_direct_answer_too() -> None:
         assert timer is not None
         one.protocol.data_received(WHOLE)
         assert timer.cancelled()
+
+
+# -- Probes ----------------------------------------------------------------------------
+
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@asynccontextmanager
+async def probed_wire() -> AsyncIterator[Wire]:
+    async with wire() as one:
+        one.is_known = False
+        one.probes[b"/health/live"] = PlainTextResponse("directly")
+        yield one
+
+
+async def test_a_probe_is_answered_in_a_crowd_in_which_nobodys_turn_comes() -> None:
+    async with probed_wire() as one:
+        arrivals: Any = SimpleNamespace(turns=NoTurns())
+        one.protocol.arrival = Arrival(arrivals, one.caller)
+        for _ in range(2 * protocol.MAX_UNANSWERED):
+            one.protocol.data_received(LIVE)
+            assert (await one.read()).endswith(b"directly")
+        assert not one.asgi
+        one.protocol.arrival = None
+
+
+async def test_the_last_answer_to_a_probe_says_so_and_no_other() -> None:
+    async with probed_wire() as one:
+        last = LIVE.replace(b"Host", b"Connection: close\r\nHost")
+        one.protocol.data_received(LIVE)
+        assert b"connection" not in await one.read()
+        one.protocol.data_received(last)
+        assert b"\r\nconnection: close\r\n" in await one.read()
+        assert await one.read() == b""
+        answer = one.probes[b"/health/live"]
+        assert (b"connection", b"close") not in answer.raw_headers
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        LIVE.replace(b"GET", b"HEAD"),
+        LIVE.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        LIVE.replace(b"/live", b"/live?"),
+        LIVE.replace(b"/live", b"/lives"),
+        LIVE.replace(b"Host", b"Expect: 100-continue\r\nHost"),
+        LIVE.replace(b"Host", b"Content-Length: 0\r\nHost"),
+    ],
+    ids=["HEAD", "1.0", "query", "other", "continue", "body"],
+)
+async def test_a_probe_that_is_less_plain_goes_uvicorns_way(request_: bytes) -> None:
+    async with probed_wire() as one:
+        one.protocol.data_received(request_)
+        assert b"directly" not in await one.read()
+        assert len(one.asgi) == 1
+
+
+async def test_of_probes_in_a_pipeline_one_is_answered_directly() -> None:
+    async with probed_wire() as one:
+        one.protocol.data_received(LIVE * 3)
+        answers = b""
+        while answers.count(b"by uvicorn") < 2:
+            answers += await one.read()
+        assert answers.count(b"directly") == 1
 
 
 # -- Clocks and bounds -----------------------------------------------------------------

@@ -19,7 +19,13 @@ from parts.sidecar import post, sidecar_on
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sidecar.http.protocol import BoundedProtocol
-from sidecar.http.strangers import MAX_STRANGERS, Arrivals, Turns
+from sidecar.http.strangers import (
+    _SERVED_AT_ONCE,
+    MAX_STRANGERS,
+    MAX_TLS_STRANGERS,
+    Arrivals,
+    Turns,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -142,7 +148,7 @@ def test_half_a_handshake_counts_as_a_connection(
         ExitStack() as stack,
     ):
         first.sendall(b"\x16\x03\x01\x02\x00\x01")
-        for _ in range(MAX_STRANGERS):
+        for _ in range(MAX_TLS_STRANGERS):
             stack.enter_context(connect(sidecar))
         assert first.recv(1) == b""
 
@@ -217,12 +223,17 @@ async def test_a_first_request_comes_before_all_others_and_the_newest_first() ->
     tasks = [asyncio.create_task(ask(name, is_first=False)) for name in crowd]
     tasks += [asyncio.create_task(ask(name, is_first=True)) for name in ("old", "new")]
     await asyncio.gather(*tasks)
-    assert served == [*crowd[:4], "new", "old", *crowd[4:]]
+    assert served == [
+        *crowd[:_SERVED_AT_ONCE],
+        "new",
+        "old",
+        *crowd[_SERVED_AT_ONCE:],
+    ]
 
 
 async def test_who_leaves_holds_no_turn() -> None:
     turns = Turns()
-    for _ in range(4):
+    for _ in range(_SERVED_AT_ONCE):
         await turns.ask(is_first=True)
     left = [turns.ask(is_first=number % 2 == 0) for number in range(1_000)]
     for turn in left:

@@ -245,3 +245,14 @@ def test_the_answer_comes_while_its_caller_waits(tmp_path: Path, way: str) -> No
             own.thaw()
     assert answer.status == 504
     assert 2.5 < seconds < 10
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+def test_a_probe_is_answered_the_same_by_both_ways(
+    path: str, http: httpx.Client
+) -> None:
+    direct, by_uvicorn = http.get(path), http.get(f"{path}?")
+    assert direct.request.url.raw_path != by_uvicorn.request.url.raw_path
+    assert direct.status_code == by_uvicorn.status_code == 200
+    assert direct.headers == by_uvicorn.headers
+    assert direct.json()["status"] == by_uvicorn.json()["status"]
