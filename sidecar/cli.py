@@ -23,7 +23,7 @@ _EPILOG = """\
 Settings are environment variables, SIDECAR_*; see docs/settings.md.
 Exit status: 0 done, 1 not ready, 2 wrong settings or arguments, 3 cannot listen,
 4 no NATS or login refused, 5 stream missing or unfit, 6 embedded NATS cannot start,
-7 plugins or demo failed, 130 interrupted."""
+7 plugins or demo failed, 8 a library of another version, 130 interrupted."""
 
 
 _OVER_HTTP = """\
@@ -136,6 +136,11 @@ def _serve(arguments: argparse.Namespace) -> int:
     gc.disable()  # a collection while modules load finds nothing, and takes a tenth
     import uvloop
 
+    from sidecar.http import private_names as uvicorns_names
+    from sidecar.jetstream import private_names as nats_pys_names
+
+    nats_pys_names.require()  # before an import of a name that is not there fails
+    uvicorns_names.require()
     from sidecar.http.server import serve
     from sidecar.telemetry import log
 
@@ -151,6 +156,9 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _provision(arguments: argparse.Namespace) -> int:
+    from sidecar.jetstream import private_names
+
+    private_names.require()
     from sidecar.commands.provision import provision
 
     settings = load(os.environ)
@@ -165,6 +173,9 @@ def _provision(arguments: argparse.Namespace) -> int:
 
 
 def _check(_: argparse.Namespace) -> int:
+    from sidecar.jetstream import private_names
+
+    private_names.require()
     from sidecar.commands.provision import find_faults
 
     settings = load(os.environ)

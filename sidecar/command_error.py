@@ -13,6 +13,7 @@ NO_NATS: Final = 4
 NO_FIT_STREAM: Final = 5
 NO_EMBEDDED_NATS: Final = 6
 NOT_INSTALLED: Final = 7
+OTHER_LIBRARY: Final = 8
 
 
 class CommandError(Exception):

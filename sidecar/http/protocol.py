@@ -17,6 +17,7 @@ import sys
 from contextlib import suppress
 from fcntl import ioctl
 from functools import partial
+from http import HTTPStatus
 from termios import TIOCOUTQ
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
@@ -27,7 +28,7 @@ from httptools import (
     HttpRequestParser,
     parse_url,
 )
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 if TYPE_CHECKING:
     from asyncio import TimerHandle
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
 
 EVENTS: Final = "/v1/events"
 _URL = EVENTS.encode()
+_STATUS_LINES = {
+    each.value: b"HTTP/1.1 %d %s\r\n" % (each, each.phrase.encode())
+    for each in HTTPStatus
+}
 _CLOSE = (b"connection", b"close")
 _TUNNEL = b"CONNECT"
 _SAYS_BODY = (b"content-length", b"transfer-encoding")
@@ -525,8 +530,18 @@ class BoundedProtocol(HttpToolsProtocol):
             headers = [*headers, _CLOSE]
         fields = b"".join([b"%s: %s\r\n" % field for field in headers])
         self.transport.write(
-            b"%s%s\r\n%s" % (STATUS_LINE[response.status_code], fields, response.body)
+            b"%s%s\r\n%s" % (_STATUS_LINES[response.status_code], fields, response.body)
         )
         if _CLOSE in headers:
             self.transport.close()
         self.on_response_complete()
+
+
+class UvicornsProtocol(BoundedProtocol):
+    """The same without the direct way, where uvicorn lacks what that needs."""
+
+    def _may_be_direct(self) -> bool:
+        return False
+
+    def _is_probe(self) -> bool:
+        return False

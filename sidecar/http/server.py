@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from sidecar import __version__
+from sidecar.http import private_names as uvicorns_names
 from sidecar.http.app import create_app
 from sidecar.http.auth import Access, Guard, TokenFile
 from sidecar.http.events import Direct
 from sidecar.http.own_names import own_names
 from sidecar.http.probes import Probes
-from sidecar.http.protocol import BoundedProtocol
+from sidecar.http.protocol import BoundedProtocol, UvicornsProtocol
 from sidecar.http.sockets import ListenError, bind_tcp, unix_socket
 from sidecar.http.strangers import Arrivals
+from sidecar.jetstream import private_names as nats_pys_names
 from sidecar.jetstream.embedded_server import embedded_nats
 from sidecar.model.host_names import is_ipv4
 from sidecar.services.daemon import Daemon
@@ -70,6 +72,12 @@ async def serve(settings: Settings) -> None:
         servers = [
             _server(daemon, app, listener, access) for listener, access in listeners
         ]
+        for name in uvicorns_names.slower() + nats_pys_names.slower():
+            log.warning(
+                "library_differs",
+                name=name,
+                remedy="It works, slower: install the versions of requirements.lock.",
+            )
         for file in settings.readable_secrets():
             log.warning(
                 "secret_readable",
@@ -142,11 +150,10 @@ class _Server(uvicorn.Server):
 
 def http_config(daemon: Daemon, guard: Guard, **options: Any) -> uvicorn.Config:
     """Say how uvicorn serves: by our protocol, and telling nothing of itself."""
+    protocol = UvicornsProtocol if uvicorns_names.slower() else BoundedProtocol
     return uvicorn.Config(
         guard,
-        http=partial(
-            BoundedProtocol, Direct(daemon, guard), Probes(daemon), guard.admits
-        ),  # type: ignore[arg-type]
+        http=partial(protocol, Direct(daemon, guard), Probes(daemon), guard.admits),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_config=None,

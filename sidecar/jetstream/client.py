@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nats-py's client with direct send and receive; all of its private names we use.
+"""nats-py's client with direct send and receive, and with TLS where it is demanded.
 
 nats-py carries each message through a reader, a queue, tasks and a parsed dict of
 headers, and each publish through a flusher task: half of the time that an event costs
-the sidecar (docs/adr/0007). We have one subscription and no use for any of that.
+the sidecar (docs/adr/0007). We have one subscription and no use for any of that. What
+is used here of nats-py's insides stands in `private_names` too, which a start looks at.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from nats.aio.client import DEFAULT_BUFFER_SIZE, Client
 from nats.aio.transport import TcpTransport
 from nats.errors import ConnectionClosedError, Error
 from nats.protocol.command import hpub_cmd, pub_cmd
-from nats.protocol.parser import AWAITING_CONTROL_LINE, PERMISSIONS_ERR
+from nats.protocol.parser import AWAITING_CONTROL_LINE
 
 from sidecar import errors
 from sidecar.errors import Problem
+from sidecar.jetstream import private_names
 from sidecar.jetstream.dial import dial
 from sidecar.telemetry.log import internal_error
 
@@ -45,6 +47,7 @@ _MESSAGE = re.compile(
 _VALUE = rb":[ \t]*([^\r\n]*)"
 _FIELD = re.compile(rb"\r\n([^:\r\n]+)" + _VALUE)
 _LAST_WORDS = re.compile(rb"-ERR '?([^'\r\n]{1,200})")
+_PERMISSION = "permissions violation"  # ends no connection
 _LONGEST_LINE = 4096  # nats-py's own limit
 _MOST_PAYLOAD = 64 * 1024 * 1024  # nats-server allows no more
 _MOST_OF_INFO = 1024 * 1024
@@ -74,9 +77,26 @@ class NatsClient(Client):
         self._lose = lose
         if self._reading_task is not None:  # it is connected
             self._reading_task.add_done_callback(self._end_reading)
+        if private_names.slower():
+            self._read_by_nats_py()
+            return
         reader = self._transport._io_reader  # type: ignore[union-attr]  # noqa: SLF001
         self._feed_nats_py, reader.feed_data = reader.feed_data, self._feed
         self._unread: bytearray = reader._buffer  # noqa: SLF001
+
+    def _read_by_nats_py(self) -> None:
+        """Take messages where nats-py's loop reads: each waits a turn of it."""
+        transport, rest = self._transport, bytearray()
+        read = transport.read  # type: ignore[union-attr]
+
+        async def read_rest(buffer_size: int) -> bytes:
+            self._feed(await read(buffer_size))
+            left = bytes(rest)
+            rest.clear()
+            return left
+
+        transport.read = read_rest  # type: ignore[union-attr, method-assign]
+        self._feed_nats_py, self._unread = rest.extend, bytearray()
 
     def _end_reading(self, _: asyncio.Task[None]) -> None:
         """Tell that nats-py reads no more, by itself or by what it met."""
@@ -145,7 +165,7 @@ class NatsClient(Client):
     async def _connect_to_server(self, s: Srv) -> None:
         s.last_attempt = time.monotonic()
         self.on_try(f"{s.uri.scheme}://{s.uri.netloc}")
-        self._transport = transport = _Transport()  # type: ignore[no-untyped-call]
+        self._transport = transport = _Transport(self.needs_tls)
         await transport.connect(
             s.uri, DEFAULT_BUFFER_SIZE, self.options["connect_timeout"]
         )
@@ -162,11 +182,12 @@ class NatsClient(Client):
 
     def _unread_bytes(self) -> bytes:
         reader = getattr(self._transport, "_io_reader", None)
-        return bytes(reader._buffer) if reader is not None else b""  # noqa: SLF001
+        return bytes(getattr(reader, "_buffer", b""))
 
     def _connect_command(self) -> bytes:
         # The login, whatever its kind. TLS is up by now if it ever will be: nats-py
-        # itself goes on in clear with a server that does not ask for TLS.
+        # itself goes on in clear with a server that does not ask for TLS. Should it not
+        # come here any more, _SilentWriter holds; or this, should it make that no more.
         if self.needs_tls and not self.is_encrypted:
             raise Problem(errors.NATS_TLS)
         command: bytes = super()._connect_command()
@@ -178,7 +199,7 @@ class NatsClient(Client):
         self._take(subject.decode(), headers or b"", data)
 
     async def _process_err(self, err_msg: str) -> None:
-        if PERMISSIONS_ERR not in err_msg:
+        if _PERMISSION not in err_msg:
             # The server says why it ends the connection; nats-py tells nobody.
             await self._error_cb(Error(err_msg))
         await super()._process_err(err_msg)
@@ -220,16 +241,36 @@ class NatsClient(Client):
         return str(self._server_info.get(name, ""))
 
 
+class _SilentWriter(asyncio.StreamWriter):
+    """Writes nothing: before TLS is up it would go out in clear.
+
+    nats-py makes another writer for what goes through TLS.
+    """
+
+    def write(self, data: Any) -> None:  # noqa: ARG002 - it goes nowhere
+        raise Problem(errors.NATS_TLS)
+
+    def writelines(self, data: Any) -> None:  # noqa: ARG002 - same
+        raise Problem(errors.NATS_TLS)
+
+
 class _Transport(TcpTransport):
-    """A transport that tries each address of a name."""
+    """A transport that tries each address of a name, and TLS alone if told so."""
+
+    def __init__(self, needs_tls: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._writer = _SilentWriter if needs_tls else asyncio.StreamWriter
 
     async def connect(
         self, uri: ParseResult, buffer_size: int, connect_timeout: int
     ) -> None:
         connected = await dial(str(uri.hostname), int(uri.port or 0), connect_timeout)
-        reader, writer = await asyncio.open_connection(
-            sock=connected, limit=buffer_size
-        )
+        # As asyncio.open_connection does, but for the kind of writer.
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=buffer_size, loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport, _ = await loop.create_connection(lambda: protocol, sock=connected)
+        writer = self._writer(transport, protocol, reader, loop)
         self._bare_io_reader = self._io_reader = reader
         self._bare_io_writer = self._io_writer = writer
 

@@ -23,7 +23,7 @@ from starlette.responses import PlainTextResponse, Response
 from uvicorn.server import ServerState
 
 from sidecar.http import protocol
-from sidecar.http.protocol import BoundedProtocol
+from sidecar.http.protocol import BoundedProtocol, UvicornsProtocol
 from sidecar.http.strangers import Arrival
 
 if TYPE_CHECKING:
@@ -87,7 +87,9 @@ class Wire:
 
 
 @asynccontextmanager
-async def wire() -> AsyncIterator[Wire]:
+async def wire(
+    kind: type[BoundedProtocol] = BoundedProtocol,
+) -> AsyncIterator[Wire]:
     caller, server = socket.socketpair()
     caller.setblocking(False)
     one = Wire(caller)
@@ -101,7 +103,7 @@ async def wire() -> AsyncIterator[Wire]:
     )
     config.load()
     transport, one.protocol = await asyncio.get_running_loop().connect_accepted_socket(
-        lambda: BoundedProtocol(
+        lambda: kind(
             one.serve_directly,
             one.probes.get,
             lambda _path, _headers: one.is_known,
@@ -183,6 +185,13 @@ async def test_whatever_is_less_plain_goes_uvicorns_way(request_: bytes) -> None
     async with wire() as one:
         one.protocol.data_received(request_)
         await one.read_to(b"by uvicorn")
+        assert (one.direct, one.asgi) == ([], [BODY])
+
+
+async def test_without_the_direct_way_a_whole_request_goes_uvicorns() -> None:
+    async with wire(UvicornsProtocol) as one:
+        one.protocol.data_received(WHOLE)
+        assert b"by uvicorn" in await one.read()
         assert (one.direct, one.asgi) == ([], [BODY])
 
 

@@ -26,6 +26,7 @@ from parts.sidecar import SidecarProcess, event, post
 
 from sidecar import errors
 from sidecar.errors import Cause, Problem
+from sidecar.jetstream.client import NatsClient
 from sidecar.jetstream.connection import Connection, NoReply
 from sidecar.jetstream.credentials import NatsServer
 from sidecar.jetstream.supervisor import StreamSupervisor
@@ -218,6 +219,19 @@ def test_nothing_secret_goes_to_a_server_without_tls_when_tls_is_demanded(
         assert member not in fake.received
     assert b"PUB" not in fake.received
     assert b"SUB" not in fake.received
+
+
+@pytest.mark.parametrize("hook", ["_connect_command", "_connect_to_server"])
+def test_no_byte_goes_in_clear_should_nats_py_not_come_to_one_of_our_two_guards(
+    hook: str,
+    login: dict[str, Any],
+    fake: FakeNats,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(NatsClient, hook)  # another name in nats-py does the same
+    settings = settings_of(nats_url=f"tls://{fake.address}", **login)
+    assert refusal(settings) is errors.NATS_TLS
+    assert fake.received == b""
 
 
 def demand(
