@@ -40,7 +40,7 @@ test-hermes: $(VENV)/developed $(HERMES_VENV)/installed ## test on a real Hermes
 	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/hermes $(CONTRACT)
 
 test-lowest: ## run the tests and a short chaos on the lowest allowed dependencies
-test-newest: ## the same on the newest allowed: no lock holds them back
+test-newest: ## the same on the newest of all: no lock and no cap holds them back
 test-lowest test-newest: test-%: .venv-%/developed
 	env -u HERMES_HOME .venv-$*/bin/python -m pytest -n $(WORKERS) --dist worksteal
 	PYTHONPATH=tests .venv-$*/bin/python -m chaos.run --seconds 60
@@ -156,13 +156,14 @@ $(VENV)/system: $(VENV)/developed requirements-system.lock
 	@touch $@
 
 RESOLUTION_lowest := lowest-direct
-RESOLUTION_newest := highest
+RESOLUTION_newest := highest --override .cache/uncapped.txt
 
 # Made anew each time: what is newest changes from day to day.
 .PHONY: .venv-lowest/developed .venv-newest/developed
 .venv-lowest/developed .venv-newest/developed: .venv-%/developed: $(VENV)/developed
 	$(PIP) uv
 	@mkdir -p .cache
+	sed -n 's/^  "\(.*\),<[0-9.]*",.*/\1/p' pyproject.toml >.cache/uncapped.txt
 	$(BIN)/uv pip compile --quiet --upgrade --resolution $(RESOLUTION_$*) \
 	  --python $(BIN)/python --extra embedded --extra dev --no-header --no-annotate \
 	  -o .cache/requirements-$*.txt pyproject.toml
