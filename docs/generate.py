@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the references that the code itself defines: run `make docs` after a change.
+"""Writes the reference pages from the code: run `make docs` after a change.
 
-tests/test_docs.py compares them with what stands here.
+tests/test_docs.py compares the pages with the code.
 """
 
 from __future__ import annotations
@@ -36,10 +36,9 @@ def settings_page() -> str:
         [
             "# Settings",
             "",
-            "Environment variables, read once at the start and checked together.",
-            "An unknown `SIDECAR_` variable is an error. Secrets are files, read again",
-            "on each connection.",
-            "`make docs` writes this page.",
+            "Settings are environment variables. They are read once, at the start.",
+            "An unknown `SIDECAR_` variable is an error. Secrets are files, which are",
+            "read again for each connection. `make docs` writes this page.",
             "",
             "| variable | default | meaning |",
             "|---|---|---|",
@@ -50,7 +49,7 @@ def settings_page() -> str:
 
 
 def http_page() -> str:
-    """Describe routes and error answers."""
+    """Describe routes and error responses."""
     causes = [value for value in vars(errors).values() if isinstance(value, Cause)]
     problems = [
         f"| {int(cause.status)} | `{cause.code}` | {cause.title} | {cause.remedy} |"
@@ -81,46 +80,51 @@ description is [openapi.json](openapi.json). `make docs` writes this page.
       -H 'Content-Type: application/json' -H 'Idempotency-Key: 0b5e...' \\
       -H 'If-Match: "1795426702876123"' -d @event.json
 
-`If-Match` carries the last offset that the caller knows, L. The event becomes L + 1 or
-nothing: `201` stored now, `200` already stored (same key, same bytes), `412`
-another event holds L + 1. So at most one event can ever be stored with one L, and
+`If-Match` is the last offset that the caller knows, L. The event is stored at offset L
++ 1, or not at all: `201` means stored now, `200` already stored (same key, same bytes),
+`412` another event is stored at L + 1. At most one event can be stored for each L, so
 repeating a request is always safe.
 
-`outcome` in an error answer speaks of the copies that this request sent:
-`not_stored`: none of them ever will be stored; `unknown`: one left and has no definite
-answer yet, or was refused, perhaps by an old leader, and nobody could be asked what
-stands; its `reason`, the code of another error, says what holds it up. A caller that
-once had `unknown`, or no answer at all, stays in doubt until the same request is
-answered by 200, 201, 410, 412 or 422: later refusals speak of later copies. `If-Match:
-*` appends after whatever is last, for people with curl: repetitions are recognised only
-inside the stream's duplicate window (2 minutes).
+`outcome` in an error response concerns the publish attempts of this request:
 
-The `ETag` of `200` and `201` is the event's offset. With `Prefer: return=minimal`
-(RFC 7240) they have no body, which spares both sides time. With `Prefer: wait=N` the
-answer comes within N - 1 seconds, but not under 2, or within
-`SIDECAR_PUBLISH_TIMEOUT_SECONDS` if that is less: a caller that gives up before its
-answer comes takes for unknown what the sidecar knows to be not stored. The plugin sends
-both, `Prefer: return=minimal, wait=15`.
+- `not_stored`: none of them is or will be stored.
+- `unknown`: an attempt may still be stored, since it has no reply, or only a refusal
+  that may come from a former leader. `reason` is the code of the error behind it.
+
+After `unknown`, or without a response, the caller must repeat the same request until it
+gets 200, 201, 410, 412 or 422. Other errors concern only the later attempts and do not
+end the uncertainty.
+
+`If-Match: *` appends after the last event, for use with curl. Repetitions are then
+recognised only within the stream's duplicate window (2 minutes).
+
+The `ETag` of `200` and `201` is the event's offset. With `Prefer: return=minimal` (RFC
+7240) they have no body. With `Prefer: wait=N` the response comes within N - 1 seconds
+(at least 2), or within `SIDECAR_PUBLISH_TIMEOUT_SECONDS` if that is less. A caller that
+gives up earlier could miss a response that says `not_stored`. The plugin sends `Prefer:
+return=minimal, wait=15`.
 
 ## Reading events
 
-The answer of `GET /v1/events` holds `events`, each with `offset`, `timestamp` (the
+The response of `GET /v1/events` contains `events`, each with `offset`, `timestamp` (the
 server's clock, RFC 3339), `category` and `data` (the stored text, byte for byte), and
-`next_offset`, where to go on. An offset outside [first, last + 1] is an error. `wait`
-holds the request until there is an event. `max_bytes` is passed by one event at most.
-A page that comes slowly begins with white space, which JSON allows; if it fails after
-that, the problem document stands in its place, with the status 200 of the answer.
-Nothing more stands there only where `events` is empty and `next_offset` is beyond
-`last_offset`: the stream's leader says so, with `category` of that category. Any other
-answer without events says nothing: ask again.
-While there are more events, a `Link` with `rel="next"` (RFC 8288) names the page that
-follows, so that a reader can ask for it before it reads this one. `first_offset` may be
-two seconds old.
+`next_offset`, the offset of the next request. `first_offset` may be two seconds old.
 
-## Error answers
+- An offset outside [first, last + 1] is an error.
+- `wait` is how long the request may wait for the first event.
+- `max_bytes` may be exceeded by one event.
+- The end of the stream, or of a `category`, is reached only if `events` is empty and
+  `next_offset` is greater than `last_offset`. The stream's leader confirmed this. After
+  any other response without events, send the request again.
+- While there are more events, a `Link` with `rel="next"` (RFC 8288) names the next
+  page, so that a reader can request it early.
+- A slow page starts with white space, which JSON allows. If it then fails, the body is
+  the problem document and the status stays 200.
 
-`application/problem+json` (RFC 9457) with `code`, `remedy` and, for an event,
-`outcome`. 503 carries `Retry-After`.
+## Error responses
+
+Errors are `application/problem+json` (RFC 9457) with `code`, `remedy` and, for an
+event, `outcome`. 503 has `Retry-After`.
 
 | status | code | what happened | what to do |
 |---|---|---|---|

@@ -2,7 +2,7 @@
 """Everything that can go wrong, each with its HTTP status, code, remedy and outcome.
 
 Rule of this file: title and remedy are constant sentences. What varies is a number or
-a legal name in `members`; no payload, header value or secret can reach an answer.
+a valid name in `members`; no payload, header value or secret can reach a response.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from http import HTTPStatus
 
 
 class Outcome(StrEnum):
-    """What became of an event that was posted."""
+    """Whether a posted event was stored."""
 
     STORED = "stored"
     NOT_STORED = "not_stored"
@@ -32,10 +32,10 @@ class Cause:
 
 
 class Problem(Exception):  # noqa: N818 - the name RFC 9457 gives it
-    """A failure to be answered as RFC 9457 `application/problem+json`.
+    """A failure that becomes an RFC 9457 `application/problem+json` response.
 
-    `reason` is what an operator is to be told: the cause, or what lies behind it.
-    `faults` are sentences for operators alone: they name servers and files.
+    `reason` is reported to the operator: the cause itself, or the cause behind it.
+    `faults` are sentences for operators only: they name servers and files.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ NO_KEY = Cause(
     "no_key",
     HTTPStatus.BAD_REQUEST,
     "The request has no Idempotency-Key.",
-    "Send an Idempotency-Key of its own with each event, and the same one again with "
-    "each repetition of that event.",
+    "Send a new Idempotency-Key with each event, and the same key when you repeat that "
+    "event.",
 )
 MALFORMED_KEY = Cause(
     "malformed_key",
@@ -91,7 +91,7 @@ MALFORMED_PRECONDITION = Cause(
     "malformed_precondition",
     HTTPStatus.BAD_REQUEST,
     "If-Match is neither one quoted offset nor *.",
-    'Send If-Match: "L" with the last offset you know, as the ETag of /v1/stream.',
+    'Send If-Match: "L" with the last offset you know: the ETag of /v1/stream.',
 )
 SLOW_BODY = Cause(
     "slow_body",
@@ -103,14 +103,14 @@ WRONG_HOST = Cause(
     "wrong_host",
     HTTPStatus.MISDIRECTED_REQUEST,
     "The Host header names another server.",
-    "Use the sidecar's IP address or its machine's name, or set SIDECAR_HTTP_NAMES; "
-    "any name does over HTTPS.",
+    "Use the sidecar's IP address or its machine's name, or set SIDECAR_HTTP_NAMES. "
+    "Over HTTPS any name is accepted.",
 )
 BUSY = Cause(
     "busy",
     HTTPStatus.TOO_MANY_REQUESTS,
     "Too many requests are in flight in this sidecar.",
-    "Send the same request again later; look at /health for what holds them up.",
+    "Send the same request again later; the check room of /health names the cause.",
     retry_after_seconds=1,
 )
 UNAUTHORIZED = Cause(
@@ -123,8 +123,8 @@ UNAUTHORIZED = Cause(
 WRONG_ROLE = Cause(
     "wrong_role",
     HTTPStatus.FORBIDDEN,
-    "This sidecar does not serve that half of the API.",
-    "Set SIDECAR_ROLE to both, or use the sidecar that has the role.",
+    "This sidecar's role does not allow this request.",
+    "Set SIDECAR_ROLE to both, or use a sidecar that has the right role.",
 )
 API_OFF = Cause(
     "api_off",
@@ -135,7 +135,7 @@ API_OFF = Cause(
 NOT_FOUND = Cause(
     "not_found",
     HTTPStatus.NOT_FOUND,
-    "There is nothing at this path.",
+    "Nothing is served at this path.",
     "See docs/http-api.md.",
 )
 METHOD_NOT_ALLOWED = Cause(
@@ -148,15 +148,15 @@ EVENT_TOO_LARGE = Cause(
     "event_too_large",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "The event is larger than the limit.",
-    "Raise max_payload of the NATS server, account or user, max_msg_size of the "
-    "stream or SIDECAR_MAX_EVENT_BYTES, whichever is the smallest; message headers "
-    "count, and JetStream takes no more than 32 MB.",
+    "Raise the smallest of these limits: max_payload of the NATS server, account or "
+    "user; max_msg_size of the stream; SIDECAR_MAX_EVENT_BYTES. Message headers count, "
+    "and JetStream stores at most 32 MB.",
 )
 UNSUPPORTED_MEDIA_TYPE = Cause(
     "unsupported_media_type",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     "Only application/json without a Content-Encoding is accepted.",
-    "Send Content-Type: application/json, and the body as it is.",
+    "Send Content-Type: application/json and an uncompressed body.",
 )
 ILLEGAL_CATEGORY = Cause(
     "illegal_category",
@@ -168,13 +168,13 @@ TOO_DEEP = Cause(
     "too_deep",
     HTTPStatus.UNPROCESSABLE_ENTITY,
     "The event's JSON is nested deeper than 100 levels.",
-    "Nest less: what clients do with an attribute would fail on it.",
+    "Reduce the nesting: clients could not process the event.",
 )
 TOO_WIDE = Cause(
     "too_wide",
     HTTPStatus.UNPROCESSABLE_ENTITY,
-    "The event's JSON takes too much memory for its size.",
-    "Write each value on a line of its own, as Hermes does, or fewer values.",
+    "The event's JSON needs too much memory to parse.",
+    "Write each value on its own line, as Hermes does, or send fewer values.",
 )
 KEY_REUSED = Cause(
     "key_reused",
@@ -186,7 +186,7 @@ PRECONDITION_REQUIRED = Cause(
     "precondition_required",
     HTTPStatus.PRECONDITION_REQUIRED,
     "The request has no If-Match.",
-    'Send If-Match: "L" with the last offset you know, as the ETag of /v1/stream.',
+    'Send If-Match: "L" with the last offset you know: the ETag of /v1/stream.',
 )
 
 MALFORMED_QUERY = Cause(
@@ -201,7 +201,7 @@ MALFORMED_QUERY = Cause(
 PRECONDITION_FAILED = Cause(
     "precondition_failed",
     HTTPStatus.PRECONDITION_FAILED,
-    "Another event holds the next offset.",
+    "Another event is already stored at the next offset.",
     "Send the event again with If-Match set to last_offset. If this repeats, a second "
     "producer writes to this stream.",
 )
@@ -215,7 +215,7 @@ OFFSET_GONE = Cause(
     "offset_gone",
     HTTPStatus.GONE,
     "The stream no longer holds this offset.",
-    "The stream was made anew, or the event is past the retention; "
+    "The stream was recreated, or the event is older than the retention; "
     "see docs/operations.md.",
 )
 HOLE = Cause(
@@ -228,24 +228,24 @@ HOLE = Cause(
 DISPLACED = Cause(
     "displaced",
     HTTPStatus.SERVICE_UNAVAILABLE,
-    "An event stands where no publish has put it.",
-    "A NATS server damaged its copy of the stream: let a replica that is right lead "
-    "and make the others anew, see docs/operations.md.",
+    "An event is stored at an offset that its precondition did not allow.",
+    "A NATS server damaged its replica of the stream: let an intact replica lead and "
+    "recreate the others, see docs/operations.md.",
     retry_after_seconds=5,
 )
 UNREADABLE = Cause(
     "unreadable",
     HTTPStatus.SERVICE_UNAVAILABLE,
-    "A message that is no event stands at this offset: its subject is no text.",
-    "Another program wrote to the stream: find it by its right to publish, and start "
-    "this client anew, see docs/operations.md.",
+    "The message at this offset is not an event: its subject is not UTF-8.",
+    "Another program wrote to the stream: remove its permission to publish, and reset "
+    "this client, see docs/operations.md.",
     retry_after_seconds=5,
 )
 UNKNOWN_OUTCOME = Cause(
     "unknown",
     HTTPStatus.GATEWAY_TIMEOUT,
     "It is not known yet whether the event was stored.",
-    "Send the very same request again until it is answered.",
+    "Send exactly the same request again until the outcome is known.",
     retry_after_seconds=1,
 )
 
@@ -296,15 +296,15 @@ CREDENTIALS_UNREADABLE = Cause(
 JETSTREAM_UNAVAILABLE = Cause(
     "jetstream_unavailable",
     HTTPStatus.SERVICE_UNAVAILABLE,
-    "JetStream does not answer for the stream.",
-    "Look at the NATS servers: is JetStream on, has the stream a leader?",
+    "JetStream does not respond for the stream.",
+    "Check the NATS servers: JetStream must be enabled, and the stream needs a leader.",
     retry_after_seconds=1,
 )
 SERVER_TOO_OLD = Cause(
     "server_too_old",
     HTTPStatus.SERVICE_UNAVAILABLE,
-    "The NATS server is older than 2.11.11, or known to lose events.",
-    "Upgrade the NATS server; docs/nats.md says to which version.",
+    "The NATS server is older than 2.11.11, or its version can lose events.",
+    "Upgrade the NATS server; docs/nats.md lists the versions.",
     retry_after_seconds=5,
 )
 STREAM_MISSING = Cause(
@@ -318,15 +318,15 @@ STREAM_UNFIT = Cause(
     "stream_unfit",
     HTTPStatus.SERVICE_UNAVAILABLE,
     "The stream's configuration could lose or change events.",
-    "Correct what /health names; hermes-nats-sidecar check shows it too.",
+    "Correct what /health or hermes-nats-sidecar check names.",
     retry_after_seconds=5,
 )
 FOREIGN_ANSWER = Cause(
     "foreign_answer",
     HTTPStatus.SERVICE_UNAVAILABLE,
-    "Something else than the stream answers to its subjects.",
-    "Let nothing else take the stream's subjects: no other stream, of no leaf node "
-    "either, and no subscriber that replies.",
+    "Another stream or a subscriber replies on the stream's subjects.",
+    "Remove these subjects from the other stream, which may be on a leaf node, or stop "
+    "the subscriber.",
     retry_after_seconds=5,
 )
 STREAM_FULL = Cause(
@@ -339,15 +339,15 @@ STREAM_FULL = Cause(
 STORAGE_FULL = Cause(
     "storage_full",
     HTTPStatus.SERVICE_UNAVAILABLE,
-    "The NATS server has no room left to store events.",
-    "Make room on its disk or raise its JetStream limits.",
+    "The NATS server has no storage left for events.",
+    "Free disk space there or raise its JetStream limits.",
     retry_after_seconds=5,
 )
 PUBLISH_REFUSED = Cause(
     "publish_refused",
     HTTPStatus.SERVICE_UNAVAILABLE,
     "JetStream refused the event.",
-    "Look at jetstream_code in this answer and at the NATS server's log.",
+    "See jetstream_code in this response, and the NATS server's log.",
     retry_after_seconds=5,
 )
 
@@ -357,12 +357,12 @@ STOPPING = Cause(
     "stopping",
     HTTPStatus.SERVICE_UNAVAILABLE,
     "The sidecar is stopping.",
-    "Send the same request again; the next sidecar will answer.",
+    "Send the same request again: it is answered after the restart.",
     retry_after_seconds=1,
 )
 INTERNAL = Cause(
     "internal",
     HTTPStatus.INTERNAL_SERVER_ERROR,
-    "The sidecar met an error of its own.",
-    "Look at its log and report it. Send the same request again.",
+    "The sidecar has an internal error.",
+    "Report internal_error in its log. Send the same request again.",
 )

@@ -75,17 +75,17 @@ def create_app(daemon: Daemon) -> FastAPI:
 
     @app.post("/v1/events", openapi_extra=POST_EVENT, response_class=Response)
     async def post_event(request: Request) -> Response:
-        """Store one Hermes event as the offset after If-Match."""
+        """Store one Hermes event at the offset after If-Match."""
         return await store_event(daemon, request)
 
     @app.get("/v1/events", openapi_extra=GET_EVENTS, response_class=Response)
     async def get_events(request: Request) -> Response:
-        """Read stored events from an offset on; wait for the first if asked to."""
+        """Read stored events from an offset on; optionally wait for the first."""
         return await _get_events(daemon, request)
 
     @app.get("/v1/stream", openapi_extra=GET_STREAM, response_class=Response)
     async def get_stream(request: Request) -> Response:
-        """Say where the stream stands."""
+        """Give the first and last offset of the stream."""
         producer = request.headers.get("hermes-producer", "")
         try:
             response = await _get_stream(daemon)
@@ -97,23 +97,23 @@ def create_app(daemon: Daemon) -> FastAPI:
 
     @app.get("/metrics", openapi_extra=METRICS, response_class=Response)
     async def get_metrics() -> Response:
-        """Give figures for Prometheus."""
+        """Give the metrics for Prometheus."""
         return Response(daemon.metrics.text(), media_type=metrics.MEDIA_TYPE)
 
     @app.get("/", openapi_extra=PAGE, response_class=Response)
     async def get_page() -> Response:
-        """Show the state of sidecar and stream to people."""
+        """Show the status page."""
         return await _get_page(daemon)
 
     @app.get("/health/live", openapi_extra=HEALTH, response_class=Response)
     async def get_live() -> Response:
-        """Say that the process serves requests, whatever NATS does."""
+        """Liveness: the process serves requests, whether or not NATS is up."""
         return live_response()
 
     @app.get("/health/ready", openapi_extra=HEALTH, response_class=Response)
     @app.get("/health", openapi_extra=HEALTH, response_class=Response)
     async def get_health() -> Response:
-        """Say whether events can flow, and if not why."""
+        """Readiness: whether events can be stored and read, and if not, why."""
         return ready_response(daemon)
 
     return app

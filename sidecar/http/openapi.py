@@ -67,7 +67,7 @@ POST_EVENT: dict[str, Any] = {
             "name": "Idempotency-Key",
             "in": "header",
             "required": True,
-            "description": "One for each event; the same one with each repetition.",
+            "description": "A new one for each event; the same when it is repeated.",
             "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"},
         },
         {
@@ -81,7 +81,7 @@ POST_EVENT: dict[str, Any] = {
             "name": "Prefer",
             "in": "header",
             "required": False,
-            "description": "return=minimal: no body; wait=N: the seconds that the "
+            "description": "return=minimal: no body; wait=N: how many seconds the "
             "caller waits (RFC 7240).",
             "schema": {"type": "string"},
         },
@@ -109,21 +109,25 @@ POST_EVENT: dict[str, Any] = {
         "201": _object("Stored." + _NO_BODY, **_STORED) | _ETAG,
         "400": _problem("Malformed JSON, key or precondition; or no key."),
         "401": _problem("Token missing or wrong."),
-        "403": _problem("The API is off on this listener, or this is no producer."),
+        "403": _problem(
+            "The API is off on this listener, or the role is not producer."
+        ),
         "408": _problem("The body did not arrive in time."),
         "409": _problem("The stream ends before If-Match."),
         "410": _problem("The next offset is no longer in the stream."),
-        "412": _problem("Another event holds the next offset."),
-        "413": _problem("Larger than the limit, headers counted."),
+        "412": _problem("Another event is already stored at the next offset."),
+        "413": _problem("Larger than the limit, including message headers."),
         "415": _problem("Not application/json."),
         "422": _problem(
-            "Illegal category, JSON too deep, or a key that belongs to another event."
+            "Invalid category, JSON too deep or too wide, or the key of another event."
         ),
         "421": _problem("The Host header names another server."),
         "428": _problem("No If-Match."),
-        "429": _problem("Too many events wait; try again after Retry-After."),
+        "429": _problem(
+            "Too many requests are in flight; try again after Retry-After."
+        ),
         "503": _problem("Not stored; try again after Retry-After."),
-        "504": _problem("Not known yet; send the same request again."),
+        "504": _problem("The outcome is not known yet; send the same request again."),
     },
 }
 
@@ -147,7 +151,7 @@ GET_EVENTS: dict[str, Any] = {
     ],
     "responses": {
         "200": _object(
-            "Events from the offset on; none if there are none yet.",
+            "Events from the offset on; an empty list if there are none yet.",
             events="array",
             next_offset="integer",
             first_offset="integer",
@@ -156,12 +160,16 @@ GET_EVENTS: dict[str, Any] = {
         | _LINK,
         "400": _problem("A parameter is unknown or out of range."),
         "401": _problem("Token missing or wrong."),
-        "403": _problem("The API is off on this listener, or this is no consumer."),
+        "403": _problem(
+            "The API is off on this listener, or the role is not consumer."
+        ),
         "409": _problem("The stream ends before this offset."),
         "410": _problem("The stream no longer holds this offset."),
         "421": _problem("The Host header names another server."),
-        "429": _problem("Too many pages wait for their readers."),
-        "503": _problem("The stream cannot be read now, or has a hole."),
+        "429": _problem(
+            "Too many requests are in flight; try again after Retry-After."
+        ),
+        "503": _problem("The stream cannot be read now, or an event is missing."),
     },
 }
 
@@ -171,15 +179,15 @@ GET_STREAM: dict[str, Any] = {
             "name": "Hermes-Producer",
             "in": "header",
             "required": False,
-            "description": "Of a producer that begins a pass: the first 24 characters "
-            "of its keys, and ;whole if its last pass was one of base events and went "
-            "through. For /health alone.",
+            "description": "Sent by a producer that begins a pass: the first 24 "
+            "characters of its keys, and ;whole if its last pass was of base events "
+            "and succeeded. Used only for /health.",
             "schema": {"type": "string"},
         }
     ],
     "responses": {
         "200": _object(
-            "Where the stream stands, as its leader says.",
+            "First and last offset of the stream, as its leader reports them.",
             stream="string",
             first_offset="integer",
             last_offset="integer",
@@ -195,7 +203,7 @@ GET_STREAM: dict[str, Any] = {
         "401": _problem("Token missing or wrong."),
         "403": _problem("The API is off on this listener."),
         "421": _problem("The Host header names another server."),
-        "503": _problem("The stream cannot be asked."),
+        "503": _problem("The stream does not respond."),
     },
 }
 

@@ -197,7 +197,7 @@ def _server(
     except OSError:  # ssl.SSLError is one
         raise ListenError(
             "SIDECAR_TLS_CERT_FILE and SIDECAR_TLS_KEY_FILE cannot be read or do not "
-            "belong together: name a certificate and its key, in PEM."
+            "match: name a certificate and its key, in PEM."
         ) from None
     return _Server(config, listener)
 
@@ -228,7 +228,7 @@ def _look_after_socket(daemon: Daemon, server: _Server, unix: UnixSocket) -> Non
         reason = str(error)
         if isinstance(error, OSError):  # its text alone would not say what failed
             path = daemon.settings.unix_socket
-            reason = f"The socket {path} cannot be made anew: {error.strerror}."
+            reason = f"The socket {path} cannot be recreated: {error.strerror}."
         if daemon.socket_fault is None:
             log.error("socket_lost", reason=reason)
         daemon.socket_fault = reason

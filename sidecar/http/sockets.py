@@ -196,29 +196,29 @@ def _check_directory(directory: Path) -> None:
     if status.st_uid not in (0, os.geteuid()):
         raise ListenError(
             f"The socket's directory {directory} belongs to another user, who could "
-            "replace the socket. Give it to the sidecar's user."
+            "replace the socket. Change its owner to the sidecar's user."
         )
     if status.st_mode & stat.S_IWOTH:
         raise ListenError(
-            f"The socket's directory {directory} is writable by everybody, who could "
-            "replace the socket. Use a directory of its own, mode 0750."
+            f"The socket's directory {directory} is writable by all users, who could "
+            "replace the socket. Use a dedicated directory, mode 0750."
         )
     if status.st_mode & stat.S_IWGRP and status.st_gid not in (0, os.getegid()):
         raise ListenError(
             f"The socket's directory {directory} is writable by a group that is not "
-            "the sidecar's, who could replace the socket. Use mode 0750."
+            "the sidecar's, which could replace the socket. Use mode 0750."
         )
     weak = weak_ancestor(directory)
     if weak is not None:
         raise ListenError(
             f"{weak} is above the socket's directory {directory}, and others could "
-            "rename what is in it, and so replace the socket. Let root or the "
-            "sidecar's user own it, and nobody else write to it."
+            "rename its entries, and so replace the socket. Let root or the sidecar's "
+            "user own it, and let no other user write to it."
         )
     if not os.access(directory, os.W_OK | os.X_OK):
         raise ListenError(
             f"The socket's directory {directory} is not writable by the sidecar. "
-            "Give it to the sidecar's user."
+            "Change its owner to the sidecar's user."
         )
 
 
@@ -228,8 +228,8 @@ def _take_lock(path: Path) -> int:
         lock = os.open(lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ListenError(
-            f"Cannot open {lock_path}: {error.strerror}. Remove it, and run the "
-            "sidecar as one user always."
+            f"Cannot open {lock_path}: {error.strerror}. Remove it, and always "
+            "run the sidecar as the same user."
         ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -253,7 +253,7 @@ def _remove_dead(path: Path) -> bool:
         return True
     if not is_socket:
         raise ListenError(
-            f"{path} exists and is no socket. Remove it, or set another "
+            f"{path} exists and is not a socket. Remove it, or set another "
             "SIDECAR_UNIX_SOCKET."
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

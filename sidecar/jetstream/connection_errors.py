@@ -29,29 +29,32 @@ class Explained(NamedTuple):
 
 
 _ERRS: Final = {
-    "maximum payload violation": (errors.EVENT_TOO_LARGE, "an event is over its limit"),
+    "maximum payload violation": (
+        errors.EVENT_TOO_LARGE,
+        "an event is larger than its limit",
+    ),
     "maximum connections exceeded": (
         errors.NATS_LIMIT,
-        "its max_connections are reached, and we need two",
+        "its max_connections limit is reached; a sidecar needs two",
     ),
     "maximum account active connections exceeded": (
         errors.NATS_LIMIT,
-        "the connections of the account are at their limit, and we need two",
+        "the connections of the account are at their limit; a sidecar needs two",
     ),
     "maximum subscriptions exceeded": (
         errors.NATS_LIMIT,
-        "its max_subscriptions are reached, and we need one on each connection",
+        "its max_subscriptions limit is reached; each connection needs one",
     ),
     "maximum control line exceeded": (
         errors.NATS_LIMIT,
-        "its max_control_line is too small, and we need 512 bytes",
+        "its max_control_line is too small; a sidecar needs 512 bytes",
     ),
     "connection throttling is active": (
         errors.NATS_LIMIT,
-        "it takes no more TLS connections for the moment",
+        "it accepts no more TLS connections for the moment",
     ),
     "authorization violation": (errors.NATS_REFUSED, "it refused the login"),
-    "authentication timeout": (errors.NATS_REFUSED, "the login took it too long"),
+    "authentication timeout": (errors.NATS_REFUSED, "the login took too long"),
     "user authentication expired": (errors.NATS_REFUSED, "the user's JWT has expired"),
     "account authentication expired": (
         errors.NATS_REFUSED,
@@ -61,21 +64,21 @@ _ERRS: Final = {
     "user authentication revoked": (errors.NATS_REFUSED, "the user was revoked"),
     "account authentication revoked": (errors.NATS_REFUSED, "the account was revoked"),
     "failed account registration": (errors.NATS_REFUSED, "it refused the account"),
-    "proxy": (errors.NATS_REFUSED, "it wants logins through its proxy alone"),
+    "proxy": (errors.NATS_REFUSED, "it accepts logins only through its proxy"),
     "permissions violation": (errors.NATS_PERMISSION, "a permission is missing"),
     "secure connection - tls required": (errors.NATS_TLS, "it requires TLS"),
     "attempted to connect to": (
         errors.NATS_DOWN,
         "this port is not the one for clients",
     ),
-    "stale connection": (errors.NATS_DOWN, "it took the connection for dead"),
-    "slow consumer": (errors.NATS_DOWN, "we took too slowly what it sent"),
+    "stale connection": (errors.NATS_DOWN, "it considered the connection dead"),
+    "slow consumer": (errors.NATS_DOWN, "the sidecar read too slowly"),
     "server shutdown": (errors.NATS_DOWN, "it is stopping"),
     "cluster": (errors.NATS_DOWN, "this port is not the one for clients"),
-    "empty response": (errors.NATS_DOWN, "something else than NATS answers there"),
-    "info message": (errors.NATS_DOWN, "something else than NATS answers there"),
-    "protocol error": (errors.NATS_DOWN, "something else than NATS answers there"),
-    "unexpected eof": (None, "it ended the connection"),
+    "empty response": (errors.NATS_DOWN, "this is not a NATS server"),
+    "info message": (errors.NATS_DOWN, "this is not a NATS server"),
+    "protocol error": (errors.NATS_DOWN, "this is not a NATS server"),
+    "unexpected eof": (None, "it closed the connection"),
     "no servers available": (None, ""),
 }
 """The texts of -ERR as nats-server 2.11 to 2.15 writes them (server/client.go, auth.go,
@@ -94,12 +97,12 @@ _ENDED = {10: "its certificate has expired", 9: "its certificate is not valid ye
 
 _OF_SYSTEM: Final = {
     errno.ECONNREFUSED: "the connection was refused: nothing listens there",
-    errno.EHOSTUNREACH: "there is no way to this host",
-    errno.ENETUNREACH: "there is no way to this network",
+    errno.EHOSTUNREACH: "there is no route to this host",
+    errno.ENETUNREACH: "there is no route to this network",
     errno.ETIMEDOUT: "it did not answer in time",
-    errno.ECONNRESET: "it ended the connection",
-    errno.EPIPE: "it ended the connection",
-    errno.EMFILE: "we have no file descriptor left",
+    errno.ECONNRESET: "it closed the connection",
+    errno.EPIPE: "it closed the connection",
+    errno.EMFILE: "the sidecar has no file descriptor left",
     errno.ENFILE: "this machine has no file descriptor left",
 }
 
@@ -113,13 +116,15 @@ def explain(error: BaseException) -> Explained:
         return Explained(error.cause, "it offers no TLS" if is_tls else "")
     if isinstance(error, socket.gaierror):
         is_silent = error.errno == socket.EAI_AGAIN
-        what = "no name server says who that is" if is_silent else "the name is unknown"
+        what = (
+            "no name server resolves this name" if is_silent else "the name is unknown"
+        )
         return Explained(None, what)
     if isinstance(error, TimeoutError):
         return Explained(None, "it did not answer in time")
     if isinstance(error, (ConnectionError, EOFError)):
         number = getattr(error, "errno", None) or errno.ECONNRESET
-        return Explained(None, _OF_SYSTEM.get(number, "it ended the connection"))
+        return Explained(None, _OF_SYSTEM.get(number, "it closed the connection"))
     if isinstance(error, OSError):
         return Explained(None, _OF_SYSTEM.get(error.errno or 0, "it cannot be reached"))
     return _of_text(str(error))
@@ -132,7 +137,7 @@ def _of_text(text: str) -> Explained:
             return Explained(*explained)
     if "authorization" in said or "authentication" in said:
         return Explained(errors.NATS_REFUSED, "it refused the login")
-    return Explained(None, "it ended the connection")
+    return Explained(None, "it closed the connection")
 
 
 def _of_tls(error: ssl.SSLError) -> str:
@@ -141,11 +146,11 @@ def _of_tls(error: ssl.SSLError) -> str:
         if code in _OTHER_NAME:
             return "its certificate is not for this name"
         if code in _UNTRUSTED:
-            return "its certificate is of an authority that we do not trust"
+            return "its certificate is signed by an untrusted CA"
         return _ENDED.get(code, "its certificate is not valid")
     reason = str(getattr(error, "reason", ""))
     if "ALERT" in reason and ("CERT" in reason or "CA" in reason):
-        return "it does not take our certificate"
+        return "it rejects the client certificate"
     if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER" in reason:
-        return "it does not talk TLS"
+        return "it does not speak TLS"
     return "the TLS handshake failed"

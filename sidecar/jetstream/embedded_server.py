@@ -211,15 +211,15 @@ def _lock(directory: Path) -> int:
             )
         if directory.lstat().st_uid not in (0, os.geteuid()):
             raise EmbeddedError(
-                f"{directory} is a link of another user. Set SIDECAR_EMBEDDED_DIR to "
-                "a directory that the sidecar's user owns."
+                f"{directory} is a link that belongs to another user. Set "
+                "SIDECAR_EMBEDDED_DIR to a directory that the sidecar's user owns."
             )
         if (weak := weak_ancestor(directory)) is not None:
             raise EmbeddedError(
                 f"{weak} is above the directory {directory}, and others could rename "
-                "what is in it. Let root or the sidecar's user own it, and nobody else "
-                "write to it; in a pod set fsGroup to the sidecar's group, or mount a "
-                "directory of the volume by subPath."
+                "its entries. Let root or the sidecar's user own it, and let no other "
+                "user write to it; in a pod, set fsGroup to the sidecar's group, or "
+                "mount a directory of the volume by subPath."
             )
         directory.chmod(0o700)
         lock = os.open(

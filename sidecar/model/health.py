@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Derives the health checks from a snapshot. Pure: ages in, sentences out."""
+"""Derives the health checks from a snapshot. Pure: facts in, sentences out."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def is_ready(checks: list[Check]) -> bool:
 
 
 def assess(facts: Facts) -> list[Check]:
-    """Check everything that readiness and warnings rest on."""
+    """Run every check that decides about readiness and warnings."""
     checks = [_sidecar(facts), _stream(facts), _leader(facts), _initsync(facts)]
     checks += [_callers(facts), _room(facts), _socket(facts)]
     if facts.reads is not None:
@@ -150,7 +150,7 @@ def _sidecar(facts: Facts) -> Check:
 
 
 def _socket(facts: Facts) -> Check:
-    remedy = "It is made anew as soon as that is possible; see the log."
+    remedy = "The sidecar recreates it as soon as possible; see the log."
     return Check("socket", facts.socket_fault, remedy if facts.socket_fault else None)
 
 
@@ -169,9 +169,7 @@ def _leader(facts: Facts) -> Check:
     if facts.cause is not None or info is None:
         return Check("replicas", None)
     if not info.has_leader:
-        return Check(
-            "replicas", "The stream has no leader.", "Look at the NATS servers."
-        )
+        return Check("replicas", "The stream has no leader.", "Check the NATS servers.")
     if info.has_majority:
         return Check("replicas", None)
     return Check(
@@ -188,8 +186,8 @@ def _initsync(facts: Facts) -> Check:
     if not known:
         return Check(
             "initsync",
-            "Nobody can say whether the stream holds a complete initsync: somebody "
-            "else stored events of one, or an older sidecar did.",
+            "It is not known whether the stream holds a complete initsync: an older "
+            "sidecar or another program stored events of one.",
             REMEDY,
             blocks=False,
         )
@@ -205,8 +203,7 @@ def _initsync(facts: Facts) -> Check:
         return Check("initsync", None)
     return Check(
         "initsync",
-        "The last complete initsync leaves the stream soon: then no new client can "
-        "start.",
+        "The last complete initsync expires soon: then no new client can start.",
         REMEDY,
         blocks=False,
     )
@@ -217,8 +214,8 @@ def _outcomes(facts: Facts) -> Check:
         return Check("outcomes", None)
     return Check(
         "outcomes",
-        "A publish has no definite answer yet.",
-        "Look at the NATS servers; the event is asked for until it is known.",
+        "The outcome of a publish is not known yet.",
+        "Check the NATS servers; the request is repeated until the outcome is known.",
     )
 
 
@@ -234,7 +231,8 @@ def _refusals(facts: Facts) -> Check:
         reason = f"Hermes cannot store its event: {failure.cause.title}"
         return Check("refusals", reason, failure.cause.remedy)
     if facts.other_failure is not None:
-        reason = f"An event that is not of Hermes' plugin: {facts.other_failure.title}"
+        title = facts.other_failure.title
+        reason = f"An event that Hermes' plugin did not send was refused: {title}"
         return Check("refusals", reason, facts.other_failure.remedy, blocks=False)
     return Check("refusals", None)
 
@@ -243,7 +241,7 @@ def _described(failure: Failure) -> str:
     """Say whose event it is, without its key, and how large."""
     text = ""
     if failure.name is not None:
-        text = f" It is one of {failure.name} in category {failure.category}."
+        text = f" Its type is {failure.name}, its category {failure.category}."
     if failure.size_bytes is not None and failure.limit_bytes is not None:
         text += f" Its size is {failure.size_bytes} bytes, "
         text += f"the limit {failure.limit_bytes}."
@@ -262,10 +260,10 @@ def _room(facts: Facts) -> Check:
     if facts.full is None or facts.full_age is None or facts.full_age > FULL_SECONDS:
         return Check("room", None)
     reason = (
-        f"There was no room for a caller in the last minute: {facts.full.name} held "
-        f"{facts.full.bytes} bytes."
+        f"A caller was refused for lack of memory in the last minute: "
+        f"{facts.full.name} held {facts.full.bytes} bytes."
     )
-    remedy = "Look whether that one takes what it asks for; the others ask again."
+    remedy = "Check that this caller reads its responses; the others retry."
     return Check("room", reason, remedy, blocks=False)
 
 
@@ -278,22 +276,22 @@ def _reads(reads: Reading) -> Check:
     if reads.stranger_age is not None and reads.stranger_age < STRANGER_SECONDS:
         return Check(
             "reads",
-            f"Stream {reads.stranger} answers the reads of ours, in its place.",
-            "Keep that copy in another way than as a mirror, see docs/nats.md.",
+            f"Stream {reads.stranger} answers direct gets in place of this stream.",
+            "Replace this mirror by another kind of copy, see docs/nats.md.",
             blocks=False,
         )
     if reads.late_age is not None and reads.late_age < LATE_SECONDS:
         return Check(
             "reads",
-            "A replica of the stream does not answer reads: its leader does.",
-            "Look at the NATS servers: one may be frozen.",
+            "A replica of the stream does not answer reads: its leader is asked.",
+            "Check the NATS servers: one may be frozen.",
             blocks=False,
         )
     if reads.coming_seconds is not None and reads.coming_seconds > SLOW_SECONDS:
         return Check(
             "reads",
             "The link to NATS is slow: a page of events takes more than 2 seconds.",
-            "Look at the network between sidecar and NATS; the page still comes.",
+            "Check the network between sidecar and NATS; pages still arrive.",
             blocks=False,
         )
     return Check("reads", None)
@@ -310,7 +308,7 @@ def _second_writer(facts: Facts) -> Check:
     return Check(
         "writers",
         "Another producer wrote to this stream in the last ten minutes.",
-        "Let one hermes-server alone write to a stream.",
+        "Let only one hermes-server write to a stream.",
         blocks=False,
     )
 

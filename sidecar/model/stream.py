@@ -22,8 +22,8 @@ LIVE_SECONDS: Final = 3.0
 """A replica not heard of for longer is not counted as live."""
 
 STRANGER: Final = (
-    "Stream {} answers the reads of ours, in its place: keep that copy in another way "
-    "than as a mirror, see docs/nats.md."
+    "Stream {} answers direct gets in place of this stream: replace this mirror by "
+    "another kind of copy, see docs/nats.md."
 )
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -151,7 +151,7 @@ class StreamPlan:
         planned = self.config(first_offset=1)
         same = ("description", "first_seq")  # neither changes what the stream does
         return [
-            f"{name} is {config.get(name)}, the settings say {value}."
+            f"{name} is {config.get(name)}; the settings require {value}."
             for name, value in planned.items()
             if name not in same and config.get(name, value) != value
         ]
@@ -186,14 +186,14 @@ DEFECTS: Final = (
         (2, 11, 0),
         (2, 11, 2),
         "all",
-        "empties a stream at a restart, while its first event is still there",
+        "empties a stream on restart while it still holds its first event",
         "nats-server #6753",
     ),
     Defect(
         (2, 12, 0),
         (2, 12, 1),
         "replicated",
-        "can take back events that a majority holds, when a follower catches up",
+        "can remove events that a majority holds, when a follower catches up",
         "nats-server #7424",
     ),
     Defect(
@@ -253,7 +253,7 @@ def server_unfitness(version: str, config: dict[str, Any] | None = None) -> list
     sentences = []
     if server_too_old(version):
         sentences.append(
-            f"NATS server {version or '(it says no version)'} is not known to be "
+            f"NATS server {version or '(unknown version)'} is not known to be "
             f"{_dotted(OLDEST_SERVER)} or later: upgrade it."
         )
     return sentences + [
@@ -301,16 +301,19 @@ def _stream_faults(plan: StreamPlan, config: dict[str, Any]) -> list[tuple[bool,
     return [
         (
             config.get("first_seq", 0) > MAX_OFFSET,
-            f"first_seq is over {MAX_OFFSET}: some would read other offsets.",
+            f"first_seq is over {MAX_OFFSET}: JSON readers would round offsets.",
         ),
-        (config.get("storage") != "file", "Storage is not file: a restart loses it."),
+        (
+            config.get("storage") != "file",
+            "Storage is not file: a restart loses all events.",
+        ),
         (
             config.get("retention") != "limits",
             "Retention is not limits: reading would remove events.",
         ),
         (
             bool(others),
-            "There are further subjects: other messages would stand between events.",
+            "There are further subjects: other messages would come between events.",
         ),
         (
             config.get("max_msgs_per_subject", -1) > 0,
@@ -326,7 +329,7 @@ def _stream_faults(plan: StreamPlan, config: dict[str, Any]) -> list[tuple[bool,
         ),
         (
             bool(config.get("sources")),
-            "Sources are set: messages of other streams would stand between events.",
+            "Sources are set: messages of other streams would come between events.",
         ),
         (
             bool(mirror.get("filter_subject") or mirror.get("subject_transforms")),
@@ -338,7 +341,7 @@ def _stream_faults(plan: StreamPlan, config: dict[str, Any]) -> list[tuple[bool,
         ),
         (
             bool(config.get("allow_msg_ttl")),
-            "allow_msg_ttl is set: single messages could vanish.",
+            "allow_msg_ttl is set: single messages could expire.",
         ),
         (
             not config.get("allow_direct"),
@@ -365,12 +368,12 @@ def _faults_for_writers(
             config.get("persist_mode") == "async",
             "persist_mode is async: acknowledged events could be lost.",
         ),
-        (bool(config.get("sealed")), "The stream is sealed: it takes no events."),
-        (is_mirror, "It is a mirror: it takes no events."),
+        (bool(config.get("sealed")), "The stream is sealed: it stores no events."),
+        (is_mirror, "It is a mirror: it stores no events."),
         (bool(config.get("no_ack")), "no_ack is set: nothing is acknowledged."),
         (
             bool(config.get("allow_msg_counter")),
-            "allow_msg_counter is set: events are no counters and would be refused.",
+            "allow_msg_counter is set: events are not counters and would be refused.",
         ),
     ]
 

@@ -134,14 +134,14 @@ def test_a_path_that_another_program_serves_is_refused(directory: Path) -> None:
 def test_a_file_at_the_path_is_refused_and_kept(directory: Path) -> None:
     path = directory / "api.sock"
     path.write_text("precious")
-    assert "is no socket" in complaint(path)
+    assert "is not a socket" in complaint(path)
     assert path.read_text() == "precious"
 
 
 def test_a_link_to_a_socket_at_the_path_is_refused(directory: Path) -> None:
     path = directory / "api.sock"
     path.symlink_to(directory / "elsewhere")
-    assert "is no socket" in complaint(path)
+    assert "is not a socket" in complaint(path)
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777])
@@ -149,7 +149,7 @@ def test_a_directory_that_everybody_may_write_is_refused(
     directory: Path, mode: int
 ) -> None:
     directory.chmod(mode)
-    assert "writable by everybody" in complaint(directory / "api.sock")
+    assert "writable by all users" in complaint(directory / "api.sock")
 
 
 def test_a_directory_of_another_user_is_refused(
@@ -278,7 +278,7 @@ def test_a_socket_that_cannot_be_made_anew_ends_nothing_and_is_told(
             patch.setattr(sockets, "_bind_unix", Mock(side_effect=OSError(error, "no")))
             _look_after_socket(daemon, server, unix)  # type: ignore[arg-type]
         assert daemon.socket_fault == (
-            f"The socket {directory}/api.sock cannot be made anew: no."
+            f"The socket {directory}/api.sock cannot be recreated: no."
         )
         _look_after_socket(daemon, server, unix)  # type: ignore[arg-type]
         assert daemon.socket_fault is None

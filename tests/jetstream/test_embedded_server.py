@@ -297,7 +297,7 @@ def test_a_directory_that_others_could_replace_is_refused(tmp_path: Path) -> Non
         (above / "own2").mkdir(mode=0o700)
         (above / "link").symlink_to(above / "own2")
         os.chown(above / "link", 12345, -1, follow_symlinks=False)
-        with pytest.raises(EmbeddedError, match="a link of another user"):
+        with pytest.raises(EmbeddedError, match="a link that belongs to another user"):
             _lock(above / "link")
 
 

@@ -127,7 +127,7 @@ def test_the_reasons_of_a_server_in_clear(files: Path, tmp_path: Path) -> None:
         told_in_all_places(
             tmp_path / "first",
             "nats_tls",
-            "it does not talk TLS",
+            "it does not speak TLS",
             **login,
             nats_password_file=files / "right",
             nats_tls_ca_file=files / "ca.pem",
@@ -157,7 +157,7 @@ def test_the_reasons_of_tls(files: Path, tmp_path: Path) -> None:
         told_in_all_places(
             tmp_path / "authority",
             "nats_tls",
-            "an authority that we do not trust",
+            "an untrusted CA",
             **right,
             nats_tls_ca_file=files / "other.pem",
         )

@@ -71,9 +71,9 @@ TOO_LARGE = Failure(
     limit_bytes=1000,
 )
 WHICH = (
-    "It is one of Groups in category initsync. Its size is 2000 bytes, the limit 1000."
+    "Its type is Groups, its category initsync. Its size is 2000 bytes, the limit 1000."
 )
-ASK = "Look at the NATS servers; the event is asked for until it is known."
+ASK = "Check the NATS servers; the request is repeated until the outcome is known."
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,14 @@ ASK = "Look at the NATS servers; the event is asked for until it is known."
             {"info": replace(INFO, leader=None)},
             "replicas",
             "The stream has no leader.",
-            "Look at the NATS servers.",
+            "Check the NATS servers.",
         ),
-        ({"doubt_age": 2.01}, "outcomes", "A publish has no definite answer yet.", ASK),
+        (
+            {"doubt_age": 2.01},
+            "outcomes",
+            "The outcome of a publish is not known yet.",
+            ASK,
+        ),
         *(
             (
                 {"failure": Failure(cause, "k", 0), "failure_age": 0.0},
@@ -199,8 +204,8 @@ def test_what_has_passed_or_is_bearable_leaves_it_ready_without_a_word(
             {"is_initsync_known": False},
             Check(
                 "initsync",
-                "Nobody can say whether the stream holds a complete initsync: somebody "
-                "else stored events of one, or an older sidecar did.",
+                "It is not known whether the stream holds a complete initsync: an "
+                "older sidecar or another program stored events of one.",
                 "Run hermes-server-cli initsync.",
                 blocks=False,
             ),
@@ -223,8 +228,8 @@ def test_what_has_passed_or_is_bearable_leaves_it_ready_without_a_word(
                 },
                 Check(
                     "initsync",
-                    "The last complete initsync leaves the stream soon: then no new "
-                    "client can start.",
+                    "The last complete initsync expires soon: then no new client can "
+                    "start.",
                     "Run hermes-server-cli initsync.",
                     blocks=False,
                 ),
@@ -236,7 +241,8 @@ def test_what_has_passed_or_is_bearable_leaves_it_ready_without_a_word(
                 changes,
                 Check(
                     "refusals",
-                    f"An event that is not of Hermes' plugin: {FULL.title}",
+                    "An event that Hermes' plugin did not send was refused: "
+                    f"{FULL.title}",
                     FULL.remedy,
                     blocks=False,
                 ),
@@ -260,9 +266,9 @@ def test_what_has_passed_or_is_bearable_leaves_it_ready_without_a_word(
             {"full": Full(0.0, "192.0.2.7", 64), "full_age": 60.0},
             Check(
                 "room",
-                "There was no room for a caller in the last minute: 192.0.2.7 held "
-                "64 bytes.",
-                "Look whether that one takes what it asks for; the others ask again.",
+                "A caller was refused for lack of memory in the last minute: 192.0.2.7 "
+                "held 64 bytes.",
+                "Check that this caller reads its responses; the others retry.",
                 blocks=False,
             ),
         ),
@@ -271,7 +277,7 @@ def test_what_has_passed_or_is_bearable_leaves_it_ready_without_a_word(
             Check(
                 "writers",
                 "Another producer wrote to this stream in the last ten minutes.",
-                "Let one hermes-server alone write to a stream.",
+                "Let only one hermes-server write to a stream.",
                 blocks=False,
             ),
         ),
@@ -319,7 +325,7 @@ def test_health_before_the_first_connection_names_no_offset() -> None:
     [
         (Reading(), "pass", ""),
         (Reading(refused=errors.NATS_PERMISSION), "fail", "lacks"),
-        (Reading(None, errors.UNREADABLE, 7, 599), "warn", "stop at offset 7: A mess"),
+        (Reading(None, errors.UNREADABLE, 7, 599), "warn", "stop at offset 7: The m"),
         (Reading(None, errors.UNREADABLE, 7, 601), "pass", ""),
         (Reading(stranger="backup", stranger_age=599), "warn", "Stream backup answers"),
         (Reading(stranger="backup", stranger_age=601), "pass", ""),

@@ -316,15 +316,15 @@ def test_neither_description_nor_first_offset_is_a_difference() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"max_age": 0}, "max_age is 0, the settings say 7776000000000000."),
-        ({"num_replicas": 3}, "num_replicas is 3, the settings say 1."),
-        ({"max_bytes": 1000}, "max_bytes is 1000, the settings say -1."),
-        ({"discard": "old"}, "discard is old, the settings say new."),
-        ({"deny_delete": False}, "deny_delete is False, the settings say True."),
-        ({"deny_purge": False}, "deny_purge is False, the settings say True."),
+        ({"max_age": 0}, "max_age is 0; the settings require 7776000000000000."),
+        ({"num_replicas": 3}, "num_replicas is 3; the settings require 1."),
+        ({"max_bytes": 1000}, "max_bytes is 1000; the settings require -1."),
+        ({"discard": "old"}, "discard is old; the settings require new."),
+        ({"deny_delete": False}, "deny_delete is False; the settings require True."),
+        ({"deny_purge": False}, "deny_purge is False; the settings require True."),
         (
             {"subjects": ["hermes.>"]},
-            "subjects is ['hermes.>'], the settings say ['hermes.*'].",
+            "subjects is ['hermes.>']; the settings require ['hermes.*'].",
         ),
     ],
 )

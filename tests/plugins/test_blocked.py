@@ -158,7 +158,7 @@ def test_a_stream_that_answers_and_takes_no_event_leaves_hermes_unable(
             assert not hermes.passes(user(1))
             wait_until(lambda: check(sidecar, "refusals")[0] == 503, 4)
         assert check(sidecar, "stream")[1] == "pass"
-        assert "JetStream does not answer" in check(sidecar, "refusals")[2]
+        assert "JetStream does not respond" in check(sidecar, "refusals")[2]
 
 
 def test_a_hermes_that_cannot_learn_the_last_offset_is_unable(

@@ -127,7 +127,7 @@ def test_a_mirror_that_answers_reads_is_named_by_health_and_commands(
         made = operator.api(f"STREAM.CREATE.{name}b", mirror)
         assert made["config"]["mirror_direct"]
         wait_until(lambda: operator.state(f"{name}b")["messages"] == 1, what="mirrored")
-        sentence = f"Stream {name}b answers the reads of ours"
+        sentence = f"Stream {name}b answers direct gets in place"
         settings = {"nats_url": nats.url, "stream": name, "subject_prefix": name}
         for command in ("check", "provision"):
             ran = subprocess.run(

@@ -453,7 +453,7 @@ def test_it_is_shown_and_warned_of_before_it_leaves_and_when_there_is_none(
         # Warned of in the last quarter: longer than any pause of the machine.
         operator.update(stream, max_age=12 * 10**9, duplicate_window=10**9)
         wait_until(lambda: check(http)["status"] == "warn")
-        assert "leaves the stream soon" in check(http)["reason"]
+        assert "expires soon" in check(http)["reason"]
         wait_until(lambda: rows(sidecar, "initsync_expiring"))
         wait_until(lambda: "no complete" in str(check(http)["reason"]))
         wait_until(lambda: len(rows(sidecar, "initsync_missing")) == 2)

@@ -113,7 +113,7 @@ CASES: dict[str, tuple[Callable[[NatsProcess], object], str, str]] = {
     "ready": (lambda _: None, "pass", "Events can flow."),
     "nats-down": (NatsProcess.kill, "fail", "There is no connection to NATS."),
     "unfit-stream": (unfit, "fail", "max_msgs_per_subject is set"),
-    "retention-warning": (expiring, "warn", "leaves the stream soon"),
+    "retention-warning": (expiring, "warn", "expires soon"),
 }
 
 
