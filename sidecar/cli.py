@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: PLC0415 - a command imports what it alone needs: probes run often
+# ruff: noqa: PLC0415 - each command imports only what it needs: probes run often
 """The command hermes-nats-sidecar."""
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from sidecar.settings import load
 _EPILOG = """\
 Settings are environment variables, SIDECAR_*; see docs/settings.md.
 Exit status: 0 done, 1 not ready, 2 wrong settings or arguments, 3 cannot listen,
-4 no NATS or login refused, 5 stream missing or unfit, 6 embedded NATS cannot start,
-7 plugins or demo failed, 8 a library of another version, 130 interrupted."""
+4 no NATS or login refused, 5 stream missing or unusable, 6 embedded NATS cannot start,
+7 plugins or demo failed, 8 unsupported version of a library, 130 interrupted."""
 
 
 _OVER_HTTP = """\
-Warning: the token goes over http://. Whoever takes this port while the daemon is down
-gets it and the events, and is believed. Use SIDECAR_UNIX_SOCKET, or set
-SIDECAR_TLS_CERT_FILE, wherever there are other users."""
+Warning: the token goes over http://. While the daemon is down, any local user can
+listen on its port, receive the token and the events, and answer them. If there are
+other users, use SIDECAR_UNIX_SOCKET or set SIDECAR_TLS_CERT_FILE."""
 
 
 def main() -> None:
@@ -78,26 +78,28 @@ def _parser() -> argparse.ArgumentParser:
     add("serve", _serve, "run the daemon until SIGTERM").add_argument(
         "--embedded",
         action="store_true",
-        help="start and supervise an own nats-server (as SIDECAR_EMBEDDED=true)",
+        help="start and supervise an embedded nats-server, as SIDECAR_EMBEDDED=true",
     )
     add(
-        "provision", _provision, "create the stream, or say how an existing one differs"
+        "provision",
+        _provision,
+        "create the stream, or show how an existing one differs",
     ).add_argument(
         "--first-offset",
         type=_offset,
         metavar="N",
-        help="the offset of the first event, for clients that move from another bus; "
-        "by default microseconds since 1970",
+        help="offset of the first event, for a move from another bus; by default the "
+        "microseconds since 1970",
     )
     add("check", _check, "check settings, connection and stream")
-    _add_tail(add("tail", _tail, "show stored events, without what they hold"))
-    add("healthcheck", _healthcheck, "ask the running daemon whether it is live")
+    _add_tail(add("tail", _tail, "show stored events, without their attributes"))
+    add("healthcheck", _healthcheck, "check that the daemon is live")
     add(
         "install-plugins", _install_plugins, "copy the plugins into Hermes"
     ).add_argument(
         "directory", type=Path, metavar="DIR", help="the plugins directory of Hermes"
     )
-    add("demo", _demo, "show an initsync pass through plugin, sidecar and NATS")
+    add("demo", _demo, "send a small initsync through plugin, sidecar and NATS")
     return parser
 
 
@@ -110,25 +112,29 @@ def _add_tail(command: argparse.ArgumentParser) -> None:
         metavar="OFFSET",
         help="an offset, first, next, or -N for the last N offsets (default -10)",
     )
-    command.add_argument("--follow", action="store_true", help="wait for more")
-    command.add_argument("--category", help="only events of this category")
-    command.add_argument("--json", action="store_true", help="one JSON object a line")
     command.add_argument(
-        "--show-payload", action="store_true", help="show attributes: secrets too"
+        "--follow", action="store_true", help="wait for further events"
+    )
+    command.add_argument("--category", help="only events of this category")
+    command.add_argument(
+        "--json", action="store_true", help="print one JSON object per line"
+    )
+    command.add_argument(
+        "--show-payload",
+        action="store_true",
+        help="show attributes too, which may be secrets",
     )
 
 
 def _start(text: str) -> str:
     if text not in ("first", "next") and not text.removeprefix("-").isdecimal():
-        raise argparse.ArgumentTypeError("neither an offset, nor first, next or -N")
+        raise argparse.ArgumentTypeError("must be an offset, first, next or -N")
     return text
 
 
 def _offset(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MAX_OFFSET:
-        raise argparse.ArgumentTypeError(
-            f"an offset is a whole number from 1 to {MAX_OFFSET}"
-        )
+        raise argparse.ArgumentTypeError(f"must be an integer from 1 to {MAX_OFFSET}")
     return int(text)
 
 
@@ -166,7 +172,7 @@ def _provision(arguments: argparse.Namespace) -> int:
     if created is not None:
         print(f"Created stream {settings.stream}; its first offset is {created}.")
     elif not differences:
-        print(f"Stream {settings.stream} exists and is as the settings say.")
+        print(f"Stream {settings.stream} exists and matches the settings.")
     for sentence in differences:
         print(printable(sentence))
     return NO_FIT_STREAM if differences else OK
@@ -185,7 +191,7 @@ def _check(_: argparse.Namespace) -> int:
     for sentence in faults:
         print(printable(sentence))
     if not faults:
-        print(f"Stream {settings.stream} is fit.")
+        print(f"Stream {settings.stream} is usable.")
     return NO_FIT_STREAM if faults else OK
 
 

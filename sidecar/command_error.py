@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a command says when it cannot do what it was asked, and its exit status."""
+"""The error message of a command that fails, and its exit status."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ OTHER_LIBRARY: Final = 8
 
 
 class CommandError(Exception):
-    """A sentence for the caller: what is wrong and what to do; never a traceback."""
+    """A sentence for the user: what is wrong and what to do; never a traceback."""
 
     exit_status: ClassVar[int]
 
 
 def printable(text: str) -> str:
-    """Show what a terminal or a browser might obey: escapes, turned text, line ends.
+    """Escape what a terminal or browser would interpret: escape codes, line breaks.
 
-    Names of servers and subjects, and keys, are chosen by whoever may write them.
+    Names of servers and subjects, and keys, may have been chosen by an attacker.
     """
     if text.isprintable():
         return text

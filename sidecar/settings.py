@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator can set: environment variables with the prefix SIDECAR_.
+"""The settings: environment variables with the prefix SIDECAR_.
 
-Secrets are never values here, only names of files; so a dump of the settings is safe.
+Secrets are never values here, only file names: a dump of the settings is safe.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "SIDECAR_"
 
-# What Kubernetes puts into each container for a Service called "sidecar" or so.
+# Kubernetes sets these in each container for a Service named "sidecar".
 _SERVICE_LINK = re.compile(
     r"SIDECAR_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?"
     r"|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
@@ -55,13 +55,13 @@ def default_embedded_dir() -> Path:
     except RuntimeError:  # a container's user may have neither HOME nor a name
         raise SettingsError(
             "SIDECAR_EMBEDDED_DIR is not set, and this user has no home directory: "
-            "name a directory."
+            "set it to a directory."
         ) from None
     return base / "hermes-nats-sidecar" / "nats"
 
 
 def _plain(value: str) -> str:
-    """Take away what tools and editors add: line ends, spaces, a pair of quotes."""
+    """Strip what tools and editors add: line breaks, spaces, quotes."""
     text = value.strip().removeprefix("\ufeff")
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         text = text[1:-1].strip()
@@ -81,7 +81,7 @@ class Settings(BaseSettings):
 
     nats_url: Annotated[tuple[str, ...], NoDecode] = Field(
         ("nats://127.0.0.1:4222",),
-        description="NATS servers, comma separated; without user or password",
+        description="URLs of NATS servers, comma separated; without user or password",
     )
     nats_creds_file: Path | None = Field(
         None, description="Credentials file (JWT and nkey) of the NATS user"
@@ -101,40 +101,43 @@ class Settings(BaseSettings):
         None, description="Client certificate for the NATS server; turns TLS on"
     )
     nats_tls_key_file: Path | None = Field(
-        None, description="Key of the client certificate"
+        None, description="Private key of the client certificate"
     )
     nats_tls_handshake_first: bool = Field(
-        False, description="TLS before the first byte, as handshake_first on the server"
+        False, description="Start TLS first, for a server with handshake_first"
     )
     nats_inbox_prefix: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,7}$",
-        description="Where NATS sends answers to; _INBOX_hermes_<role> by default, and "
-        "_INBOX_hermes_provision for the command provision",
+        description="Prefix of the subjects that NATS replies to; by default "
+        "_INBOX_hermes_<role>, and _INBOX_hermes_provision for the command provision",
     )
     stream: _Name = Field("hermes", description="Name of the stream")
     subject_prefix: _Name = Field(
-        "hermes", description="Events go to <prefix>.<category>"
+        "hermes", description="Events are published on <prefix>.<category>"
     )
     stream_create: bool = Field(
-        False, description="Create a missing stream; true when embedded"
+        False, description="Create the stream if it is missing; true when embedded"
     )
     stream_replicas: int = Field(
-        1, ge=1, le=5, description="Copies of a stream that we create"
+        1,
+        ge=1,
+        le=5,
+        description="Number of replicas of a stream that the sidecar creates",
     )
     stream_max_age_days: int = Field(
         90,
         ge=0,
         le=_MAX_DAYS,
-        description="Retention of a stream that we create; 0 keeps for ever",
+        description="Retention of a stream that the sidecar creates; 0: for ever",
     )
     embedded: bool = Field(
-        False, description="Start and supervise a nats-server of our own"
+        False, description="Start and supervise an embedded nats-server"
     )
     embedded_dir: Path | None = Field(
         None,
-        description="Where the embedded nats-server keeps its data; by default "
-        "$STATE_DIRECTORY, else the XDG state directory",
+        description="Data directory of the embedded nats-server; by default below "
+        "$STATE_DIRECTORY, else below the XDG state directory",
     )
     unix_socket: Path | None = Field(
         None, description="Unix socket for the API; the recommended listener"
@@ -145,16 +148,17 @@ class Settings(BaseSettings):
     )
     http_names: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Names, comma separated, by which others reach the TCP port: a "
-        "Service, a container. Its address and the machine's names need not be here",
+        description="Host names, comma separated, under which clients reach the TCP "
+        "port, such as a Service or a container. IP addresses and the machine's own "
+        "names are always accepted",
     )
     http_port: int = Field(
-        8480, ge=0, le=65535, description="TCP port for health, metrics, status page"
+        8480, ge=0, le=65535, description="TCP port for health, metrics and status page"
     )
     tcp_api: Literal["off", "token", "open"] | None = Field(
         None,
-        description="Whether the TCP port serves the API too: off, token, or open to "
-        "whoever reaches the port; token when TOKEN_FILE is set, else off",
+        description="Whether the TCP port serves the API: off, token, or open (anybody "
+        "who reaches the port); by default token if TOKEN_FILE is set, else off",
     )
     token_file: Path | None = Field(
         None, description="File with the bearer token for the API over TCP"
@@ -162,30 +166,32 @@ class Settings(BaseSettings):
     tls_cert_file: Path | None = Field(
         None, description="Certificate of the TCP listener; turns HTTPS on"
     )
-    tls_key_file: Path | None = Field(None, description="Key of that certificate")
+    tls_key_file: Path | None = Field(
+        None, description="Private key of that certificate"
+    )
     role: Literal["both", "producer", "consumer"] = Field(
-        "both", description="Which half of the API is served"
+        "both", description="Which requests are served: producer stores, consumer reads"
     )
     max_event_bytes: int = Field(
         0,
         ge=0,
         le=MAX_BYTES,
-        description="Largest event taken; 0: what server and stream allow",
+        description="Largest event accepted; 0: what server and stream allow",
     )
     publish_timeout_seconds: float = Field(
-        10.0, ge=1, le=300, description="How long one POST is held while it resolves"
+        10.0, ge=1, le=300, description="How long a POST may wait for its outcome"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least level that is logged"
+        "info", description="Lowest level that is logged"
     )
     log_format: Literal["json", "console"] | None = Field(
-        None, description="json or console; console on a terminal, else json"
+        None, description="json or console; by default console on a terminal, else json"
     )
 
     @model_validator(mode="before")
     @classmethod
     def _clean(cls, values: Any) -> Any:
-        """Take values as tools write them; one that is empty then is not set."""
+        """Strip what tools add around values; an empty value counts as not set."""
         cleaned = {
             name: _plain(value) if isinstance(value, str) else value
             for name, value in values.items()
@@ -197,8 +203,8 @@ class Settings(BaseSettings):
         ]
         if odd:
             raise ValueError(
-                f"{' and '.join(odd)}: must not hold a line end or another character "
-                "that is not printable"
+                f"{' and '.join(odd)}: must not contain a line break or another "
+                "character that is not printable"
             )
         return {name: value for name, value in cleaned.items() if value != ""}
 
@@ -206,14 +212,16 @@ class Settings(BaseSettings):
     @classmethod
     def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
         if not hosts:
-            raise ValueError("names no address")
+            raise ValueError("must name an address")
         return hosts
 
     @field_validator("http_names")
     @classmethod
     def _check_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if not all(map(may_be_named, names)):
-            raise ValueError("must be names alone, without a scheme, port or wildcard")
+            raise ValueError(
+                "must be host names only, without scheme, port or wildcard"
+            )
         return names
 
     @field_validator("unix_socket")
@@ -224,7 +232,7 @@ class Settings(BaseSettings):
             return path and path.absolute()
         except OSError:
             raise ValueError(
-                "is relative, and the working directory is gone: name a path from / on"
+                "is relative, and the working directory is gone: use an absolute path"
             ) from None
 
     @field_validator("nats_url", "http_host", "http_names", mode="before")
@@ -238,14 +246,14 @@ class Settings(BaseSettings):
     @classmethod
     def _check_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
         if not urls:
-            raise ValueError("names no server")
+            raise ValueError("must name a server")
         for url in urls:
             parts = _split(url if "://" in url else f"nats://{url}")
             if parts is None or not _has_address(parts) or parts.path not in ("", "/"):
                 raise ValueError("must look like nats://host:4222 or tls://host:4222")
             if parts.username is not None or parts.password is not None:
                 raise ValueError(
-                    "must not hold a user or password: use SIDECAR_NATS_USER with "
+                    "must not contain a user or password: use SIDECAR_NATS_USER with "
                     "SIDECAR_NATS_PASSWORD_FILE, or SIDECAR_NATS_TOKEN_FILE"
                 )
         return urls
@@ -255,7 +263,7 @@ class Settings(BaseSettings):
         given = self.model_fields_set
         if self.embedded and "nats_url" in given:
             raise ValueError(
-                "SIDECAR_EMBEDDED and --embedded start their own server: "
+                "SIDECAR_EMBEDDED and --embedded start an embedded server: "
                 "remove SIDECAR_NATS_URL"
             )
         if (self.nats_user is None) != (self.nats_password_file is None):
@@ -298,7 +306,7 @@ class Settings(BaseSettings):
 
     @property
     def nats_server(self) -> NatsServer:
-        """Where NATS is and who we are there."""
+        """The NATS servers and the login."""
         wants_tls = (
             self.nats_tls_ca_file is not None
             or self.nats_tls_cert_file is not None
@@ -324,7 +332,7 @@ class Settings(BaseSettings):
         )
 
     def readable_secrets(self) -> list[Path]:
-        """Give the files with secrets that every user of this machine may read."""
+        """Give the secret files that every user of this machine may read."""
         files = (
             self.nats_password_file,
             self.nats_token_file,
@@ -337,12 +345,12 @@ class Settings(BaseSettings):
         return [file for file in files if file is not None and _is_for_all(file)]
 
     def require_listener(self) -> None:
-        """Refuse a daemon that nobody could send an event to."""
+        """Refuse to start if no listener serves the API."""
         if self.unix_socket is None and self.tcp_access == "off":
             raise SettingsError(
-                "Nobody could reach the API: set SIDECAR_UNIX_SOCKET to a path "
-                "(recommended), or SIDECAR_TOKEN_FILE for TCP with a token, or "
-                "SIDECAR_TCP_API=open where the network namespace holds nothing else."
+                "No listener serves the API: set SIDECAR_UNIX_SOCKET (recommended), or "
+                "SIDECAR_TOKEN_FILE for TCP with a token, or SIDECAR_TCP_API=open if "
+                "nothing else runs in this network namespace."
             )
 
 
@@ -368,13 +376,13 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
         if name.endswith("_PORT") and _LINKED_ADDRESS.fullmatch(value):
             continue
         nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)[0]
-        sentences.append(f"{name} is no setting; did you mean {nearest}?")
+        sentences.append(f"{name} is not a setting; did you mean {nearest}?")
     if sentences:
         raise SettingsError("\n".join(sentences))
 
 
 def _pair(one: str, other: str) -> str:
-    return f"{PREFIX}{one} and {PREFIX}{other} go together: set both or neither"
+    return f"{PREFIX}{one} and {PREFIX}{other} belong together: set both or neither"
 
 
 def _is_for_all(file: Path) -> bool:

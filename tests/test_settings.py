@@ -67,7 +67,7 @@ def test_each_setting_says_what_it_is() -> None:
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({"NATS_URL": ","}, ("SIDECAR_NATS_URL", "names no server")),
+        ({"NATS_URL": ","}, ("SIDECAR_NATS_URL", "must name a server")),
         ({"NATS_URL": "http://h:1"}, ("SIDECAR_NATS_URL", "nats://host:4222")),
         ({"NATS_URL": "nats://"}, ("SIDECAR_NATS_URL", "nats://host:4222")),
         ({"NATS_URL": "nats://h:notaport"}, ("SIDECAR_NATS_URL",)),
@@ -77,7 +77,7 @@ def test_each_setting_says_what_it_is() -> None:
         ({"NATS_URL": f"nats://h:1,nats://{SECRET}@h:2"}, ("SIDECAR_NATS_URL",)),
         (
             {"NATS_USER": "u"},
-            ("SIDECAR_NATS_USER and SIDECAR_NATS_PASSWORD_FILE go together: set both",),
+            ("SIDECAR_NATS_USER and SIDECAR_NATS_PASSWORD_FILE belong together",),
         ),
         (
             {"NATS_PASSWORD_FILE": "/p"},
@@ -119,7 +119,7 @@ def test_each_setting_says_what_it_is() -> None:
         ({"MAX_EVENT_BYTES": "67108865"}, ("SIDECAR_MAX_EVENT_BYTES",)),
         ({"HTTP_PORT": "65536"}, ("SIDECAR_HTTP_PORT",)),
         ({"HTTP_PORT": SECRET}, ("SIDECAR_HTTP_PORT",)),
-        ({"HTTP_NAMES": "bus,http://bus"}, ("SIDECAR_HTTP_NAMES", "names alone")),
+        ({"HTTP_NAMES": "bus,http://bus"}, ("SIDECAR_HTTP_NAMES", "host names only")),
         ({"HTTP_NAMES": "bus:8480"}, ("SIDECAR_HTTP_NAMES",)),
         ({"HTTP_NAMES": "*.bus"}, ("SIDECAR_HTTP_NAMES",)),
         ({"HTTP_NAMES": '"a" b'}, ("SIDECAR_HTTP_NAMES",)),
@@ -166,7 +166,7 @@ def test_an_unknown_variable_names_the_nearest_known_one(
     load_with: Load, unknown: str, nearest: str
 ) -> None:
     sentences = mistakes(load_with, **{unknown: SECRET})
-    assert sentences == [f"SIDECAR_{unknown} is no setting; did you mean {nearest}?"]
+    assert sentences == [f"SIDECAR_{unknown} is not a setting; did you mean {nearest}?"]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_service_links_of_kubernetes_are_ignored(
 def test_a_misspelt_port_is_no_service_link(load_with: Load) -> None:
     sentences = mistakes(load_with, HTPP_PORT="8481")
     assert sentences == [
-        "SIDECAR_HTPP_PORT is no setting; did you mean SIDECAR_HTTP_PORT?"
+        "SIDECAR_HTPP_PORT is not a setting; did you mean SIDECAR_HTTP_PORT?"
     ]
 
 

@@ -112,7 +112,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], socket: Path) -> None:
             except httpx.HTTPError:
                 pass
             time.sleep(0.05)
-    raise DemoError("The sidecar did not become ready; its lines above say why.")
+    raise DemoError("The sidecar did not become ready; its log above says why.")
 
 
 def _client(socket: Path) -> httpx.Client:
@@ -198,7 +198,7 @@ def _show_stream(stored: list[Any], sent: list[Any]) -> int:
         )
     in_order = [each.to_json() for each in stored] == [each.to_json() for each in sent]
     print(
-        f"\n{len(stored)} of {len(sent)} events stand in the stream, "
-        + ("in the order sent, unchanged." if in_order else "NOT as sent!")
+        f"\n{len(stored)} of {len(sent)} events are in the stream, "
+        + ("in the order sent, unchanged." if in_order else "but NOT as sent!")
     )
     return 0 if in_order else 1

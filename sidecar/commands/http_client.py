@@ -67,7 +67,7 @@ def ask(http: httpx.Client, path: str, **query: Any) -> dict[str, Any]:
         document: dict[str, Any] = answer.json()
     except (httpx.HTTPError, ValueError):
         raise DaemonError(
-            "The daemon does not answer. Is it running with these SIDECAR_ settings?"
+            "The daemon does not answer. Start it with the same SIDECAR_ settings."
         ) from None
     # A page that came slowly and failed says so in the place of the page.
     status = document.get("status", answer.status_code)
@@ -85,7 +85,9 @@ def _authorization(settings: Settings) -> dict[str, str]:
     try:
         token = settings.token_file.read_text("utf-8").strip()
     except (OSError, ValueError):
-        raise DaemonError("The file SIDECAR_TOKEN_FILE names cannot be read.") from None
+        raise DaemonError(
+            "The file that SIDECAR_TOKEN_FILE names cannot be read."
+        ) from None
     return {"Authorization": f"Bearer {token}"}
 
 
@@ -95,7 +97,7 @@ def _pinned(certificate: Path) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(certificate))
     except OSError:
         raise DaemonError(
-            "The file SIDECAR_TLS_CERT_FILE names cannot be read."
+            "The file that SIDECAR_TLS_CERT_FILE names cannot be read."
         ) from None
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

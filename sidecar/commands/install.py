@@ -26,10 +26,12 @@ def install_plugins(plugins: Path) -> list[Path]:
     """
     if not plugins.is_dir():
         raise InstallError(
-            f"{plugins} is no directory. Name the plugins directory of Hermes."
+            f"{plugins} is not a directory. Name the plugins directory of Hermes."
         )
     if (plugins / "plugins").is_dir():
-        raise InstallError(f"{plugins} holds a plugins directory: name that one.")
+        raise InstallError(
+            f"{plugins} holds a plugins directory: name that one instead."
+        )
     installed = []
     for source in sorted(PLUGIN_STUB.glob(f"*/{NAME}")):
         target = plugins / source.parent.name / NAME

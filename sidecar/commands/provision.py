@@ -61,7 +61,7 @@ async def provision(
     sentences += [stream.STRANGER.format(name) for name in strangers]
     if first_offset is not None:
         sentences.append(
-            f"The stream exists: --first-offset {first_offset} was not applied."
+            f"The stream exists already: --first-offset {first_offset} was not applied."
         )
     return None, sentences
 
@@ -106,7 +106,7 @@ async def _connected(
     try:
         yield connection
     except ApiError as error:
-        raise ProvisionError(f"The NATS server refused: {error}.") from None
+        raise ProvisionError(f"The NATS server refused the request: {error}.") from None
     except NoReply as absence:
         problem = Problem(absence.cause)
         problem.faults = connection.faults

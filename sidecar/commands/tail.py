@@ -27,8 +27,8 @@ PATIENCE_SECONDS: Final = 30.0
 """How long is asked for what nobody can say; then that is the end, and an error."""
 
 NO_END: Final = (
-    "Nobody could say for 30 seconds whether there are more events. "
-    "Look at /health of the sidecar."
+    "It was not known for 30 seconds whether there are more events. "
+    "See /health of the sidecar."
 )
 
 
@@ -47,7 +47,8 @@ def tail(settings: Settings, view: View) -> None:
     """Print events, and with follow go on until interrupted; raise DaemonError."""
     if view.show_payload:
         print(
-            "Warning: attributes are shown; they may hold passwords.", file=sys.stderr
+            "Warning: attributes are shown; they may contain passwords.",
+            file=sys.stderr,
         )
     with client(settings, timeout_seconds=_WAIT_SECONDS + 10) as http:
         for row in _rows(http, view):

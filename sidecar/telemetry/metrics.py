@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures for Prometheus. The edge to prometheus_client.
+"""The metrics for Prometheus. The edge to prometheus_client.
 
-What happens is counted where it happens; what is, is read from the daemon when it is
-asked for. Labels are bounded: a category is base, initsync or other.
+Counters are increased where something happens; gauges are read from the daemon at each
+scrape. Labels are bounded: a category is base, initsync or other.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _SECONDS = (
 
 
 class Metrics:
-    """What is counted, and the text that Prometheus scrapes."""
+    """The counters, and the text that Prometheus scrapes."""
 
     def __init__(
         self,
@@ -69,25 +69,25 @@ class Metrics:
         )
         self._duplicates = self._counter(
             "duplicates_answered_total",
-            "Requests answered with an event that stood in the stream already.",
+            "Requests whose event was already stored.",
             (),
         )
         self._resolutions = self._counter(
             "resolutions_total",
-            "Publishes whose first copy left open what became of it, by the outcome "
-            "that looking and sending again had: stored, not_stored, unknown.",
+            "Publishes whose first attempt had an unknown outcome, by the outcome in "
+            "the end: stored, not_stored, unknown.",
             ("outcome",),
         )
         self._preconditions_failed = self._counter(
             "preconditions_failed_total",
-            "Requests that found an event of another producer at the next offset.",
+            "Requests that found another producer's event at the next offset.",
             (),
         )
         self._refused = self._counter(
             "requests_refused_total", "Requests refused, by problem code.", ("code",)
         )
         self._events_read = self._counter(
-            "events_read_total", "Events given to readers.", ()
+            "events_read_total", "Events sent to readers.", ()
         )
         self._seconds = Histogram(
             f"{_PREFIX}publish_duration_seconds",
@@ -114,7 +114,7 @@ class Metrics:
     def stored(
         self, category: str, duplicate: bool, size_bytes: int, seconds: float
     ) -> None:
-        """Count an event that stands in the stream."""
+        """Count an event that is stored."""
         self._stored[_bounded(category), duplicate].inc()
         if duplicate:
             self._duplicates.inc()
@@ -123,16 +123,16 @@ class Metrics:
         self._seconds.observe(seconds)
 
     def not_stored(self, category: str, outcome: Outcome, seconds: float) -> None:
-        """Count an event that was refused, or of which nobody knows."""
+        """Count an event that was not stored, or whose outcome is unknown."""
         self._published.labels(_bounded(category), outcome.value).inc()
         self._seconds.observe(seconds)
 
     def resolved(self, outcome: Outcome | None) -> None:
-        """Count a publish that one copy did not settle."""
+        """Count a publish whose outcome was unknown after the first attempt."""
         self._resolutions.labels((outcome or Outcome.UNKNOWN).value).inc()
 
     def refused(self, code: str) -> None:
-        """Count a request that was refused, at any stage."""
+        """Count a refused request."""
         self._refused.labels(code).inc()
 
     def second_writer(self) -> None:
@@ -140,11 +140,11 @@ class Metrics:
         self._preconditions_failed.inc()
 
     def read(self, events: int) -> None:
-        """Count events given to a reader."""
+        """Count events sent to a reader."""
         self._events_read.inc(events)
 
     def text(self) -> bytes:
-        """Give everything in Prometheus' text format."""
+        """Give all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
@@ -152,7 +152,7 @@ class Metrics:
 
 
 class _Now(Collector):
-    """What is true at the moment of a scrape; without a value nothing is said."""
+    """The state at the moment of a scrape; a metric without a value is left out."""
 
     def __init__(
         self,
@@ -169,14 +169,14 @@ class _Now(Collector):
         )
         yield CounterMetricFamily(
             f"{_PREFIX}nats_connections_total",
-            "Connections to NATS that were made.",
+            "Connections made to NATS.",
             facts.connections,
         )
         if facts.reads is not None:
             yield _copies(facts.reads)
         checks = GaugeMetricFamily(
             f"{_PREFIX}check_status",
-            "Each check of /health: 0 passed, 1 a warning, 2 failed.",
+            "Status of each check of /health: 0 pass, 1 warn, 2 fail.",
             labels=("check",),
         )
         assessed = health.assess(facts)
@@ -185,7 +185,7 @@ class _Now(Collector):
         yield checks
         ends = GaugeMetricFamily(
             f"{_PREFIX}certificate_end_timestamp_seconds",
-            "When the first certificate in the file of a setting ends, since 1970.",
+            "When the certificate file of a setting expires, in seconds since 1970.",
             labels=("setting",),
         )
         for setting, end in self._certificate_ends().items():
@@ -199,8 +199,8 @@ class _Now(Collector):
 def _copies(reads: Reading) -> Metric:
     family = CounterMetricFamily(
         f"{_PREFIX}copies_wanting_total",
-        "Reads that the leader had to answer, by what a copy did: late (it was silent "
-        "for a second), behind (it lacked the event), stranger (another stream's).",
+        "Reads that the leader served, by why a replica did not: late (silent for a "
+        "second), behind (it lacked the event), stranger (another stream replied).",
         labels=("kind",),
     )
     family.add_metric(("late",), reads.late)
@@ -212,31 +212,39 @@ def _copies(reads: Reading) -> Metric:
 def _gauges(facts: Facts, ready: bool) -> list[tuple[str, str, Any]]:
     info = facts.info
     gauges: list[tuple[str, str, Any]] = [
-        ("ready", "1 while events can flow.", int(ready)),
-        ("nats_connected", "1 while a fit stream is reached.", int(not facts.cause)),
+        ("ready", "1 while the sidecar is ready.", int(ready)),
+        (
+            "nats_connected",
+            "1 while connected to NATS and to a usable stream.",
+            int(not facts.cause),
+        ),
         (
             "round_trip_age_seconds",
-            "Since the stream's leader last answered.",
+            "Seconds since the stream's leader last replied.",
             facts.round_trip_age,
         ),
         (
             "acknowledgement_age_seconds",
-            "Since an event was last stored.",
+            "Seconds since an event was last stored.",
             facts.acknowledgement_age,
         ),
-        ("publishes_in_flight", "Publishes under way.", facts.in_flight),
+        ("publishes_in_flight", "Publishes in flight.", facts.in_flight),
         (
             "oldest_unresolved_publish_seconds",
-            "Age of the oldest publish without a definite answer; 0 for none.",
+            "Age of the oldest publish whose outcome is unknown; 0 for none.",
             facts.doubt_age or 0,
         ),
-        ("readers_waiting", "Readers that wait for an event.", facts.readers_waiting),
+        (
+            "readers_waiting",
+            "Readers that wait for a new event.",
+            facts.readers_waiting,
+        ),
     ]
     if info is not None:
         gauges += [
             (
                 "first_offset",
-                "First offset that the stream still holds.",
+                "First offset that the stream holds.",
                 info.position.first,
             ),
             ("last_offset", "Last offset of the stream.", info.position.last),
@@ -244,22 +252,22 @@ def _gauges(facts: Facts, ready: bool) -> list[tuple[str, str, Any]]:
             ("stream_bytes", "Size of the stream.", info.size_bytes),
             (
                 "stream_max_bytes",
-                "Limit of the stream's size; -1 for none.",
+                "Limit of the stream's size, max_bytes; -1 for none.",
                 info.config.get("max_bytes", -1),
             ),
             (
                 "stream_max_messages",
-                "Limit of the stream's events; -1 for none.",
+                "Limit of the stream's events, max_msgs; -1 for none.",
                 info.config.get("max_msgs", -1),
             ),
             (
                 "stream_max_age_seconds",
-                "Retention of the stream; 0 for ever.",
+                "Retention of the stream, max_age; 0 for ever.",
                 max_age_seconds(info.config),
             ),
             (
                 "stream_max_event_bytes",
-                "Limit of one event with its headers; -1 for none but the server's.",
+                "Limit of one event with its headers, max_msg_size; -1 for none.",
                 info.config.get("max_msg_size", -1),
             ),
         ]
@@ -293,17 +301,17 @@ def _initsync_gauges(facts: Facts) -> list[tuple[str, str, Any]]:
         ),
         (
             "initsync_objects",
-            "Objects of the last complete initsync.",
+            "Objects in the last complete initsync.",
             initsync.objects,
         ),
         (
             "initsync_stop_timestamp_seconds",
-            "When the last complete initsync ended, since 1970.",
+            "When the last complete initsync ended, in seconds since 1970.",
             initsync.stop.time,
         ),
         (
             "initsync_stays_seconds",
-            "How long the last complete initsync stays in the stream; none for ever.",
+            "Seconds until the last complete initsync expires; absent for never.",
             facts.initsync_stays,
         ),
     ]

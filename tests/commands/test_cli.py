@@ -231,7 +231,7 @@ def test_a_file_in_place_of_the_socket_is_kept(run: Run, private: Path) -> None:
     path = private / "s"
     path.write_text("precious")
     ran = run("serve", http_port=0, unix_socket=path)
-    assert_complaint(ran, 3, str(path), "no socket")
+    assert_complaint(ran, 3, str(path), "not a socket")
     assert path.read_text() == "precious"
 
 
@@ -360,10 +360,10 @@ def test_provision_creates_a_fit_stream_once(
     assert made["config"]["max_age"] == 90 * 86400 * 10**9
     checked = run("check", **stream)
     assert (checked.returncode, checked.stderr) == (0, "")
-    assert "is fit" in checked.stdout
+    assert "is usable" in checked.stdout
     again = run("provision", **stream)
     assert (again.returncode, again.stderr) == (0, "")
-    assert "as the settings say" in again.stdout
+    assert "matches the settings" in again.stdout
     assert info(stream, nats) == made
 
 
@@ -517,7 +517,7 @@ def test_install_plugins_copies_both_and_says_where(run: Run, private: Path) -> 
 
 def test_install_plugins_into_nowhere_is_a_sentence(run: Run, private: Path) -> None:
     ran = run("install-plugins", private / "none")
-    assert_complaint(ran, 7, "is no directory")
+    assert_complaint(ran, 7, "is not a directory")
 
 
 # -- tail ------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def test_a_former_version_is_replaced_and_neighbours_are_kept(tmp_path: Path) ->
 
 
 def test_a_missing_directory_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(InstallError, match="is no directory"):
+    with pytest.raises(InstallError, match="is not a directory"):
         install_plugins(tmp_path / "missing")
 
 

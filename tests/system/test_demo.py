@@ -27,7 +27,7 @@ def test_the_demo_says_that_every_event_stands_in_the_stream(tmp_path: Path) -> 
         capture_output=True,
         text=True,
     )
-    assert ran.stdout.splitlines()[-1].startswith("14 of 14 events stand")
+    assert ran.stdout.splitlines()[-1].startswith("14 of 14 events are in")
     page = tmp_path / "demo.html"
     page.write_text(_TERMINAL + html.escape(ran.stdout), "utf-8")
     screenshot(tmp_path, page.as_uri(), "demo", "dark", (700, 460))
