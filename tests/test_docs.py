@@ -13,6 +13,11 @@ import pytest
 
 from sidecar import errors
 from sidecar.model import health
+from sidecar.model.initsync import Initsync, Mark
+from sidecar.model.reply import Position
+from sidecar.model.stream import StreamInfo
+from sidecar.settings import PREFIX, Settings
+from sidecar.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -158,3 +163,69 @@ def test_each_test_that_the_field_names_exists() -> None:
     for name in names:
         form = re.escape(name).replace(re.escape("..."), ".*")
         assert any(re.fullmatch(form, test) for test in tests), name
+
+
+# -- tests/stable_names.txt ------------------------------------------------------------
+
+
+def facts_with_everything() -> health.Facts:
+    """Give facts that each metric has a value for."""
+    start, stop = (
+        Mark(1, "initsync", "init-start", 0),
+        Mark(2, "initsync", "init-stop", 1),
+    )
+    return health.Facts(
+        stopping=False,
+        writes=True,
+        cause=None,
+        faults=[],
+        info=StreamInfo(
+            config={},
+            position=Position(1, 2),
+            messages=2,
+            size_bytes=1,
+            created="",
+            leader=None,
+            replicas=1,
+            live_replicas=1,
+            categories={},
+        ),
+        round_trip_age=0.1,
+        acknowledgement_age=0.1,
+        doubt_age=None,
+        second_writer_age=None,
+        reads=health.Reading(),
+        is_initsync_known=True,
+        initsync=Initsync(start, stop, 0),
+        initsync_stays=1.0,
+    )
+
+
+def metric_names() -> set[str]:
+    """Give each metric of ours with its labels."""
+    metrics = Metrics(facts_with_everything, lambda: {"SIDECAR_TLS_CERT_FILE": 1.0})
+    metrics.refused("busy")
+    lines = metrics.text().decode().splitlines()
+    samples = [line for line in lines if line.startswith("hermes_sidecar_")]
+    names = {re.sub(r'="[^"]*"', "", line.rpartition(" ")[0]) for line in samples}
+    return {name for name in names if "_created" not in name}
+
+
+def stable_names() -> list[str]:
+    """Give every name of the code that users, alerts and scripts rely on."""
+    causes = [each for each in vars(errors).values() if isinstance(each, errors.Cause)]
+    checks = health.assess(facts_with_everything())
+    return [
+        *sorted(f"code {cause.code} {int(cause.status)}" for cause in causes),
+        *sorted(f"outcome {outcome}" for outcome in errors.Outcome),
+        *sorted(f"check {check.name}" for check in checks),
+        *sorted(f"metric {name}" for name in metric_names()),
+        *sorted(f"log {name}" for name in logged()),
+        *sorted(f"setting {PREFIX}{name.upper()}" for name in Settings.model_fields),
+    ]
+
+
+def test_names_that_users_rely_on_stay() -> None:
+    """Add a new name to the list; a removed or renamed one breaks what users built."""
+    lines = (ROOT / "tests" / "stable_names.txt").read_text("utf-8").splitlines()
+    assert stable_names() == [line for line in lines if not line.startswith("#")]
