@@ -29,42 +29,45 @@ _HEAD = """\
 <!-- Written by tests/chaos/report.py; do not edit. -->
 # Fault matrix
 
-What happens to events when something dies, measured: the real producer plugin sends
-through real sidecars to real nats-servers while the faults below come in an order drawn
-from a seed, and afterwards the whole stream is read and compared with what each `_send`
-told Hermes. The duplicate window of the stream is 0.1 s throughout, so nothing rests on
+This page shows what happens to events under faults. The real producer plugin sends
+through real sidecars to real nats-servers, while the faults below are injected in an
+order drawn from a seed. Then the whole stream is read and compared with the result of
+each `_send`. The duplicate window of the stream is 0.1 s, so that nothing depends on
 JetStream's deduplication. The plugin's timeouts are 1 and 2 s instead of 30 and 60, so
-that failures and unknown outcomes do reach Hermes.
+that failures and unknown outcomes reach Hermes.
 
 Hermes is a model with the rules of the real one: it computes each pass from a source
-and its cache, saves the cache when the real one does, and after a failure computes
-anew. The source has few objects with few values: it goes back to older ones, removes
-objects and adds them again, so byte-identical events come all the time, rightly. Hermes
-is stopped, killed and frozen like everything else.
+and its cache, saves the cache when the real one does, and computes again after a
+failure. The source has few objects with few values: it returns to older values, removes
+objects and adds them again, so byte-identical events are frequent and valid. Hermes is
+stopped, killed and frozen like all other processes.
 
 Checked in each run, by the key of each `_send` and by the events of each object:
 
-- each `_send` that returned stands exactly once, at its offset, in the order of
-  sending; nothing that was reported not stored stands; of what was reported unknown, or
-  was on its way when hermes-server was killed, nothing stands twice; nothing else
-  stands;
-- what came again after an unknown outcome is stored once; what is taken for standing
-  already is the newest event of its object, and Hermes did not know of it;
-- of two hermes-servers none stores behind an event of the other that came in its pass;
-- a target that applies the whole stream ends with what Hermes knows;
-- offsets rise without a hole, and a stream that is deleted and provisioned anew after
-  20,000 events at once reuses none (at the end of each run of `single`);
-- all replicas hold the same, but for those that are proven to be damaged by their own
+- each `_send` that returned is stored exactly once, at its offset, in the order of
+  sending; no event that was reported as not stored is in the stream; no event with an
+  unknown outcome, or in flight when hermes-server was killed, is stored twice; there
+  are no other events;
+- an event that was sent again after an unknown outcome is stored once; an event that is
+  recognised as stored is the newest of its object, and Hermes did not know of it;
+- of two hermes-servers, neither stores after an event of the other one within its pass;
+- a target that applies the whole stream ends with the state that Hermes knows;
+- offsets increase without a gap, and a stream that is deleted and provisioned again
+  after 20,000 events at once reuses none (at the end of each run of `single`);
+- all replicas are equal, except those that are proven to be damaged by their own
   server, which are counted;
-- each reader (the real consumer plugin, opened and sought anew through all faults) saw
-  the same, once, in order, and was never told that its offset is not in the stream;
-- what a new client got (the real consumer plugin again, which all the while begins at
-  the first offset, as a hermes-client's first start does, and seeks what it has found)
-  is a piece of the stream without a gap; an end that it met was one while it asked; and
-  no initsync that was complete when it began is newer than the one that it would take.
+- each reader (the real consumer plugin, opened and positioned again through all faults)
+  saw the same events, once, in order, and was never told that its offset is not in the
+  stream;
+- a new client (the real consumer plugin again, which repeatedly starts at the first
+  offset, as a hermes-client's first start does, and seeks what it has found) got a part
+  of the stream without a gap; an end that it got was the end at some moment of its
+  request; and no initsync that was complete when it started is newer than the one that
+  it would take.
 
-Known and counted: what a hermes-server had stored and not saved, or was never told of,
-when it was stopped or killed, it stores again after its start (*Repeated*).
+Known and counted: events that a hermes-server had stored but not saved, or whose result
+it did not get, when it was stopped or killed, are stored again after its start
+(*Repeated*).
 """
 
 
@@ -141,12 +144,11 @@ def _totals(runs: Sequence[Run]) -> list[str]:
         ),
         "",
         (
-            f"{sum(late.values()):,} requests and publishes were held back and "
-            "delivered "
-            f"after their sender had gone on. What they were answered: {answers}. "
-            f"The {stored} answers 200, 201 and stored are copies of an event that "
-            "stands "
-            "once, by this copy or by an earlier one; 412 and 10071 are refusals."
+            f"{sum(late.values()):,} requests and publishes were delayed and delivered "
+            f"after their sender had continued. Their responses: {answers}. "
+            f"The {stored} responses 200, 201 and stored are attempts of an event that "
+            "is stored once, by this attempt or by an earlier one; 412 and 10071 are "
+            "refusals."
         ),
         "",
     ]
@@ -164,10 +166,10 @@ def _damages(runs: Sequence[Run]) -> list[str]:
         "## Server damage",
         "",
         (
-            f"{len(rows)} replicas held events elsewhere than the precondition of each "
-            "allows, which no publish can bring about: their nats-server put them "
-            "there. A majority of the replicas had no such event and agreed; it, and "
-            "what the readers were given, was checked as above."
+            f"{len(rows)} replicas held events at offsets that their preconditions do "
+            "not allow. No publish can cause this; their nats-server did. A majority "
+            "of the replicas had no such event and agreed; it, and the events given "
+            "to the readers, were checked as above."
         ),
         "",
         (
@@ -200,14 +202,11 @@ def _faults(runs: Sequence[Run]) -> list[str]:
         "",
         (
             "*Caller sees*: what `_send`, or `open` at the start of a pass, raised "
-            "between "
-            "this fault and the next; everything else returned its offset. *Stream "
-            "holds*: "
-            "every acknowledged event once, and of the events of unknown outcome so "
-            "many. "
-            "*Ready again*: seconds from the end of the fault (or the moment it "
-            "struck) to "
-            "the next acknowledged event, median and longest."
+            "between this fault and the next; all others returned their offset. "
+            "*Stream holds*: each acknowledged event once, and this number of events "
+            "with unknown outcome. *Ready again*: seconds from the end of the fault "
+            "(or from its start, if it has no end) to the next acknowledged event, "
+            "median and longest."
         ),
         "",
         (
@@ -263,13 +262,12 @@ def _runs(runs: Sequence[Run]) -> list[str]:
         "",
         (
             "*Recognised*: events that Hermes sent again after an unknown outcome "
-            "and that "
-            "stood already. *Repeated*: events that a hermes-server stored again "
-            "after its start. *Read*: events seen by the readers. *Scans*: of new "
-            "clients, from the first offset to an end."
+            "and that were already stored. *Repeated*: events that a hermes-server "
+            "stored again after its start. *Read*: events read by the readers. "
+            "*Scans*: of new clients, from the first offset to an end."
         ),
         "",
-        "`make chaos` does all of this again. One run, with the seed of a row:",
+        "`make chaos` repeats all of this. To repeat one run, use its seed:",
         "",
         (
             "    PYTHONPATH=tests python -m chaos.run --topology cluster --seed 1 "
