@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Hermes with the plugins of the sidecar. The build context is a checkout of Hermes:
 #   docker build --tag hermes --file hermes.Dockerfile /path/to/Hermes
-# A source or target that needs more than Hermes itself has a requirements.txt in its
-# plugin's folder: install that here too.
+# If a source or target plugin needs more packages, its folder has a requirements.txt:
+# install it here too.
 ARG BASE=docker.io/library/python:3.13-slim-trixie
 ARG BUILD_BASE=${BASE}
 ARG SIDECAR=hermes-nats-sidecar
@@ -16,14 +16,14 @@ COPY requirements.txt ./
 RUN python3 -m venv /opt/hermes-venv \
  && /opt/hermes-venv/bin/pip install --no-cache-dir --requirement requirements.txt
 COPY . /opt/hermes
-# Its user reads it, whatever umask the checkout was made with.
+# Readable by its user, whatever umask the checkout was made with.
 RUN chmod -R go+rX /opt/hermes
 
 FROM ${BASE}
 COPY --from=build /opt/hermes-venv /opt/hermes-venv
 COPY --from=build /opt/hermes /opt/hermes
 COPY --from=plugins /plugins /opt/hermes/plugins
-# Its group is that of the sidecar's socket.
+# The group of the sidecar's socket.
 RUN install -d -m 0700 -o 10002 -g 10001 /var/lib/hermes /var/lib/campus
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 WORKDIR /etc/hermes
