@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Everything a developer runs; `make help` lists it. Only git, make and Python are needed.
+# All commands of a developer; `make help` lists it. It only needs git, make and Python.
 
 PYTHON ?= python3
 VENV := .venv
@@ -56,7 +56,7 @@ image: ## build the image: IMAGE=NAME, BUILD_ARGS="--build-arg BASE=..."
 test-image: $(VENV)/system ## build and run image and compose here, as root: HERMES_HOME=DIR
 	$(BIN)/python -m pytest -rs tests/system/test_image.py
 
-test-system: $(VENV)/system ## load all of deploy/ by the real tools, as root
+test-system: $(VENV)/system ## test all of deploy/ with the real tools, as root
 	$(BIN)/python -m pytest -rs -n $(WORKERS) --dist loadfile tests/system
 
 chaos: $(VENV)/developed ## prove exactly once under faults (50 minutes), ARGS="--minutes 10"
@@ -68,11 +68,11 @@ simulate: $(VENV)/developed ## try the protocol in simulated time, ARGS="--minut
 bench: $(VENV)/benched ## measure beside the alternatives, ARGS=--quick
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
 
-fuzz: $(VENV)/developed ## throw 100,000 bad requests, ARGS="--inputs 20000"
+fuzz: $(VENV)/developed ## send 100,000 invalid requests, ARGS="--inputs 20000"
 	PYTHONPATH=tests $(BIN)/python -m fuzz.campaign $(ARGS)
 	PYTHONPATH=tests $(BIN)/python -m fuzz.crowd --minutes 1
 
-crowd: $(VENV)/developed ## 2,000 strangers at every phase (10 minutes), ARGS="--minutes 1"
+crowd: $(VENV)/developed ## open 2,000 unauthorised connections (10 minutes), ARGS="--minutes 1"
 	PYTHONPATH=tests $(BIN)/python -m fuzz.crowd $(ARGS)
 
 # Before sys.monitoring (Python 3.12) lines that ran in started processes went missing.
@@ -84,7 +84,7 @@ coverage: $(VENV)/probed ## show the lines that no test runs, by Python 3.12 or 
 	  $(BIN)/coverage run -m pytest -n $(WORKERS) --dist worksteal
 	$(BIN)/coverage combine --quiet; $(BIN)/coverage report
 
-mutants: $(VENV)/probed ## break the decisions, see the tests notice: docs/mutants.md
+mutants: $(VENV)/probed ## change each decision, see that a test fails: docs/mutants.md
 	rm -rf mutants
 	$(BIN)/mutmut run --max-children $(WORKERS)
 	$(BIN)/mutmut results | grep -v ': no tests'
@@ -100,7 +100,7 @@ audit: .venv-audit/installed ## compare the locked dependencies with known advis
 	  --disable-pip --strict --timeout 10 --progress-spinner off \
 	  --format json --output .cache/audit.json 2>.cache/audit.log; status=$$?; \
 	tail -n 1 .cache/audit.log; test -s .cache/audit.json || echo \
-	  "The advisories cannot be had from this network: not all was compared."; \
+	  "No advisories could be loaded from this network: not everything was compared."; \
 	exit $$status
 
 format: $(VENV)/developed ## format the code

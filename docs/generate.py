@@ -80,10 +80,10 @@ description is [openapi.json](openapi.json). `make docs` writes this page.
       -H 'Content-Type: application/json' -H 'Idempotency-Key: 0b5e...' \\
       -H 'If-Match: "1795426702876123"' -d @event.json
 
-`If-Match` is the last offset that the caller knows, L. The event is stored at offset L
-+ 1, or not at all: `201` means stored now, `200` already stored (same key, same bytes),
-`412` another event is stored at L + 1. At most one event can be stored for each L, so
-repeating a request is always safe.
+`If-Match` is the last offset that the caller knows, L. The event is stored at offset
+L + 1, or not at all: `201` means stored now, `200` already stored (same key, same
+bytes), `412` another event is stored at L + 1. At most one event can be stored for each
+L, so repeating a request is always safe.
 
 `outcome` in an error response concerns the publish attempts of this request:
 
@@ -98,11 +98,11 @@ end the uncertainty.
 `If-Match: *` appends after the last event, for use with curl. Repetitions are then
 recognised only within the stream's duplicate window (2 minutes).
 
-The `ETag` of `200` and `201` is the event's offset. With `Prefer: return=minimal` (RFC
-7240) they have no body. With `Prefer: wait=N` the response comes within N - 1 seconds
-(at least 2), or within `SIDECAR_PUBLISH_TIMEOUT_SECONDS` if that is less. A caller that
-gives up earlier could miss a response that says `not_stored`. The plugin sends `Prefer:
-return=minimal, wait=15`.
+The `ETag` of `200` and `201` is the event's offset. With `Prefer: return=minimal`
+(RFC 7240) they have no body. With `Prefer: wait=N` the response comes within N - 1
+seconds (at least 2), or within `SIDECAR_PUBLISH_TIMEOUT_SECONDS` if that is less. A
+caller that gives up earlier could miss a response that says `not_stored`. The plugin
+sends `Prefer: return=minimal, wait=15`.
 
 ## Reading events
 

@@ -201,20 +201,20 @@ GET, DIRECT = "$JS.API.STREAM.MSG.GET.hermes", "$JS.API.DIRECT.GET.hermes"
 SEQ = b'{"seq": 1}'
 ASKED = {
     "store an event": [("hermes.base", b"{}")],
-    "store in a category that Hermes has not": [
+    "store in another category than Hermes'": [
         (subject, b"{}") for subject in ("hermes.other", "hermes.\xff", "hermes.schema")
     ],
     "store below a category": [("hermes.a.b", b"{}")],
-    "ask for the stream's state": [("$JS.API.STREAM.INFO.hermes", b"")],
+    "read the stream's state": [("$JS.API.STREAM.INFO.hermes", b"")],
     "read any event from its leader": [(GET, SEQ)],
     "read any event from a replica": [(DIRECT, SEQ)],
-    "create the stream where it is missing": [("$JS.API.STREAM.CREATE.hermes", b"{}")],
+    "create the stream if it is missing": [("$JS.API.STREAM.CREATE.hermes", b"{}")],
     "create another stream": [("$JS.API.STREAM.CREATE.evil", b"{}")],
     "change, empty or delete the stream, or an event": [
         (f"$JS.API.STREAM.{name}.hermes", b"{}")
         for name in ("UPDATE", "PURGE", "DELETE", "MSG.DELETE", "RESTORE", "SNAPSHOT")
     ],
-    "make a consumer, or have another leader": [
+    "create a consumer, or step down the leader": [
         ("$JS.API.CONSUMER.CREATE.hermes", b"{}"),
         ("$JS.API.CONSUMER.DURABLE.CREATE.hermes.x", b"{}"),
         ("$JS.API.STREAM.LEADER.STEPDOWN.hermes", b""),
@@ -243,10 +243,16 @@ ASKED = {
     ],
 }
 HEARD = {
-    "hear answers to its own role": [],  # filled for each role
-    "hear answers to another role": [],
-    "hear events as they are stored": ["hermes.>", "hermes.*", "hermes.base"],
-    "hear anything else": [">", "_INBOX.>", "$JS.API.>", "$JS.EVENT.>", "$SYS.>"],
+    "receive replies of its own role": [],  # filled for each role
+    "receive replies of another role": [],
+    "subscribe to events as they are stored": ["hermes.>", "hermes.*", "hermes.base"],
+    "subscribe to anything else": [
+        ">",
+        "_INBOX.>",
+        "$JS.API.>",
+        "$JS.EVENT.>",
+        "$SYS.>",
+    ],
 }
 
 
@@ -262,8 +268,8 @@ async def permitted(role: str, server: NatsProcess) -> dict[str, str]:
     )
     others = [f"_INBOX_hermes_{each}.>" for each in ROLES if each != role]
     heard = HEARD | {
-        "hear answers to its own role": [f"_INBOX_hermes_{role}.>"],
-        "hear answers to another role": others,
+        "receive replies of its own role": [f"_INBOX_hermes_{role}.>"],
+        "receive replies of another role": others,
     }
     for asked in ASKED.values():
         for subject, payload in asked:
