@@ -77,7 +77,10 @@ def in_doubt(nats: NatsProcess, tmp_path: Path, seconds: float = 10) -> Iterator
         last = last_offset(http)
         nats.freeze()
         answer = in_background(lambda: post(http, last=last))
-        wait_until(lambda: "no definite answer" in reasons(process), what="in doubt")
+        wait_until(
+            lambda: "outcome of a publish is not known" in reasons(process),
+            what="unknown",
+        )
         yield Doubt(process, answer, last)
 
 
