@@ -21,6 +21,7 @@ EDGES = {
     "nkeys": {"jetstream/credentials"},
     "uvicorn": {"http/server", "http/protocol"},
     "prometheus_client": {"telemetry/metrics"},
+    "jinja2": {"http/status_page"},
     "structlog": {"telemetry/log"},
     "pydantic_settings": {"settings"},
     "httpx": {"commands/http_client", "commands/tail", "commands/demo"},

@@ -32,7 +32,7 @@ from sidecar.http.probes import live_response, ready_response
 from sidecar.http.protocol import EVENTS, UNIX
 from sidecar.http.responses import PRIVATE, answer, json_answer
 from sidecar.http.status_page import HEADERS as PAGE_HEADERS
-from sidecar.http.status_page import View, render
+from sidecar.http.status_page import StatusView, render
 from sidecar.model import health
 from sidecar.model.initsync import max_age_seconds
 from sidecar.services.reader import parse_query
@@ -281,7 +281,7 @@ async def _get_stream(daemon: Daemon) -> Response:
 
 async def _get_page(daemon: Daemon) -> Response:
     facts, now = daemon.facts(), time.time()
-    view = View(
+    view = StatusView(
         version=__version__,
         now=now,
         checks=health.assess(facts),

@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The status page as HTML. Pure: what is known in, text out.
-
-Rules of this file: whatever is not written here passes `escape`, since a header of a
-stored event may hold anything; no script, no style attribute and nothing from
-elsewhere, so that the policy can forbid all three.
-"""
+"""The status page: status_page.html and status_page.css, and the words for figures."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 from dataclasses import dataclass, field
-from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sidecar.command_error import printable
 from sidecar.model.initsync import max_age_seconds, rfc3339
@@ -26,38 +23,7 @@ if TYPE_CHECKING:
     from sidecar.services.activity import Row
 
 REFRESH_SECONDS: Final = 10
-
-STYLE: Final = """
-:root { color-scheme: light dark; --page: #fff; --card: #f4f5f7; --text: #16191d;
-  --soft: #50565e; --line: #c8cdd3; --bar: #1f5fa8;
-  --pass: #0b6b30; --warn: #7a4b00; --fail: #a8121b; --on: #fff }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #111418; --card: #1b2026; --text: #e9ecef; --soft: #aab2bb;
-    --line: #3a424b; --bar: #7db4f0;
-    --pass: #7edc9b; --warn: #f2c063; --fail: #ff9a94; --on: #111418 } }
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 1rem; max-width: 64rem; background: var(--page);
-  color: var(--text); font: 1rem/1.5 system-ui, sans-serif }
-h1 { font-size: 1.1rem; margin: 0 0 .75rem }
-h2 { font-size: 1rem; margin: 1.5rem 0 .5rem }
-.state { padding: .75rem 1rem; border-radius: .5rem; color: var(--on) }
-.state strong { font-size: 1.5rem; display: block }
-.state.pass { background: var(--pass) } .state.warn { background: var(--warn) }
-.state.fail { background: var(--fail) }
-.state p { margin: .25rem 0 0; overflow-wrap: anywhere }
-dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr));
-  gap: .5rem; margin: 0 }
-dl div { background: var(--card); border-radius: .5rem; padding: .5rem .75rem }
-dt { color: var(--soft); font-size: .875rem }
-dd { margin: 0; overflow-wrap: anywhere }
-svg { display: block; width: 100%; height: 8rem; background: var(--card);
-  border-radius: .5rem } rect { fill: var(--bar) }
-.scroll { overflow-x: auto } table { border-collapse: collapse; width: 100% }
-th, td { text-align: left; padding: .25rem .75rem .25rem 0; white-space: nowrap;
-  border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums }
-th { color: var(--soft); font-weight: 600 } .right { text-align: right }
-.soft, footer { color: var(--soft) } footer { margin-top: 1.5rem; font-size: .875rem }
-"""
+STYLE: Final = Path(__file__).with_suffix(".css").read_text("utf-8")
 
 _STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 
@@ -82,7 +48,7 @@ _UNITS = ("KiB", "MiB", "GiB", "TiB")
 
 
 @dataclass(frozen=True)
-class View:
+class StatusView:
     """What the page shows; None for what cannot be known now."""
 
     version: str
@@ -98,61 +64,22 @@ class View:
     rows: list[Row] | None = field(default=None, repr=False)
 
 
-def render(view: View) -> str:
+def render(view: StatusView) -> str:
     """Write the page."""
     statuses = [check.status for check in view.checks]
     worst = next((each for each in ("fail", "warn") if each in statuses), "pass")
-    state = _STATES[worst]
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="refresh" content="{REFRESH_SECONDS}">
-<title>{_shown(state)} - hermes-nats-sidecar</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>hermes-nats-sidecar</h1>
-<main>
-<section class="state {worst}"><strong>{_shown(state)}</strong>
-{_reasons(view.checks)}</section>
-<h2>Stream</h2>
-<dl>
-{_facts(view)}
-</dl>
-<h2>Events per minute, last hour</h2>
-{_chart(view.minutes)}
-<h2>Last events</h2>
-{_table(view.rows)}
-</main>
-<footer>Version {_shown(view.version)}, as of {rfc3339(view.now)}; refreshes every
-{REFRESH_SECONDS} seconds. Of an event nothing but metadata is shown.</footer>
-</body>
-</html>
-"""
-
-
-def _reasons(checks: list[Check]) -> str:
-    bad = [check for check in checks if check.reason is not None]
-    if not bad:
-        return "<p>Events can flow.</p>"
-    return "\n".join(
-        f"<p>{_shown(check.reason or '')} <em>{_shown(check.remedy or '')}</em></p>"
-        for check in bad
+    return _PAGE.render(
+        view=view, status=worst, state=_STATES[worst], facts=_facts(view)
     )
 
 
-def _facts(view: View) -> str:
+def _facts(view: StatusView) -> list[tuple[str, str]]:
     facts = [("NATS server", view.server or "not connected"), ("Stream", view.stream)]
     if view.info is not None:
         facts += _stream_facts(view.info)
     if view.is_initsync_known is not None:
         facts += _initsync_facts(view)
-    return "\n".join(
-        f"<div><dt>{_shown(name)}</dt><dd>{_shown(value)}</dd></div>"
-        for name, value in facts
-    )
+    return facts
 
 
 def _stream_facts(info: StreamInfo) -> list[tuple[str, str]]:
@@ -175,7 +102,7 @@ def _filled(value: int, limit: int, write: Callable[[int], str]) -> str:
     return f"{write(value)} of {write(limit)} ({value / limit:.0%})"
 
 
-def _initsync_facts(view: View) -> list[tuple[str, str]]:
+def _initsync_facts(view: StatusView) -> list[tuple[str, str]]:
     initsync = view.initsync
     if initsync is None:
         found = "none" if view.is_initsync_known else "not known"
@@ -190,45 +117,6 @@ def _initsync_facts(view: View) -> list[tuple[str, str]]:
         ),
         ("It stays", "for ever" if stays is None else f"for {duration(stays)}"),
     ]
-
-
-def _chart(minutes: list[int] | None) -> str:
-    if minutes is None:
-        return '<p class="soft">The stream cannot be read now.</p>'
-    most = max(1, *minutes)
-    step, height = 10, 100
-    bars = "".join(
-        f'<rect x="{index * step + 1}" y="{height - count * height / most:.1f}" '
-        f'width="{step - 2}" height="{count * height / most:.1f}">'
-        f"<title>{len(minutes) - 1 - index} minutes ago: {count}</title></rect>"
-        for index, count in enumerate(minutes)
-        if count
-    )
-    words = f"{sum(minutes)} events in the last hour, {max(minutes)} in its best minute"
-    return (
-        f'<svg viewBox="0 0 {len(minutes) * step} {height}" role="img" '
-        f'preserveAspectRatio="none" aria-label="{words}">{bars}</svg>\n'
-        f'<p class="soft">{words}.</p>'
-    )
-
-
-def _table(rows: list[Row] | None) -> str:
-    if rows is None:
-        return '<p class="soft">The stream cannot be read now.</p>'
-    if not rows:
-        return '<p class="soft">None yet.</p>'
-    lines = "\n".join(
-        f'<tr><td class="right">{row.offset}</td><td>{_shown(row.time[:19])}Z</td>'
-        f"<td>{_shown(row.category)}</td><td>{_shown(row.type or '')}</td>"
-        f"<td>{_shown(row.object_type or '')}</td>"
-        f'<td class="right">{size(row.size_bytes)}</td></tr>'
-        for row in rows
-    )
-    return f"""<div class="scroll" tabindex="0"><table>
-<tr><th class="right">Offset</th><th>Time</th><th>Category</th><th>Type</th>
-<th>Object type</th><th class="right">Size</th></tr>
-{lines}
-</table></div>"""
 
 
 def size(count: int) -> str:
@@ -255,5 +143,23 @@ def duration(seconds: float) -> str:
     return " ".join(parts[:2]) or "0 s"
 
 
-def _shown(text: str) -> str:
-    return escape(printable(text))
+def _shown(value: object) -> object:
+    """Show what a browser might obey: a stored event's header may hold anything."""
+    return printable(value) if type(value) is str else value
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=_shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(size=size, rfc3339=rfc3339)
+    environment.globals.update(refresh_seconds=REFRESH_SECONDS, style=STYLE)
+    return environment
+
+
+_PAGE: Final = _environment().get_template("status_page.html")

@@ -120,4 +120,9 @@ def test_a_wheel_holds_code_plugins_and_licences_alone(tmp_path: Path) -> None:
         *("sidecar", "plugin_stub", "hermes_nats_sidecar")
     }
     kinds = {file.suffix for file in files if "dist-info" not in file.parts[0]}
-    assert kinds <= {".py", ".md", ".yml", ".txt", ".typed"}
+    assert kinds <= {".py", ".md", ".yml", ".txt", ".typed", ".html", ".css"}
+    pages = {
+        Path("sidecar/http/status_page.html"),
+        Path("sidecar/http/status_page.css"),
+    }
+    assert pages <= set(files)

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from dataclasses import replace
+from hashlib import sha256
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ from parts.jetstream import Operator
 from parts.sidecar import event, last_offset, post
 
 from sidecar import errors
-from sidecar.http.status_page import HEADERS, STYLE, View, duration, render, size
+from sidecar.http.status_page import HEADERS, STYLE, StatusView, duration, render, size
 from sidecar.model.health import Check
 from sidecar.model.initsync import Initsync, Mark
 from sidecar.model.reply import Position
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 EVIL = "<script>alert(1)</script>\"'&"
 SECRET = "c0rrect-horse"
-WELL = View(
+WELL = StatusView(
     version="1",
     now=0.0,
     checks=[Check("stream", None)],
@@ -116,6 +118,13 @@ def test_the_page_is_whole_and_asks_for_nothing_else() -> None:
     assert "@import" not in STYLE
 
 
+def test_the_policy_allows_just_the_style_that_stands_on_the_page() -> None:
+    style = render(WELL).partition("<style>")[2].partition("</style>")[0]
+    allowed = b64encode(sha256(style.encode()).digest()).decode()
+    policy = HEADERS["Content-Security-Policy"]
+    assert f"style-src 'sha256-{allowed}';" in policy
+
+
 def test_whatever_a_stored_event_says_is_escaped() -> None:
     row = Row(1, EVIL, EVIL, EVIL, EVIL, 1)
     check = Check("stream", EVIL, EVIL)
@@ -134,6 +143,13 @@ def test_whatever_a_stored_event_says_is_escaped() -> None:
     text = render(replace(evil, server=EVIL, version=EVIL))
     assert "<script" not in text
     assert Reader(text).open == []
+
+
+def test_what_a_browser_might_obey_is_shown() -> None:
+    row = Row(1, "t", "base", "\u202eadded\x1b[0m", "Users\n", 1)
+    text = render(replace(WELL, rows=[row]))
+    assert "<td>\\u202eadded\\x1b[0m</td>" in text
+    assert "<td>Users\\n</td>" in text
 
 
 def test_what_cannot_be_known_now_is_said() -> None:
@@ -184,14 +200,14 @@ def test_it_shows_stream_and_events_and_nothing_of_a_payload(
 ) -> None:
     body = event(objattrs={"password": SECRET}, objpkey=SECRET, objtype="Secrets")
     offset = post(http, body).json()["offset"]
-    answer = get(sidecar)
-    assert answer.headers["content-type"].startswith("text/html")
-    assert {name: answer.headers[name] for name in HEADERS} == HEADERS
-    assert f'<td class="right">{offset}</td>' in answer.text
-    assert "<td>Secrets</td>" in answer.text
-    assert SECRET not in answer.text
-    assert nats.name in answer.text
-    assert Reader(answer.text).open == []
+    response = get(sidecar)
+    assert response.headers["content-type"].startswith("text/html")
+    assert {name: response.headers[name] for name in HEADERS} == HEADERS
+    assert f'<td class="right">{offset}</td>' in response.text
+    assert "<td>Secrets</td>" in response.text
+    assert SECRET not in response.text
+    assert nats.name in response.text
+    assert Reader(response.text).open == []
 
 
 def test_it_shows_the_last_fifty_events_and_counts_those_of_the_hour(
