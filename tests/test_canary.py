@@ -38,9 +38,10 @@ from parts.sidecar import COMMAND, SidecarProcess, environment, event
 from sidecar import errors
 from sidecar.commands.tail import View, _line
 from sidecar.errors import Outcome, Problem
+from sidecar.http.models import read_query
 from sidecar.model.event import parse_event, parse_key, parse_precondition
 from sidecar.model.reply import Observation, Position, StoredMessage
-from sidecar.services.reader import Page, parse_query
+from sidecar.services.reader import Page
 from sidecar.settings import SettingsError, load
 
 if TYPE_CHECKING:
@@ -507,8 +508,8 @@ def test_no_value_shows_the_event_it_holds(tmp_path: Path) -> None:
         (lambda text: parse_event(b"\xff" + text.encode()), "{}"),
         (parse_key, "{}"),
         (parse_precondition, '"{}"'),
-        (lambda text: parse_query([("offset", text)]), "{}"),
-        (lambda text: parse_query([(text, text)]), "{}"),
+        (lambda text: read_query({"offset": text}), "{}"),
+        (lambda text: read_query({text: text}), "{}"),
     ],
 )
 def test_what_cannot_be_read_is_not_quoted(

@@ -8,7 +8,7 @@ import pytest
 
 from sidecar import errors
 from sidecar.errors import Cause, Outcome, Problem
-from sidecar.http.responses import MEDIA_TYPE, answer
+from sidecar.http.responses import MEDIA_TYPE, problem_response
 
 CAUSES = [value for value in vars(errors).values() if isinstance(value, Cause)]
 IDS = [cause.code for cause in CAUSES]
@@ -37,7 +37,9 @@ def test_what_may_pass_says_when_to_try_again(cause: Cause) -> None:
 
 @pytest.mark.parametrize("cause", CAUSES, ids=IDS)
 def test_an_answer_is_a_problem_document_of_its_cause(cause: Cause) -> None:
-    response = answer(Problem(cause, Outcome.NOT_STORED, last_offset=7, key="k"))
+    response = problem_response(
+        Problem(cause, Outcome.NOT_STORED, last_offset=7, key="k")
+    )
     document = json.loads(bytes(response.body))
     assert response.status_code == document["status"] == cause.status
     assert response.headers["content-type"] == MEDIA_TYPE
@@ -65,10 +67,10 @@ def test_a_problem_is_known_by_its_code() -> None:
 
 @pytest.mark.parametrize("cause", CAUSES, ids=IDS)
 def test_only_who_stops_closes_the_connection(cause: Cause) -> None:
-    connection = answer(Problem(cause)).headers.get("connection")
+    connection = problem_response(Problem(cause)).headers.get("connection")
     assert connection == ("close" if cause is errors.STOPPING else None)
 
 
 def test_a_401_names_its_scheme() -> None:
-    response = answer(Problem(errors.UNAUTHORIZED))
+    response = problem_response(Problem(errors.UNAUTHORIZED))
     assert response.headers["www-authenticate"] == "Bearer"

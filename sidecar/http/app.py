@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP API: reads requests, asks the parts, writes answers."""
+"""The HTTP API: reads requests, asks the parts, writes responses."""
 
 from __future__ import annotations
 
@@ -14,28 +14,35 @@ from urllib.parse import urlencode
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import (
+    HTMLResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Match
 
 from sidecar import __version__, errors
 from sidecar.errors import Problem
 from sidecar.http.events import post_event as store_event
-from sidecar.http.openapi import (
+from sidecar.http.models import (
     GET_EVENTS,
+    GET_EVENTS_REQUEST,
+    GET_HEALTH,
+    GET_LIVE,
     GET_STREAM,
-    HEALTH,
-    METRICS,
-    PAGE,
+    GET_STREAM_REQUEST,
     POST_EVENT,
+    POST_EVENT_REQUEST,
+    read_query,
 )
 from sidecar.http.probes import live_response, ready_response
 from sidecar.http.protocol import EVENTS, UNIX
-from sidecar.http.responses import PRIVATE, answer, json_answer
+from sidecar.http.responses import PRIVATE, json_response, problem_response
 from sidecar.http.status_page import HEADERS as PAGE_HEADERS
 from sidecar.http.status_page import StatusView, render
 from sidecar.model import health
 from sidecar.model.initsync import max_age_seconds
-from sidecar.services.reader import parse_query
 from sidecar.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -55,7 +62,7 @@ SLOW_SECONDS: Final = 2.0
 BYTE_SECONDS: Final = 1.0
 
 _REACHED = (None, errors.STREAM_MISSING, errors.STREAM_UNFIT, errors.SERVER_TOO_OLD)
-"""What is said of a stream by a NATS server that answers."""
+"""What is said of a stream by a NATS server that replies."""
 
 
 def create_app(daemon: Daemon) -> FastAPI:
@@ -70,20 +77,35 @@ def create_app(daemon: Daemon) -> FastAPI:
         redirect_slashes=False,
     )
     app.add_exception_handler(HTTPException, _not_routed)
-    app.add_exception_handler(Problem, _answer_problem)
-    app.add_exception_handler(Exception, _answer_internal)
+    app.add_exception_handler(Problem, _respond_problem)
+    app.add_exception_handler(Exception, _respond_internal)
 
-    @app.post("/v1/events", openapi_extra=POST_EVENT, response_class=Response)
+    @app.post(
+        "/v1/events",
+        response_class=Response,
+        responses=POST_EVENT,
+        openapi_extra=POST_EVENT_REQUEST,
+    )
     async def post_event(request: Request) -> Response:
         """Store one Hermes event at the offset after If-Match."""
         return await store_event(daemon, request)
 
-    @app.get("/v1/events", openapi_extra=GET_EVENTS, response_class=Response)
+    @app.get(
+        "/v1/events",
+        response_class=Response,
+        responses=GET_EVENTS,
+        openapi_extra=GET_EVENTS_REQUEST,
+    )
     async def get_events(request: Request) -> Response:
         """Read stored events from an offset on; optionally wait for the first."""
         return await _get_events(daemon, request)
 
-    @app.get("/v1/stream", openapi_extra=GET_STREAM, response_class=Response)
+    @app.get(
+        "/v1/stream",
+        response_class=Response,
+        responses=GET_STREAM,
+        openapi_extra=GET_STREAM_REQUEST,
+    )
     async def get_stream(request: Request) -> Response:
         """Give the first and last offset of the stream."""
         producer = request.headers.get("hermes-producer", "")
@@ -95,23 +117,27 @@ def create_app(daemon: Daemon) -> FastAPI:
         daemon.failures.record_open(producer, time.monotonic())
         return response
 
-    @app.get("/metrics", openapi_extra=METRICS, response_class=Response)
+    @app.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        response_description="Prometheus' text format.",
+    )
     async def get_metrics() -> Response:
         """Give the metrics for Prometheus."""
         return Response(daemon.metrics.text(), media_type=metrics.MEDIA_TYPE)
 
-    @app.get("/", openapi_extra=PAGE, response_class=Response)
+    @app.get("/", response_class=HTMLResponse, response_description="The status page.")
     async def get_page() -> Response:
         """Show the status page."""
         return await _get_page(daemon)
 
-    @app.get("/health/live", openapi_extra=HEALTH, response_class=Response)
+    @app.get("/health/live", response_class=Response, responses=GET_LIVE)
     async def get_live() -> Response:
         """Liveness: the process serves requests, whether or not NATS is up."""
         return live_response()
 
-    @app.get("/health/ready", openapi_extra=HEALTH, response_class=Response)
-    @app.get("/health", openapi_extra=HEALTH, response_class=Response)
+    @app.get("/health/ready", response_class=Response, responses=GET_HEALTH)
+    @app.get("/health", response_class=Response, responses=GET_HEALTH)
     async def get_health() -> Response:
         """Readiness: whether events can be stored and read, and if not, why."""
         return ready_response(daemon)
@@ -122,7 +148,7 @@ def create_app(daemon: Daemon) -> FastAPI:
 async def _get_events(daemon: Daemon, request: Request) -> Response:
     if not daemon.reads:
         raise Problem(errors.WRONG_ROLE)
-    query = parse_query(request.query_params.multi_items())
+    query = read_query(dict(request.query_params))
     reading = asyncio.create_task(daemon.reader.read(query))
     try:
         slow = _until_slow(daemon, reading, query.wait_seconds + SLOW_SECONDS)
@@ -260,23 +286,21 @@ async def _get_stream(daemon: Daemon) -> Response:
     message = await daemon.supervisor.message(last) if info.messages else None
     verdict = await daemon.guard.known(info)
     initsync = verdict.initsync
-    return json_answer(
-        {
-            "stream": daemon.settings.stream,
-            "first_offset": info.position.first,
-            "last_offset": last,
-            "next_offset": last + 1,
-            "last_key": message.key if message else None,
-            "messages": info.messages,
-            "bytes": info.size_bytes,
-            "created": info.created,
-            "categories": await daemon.supervisor.categories(),
-            "last_complete_initsync": initsync
-            and initsync.document(max_age_seconds(info.config)),
-            "initsync_known": verdict.is_known,
-        },
-        headers={"ETag": f'"{last}"', **PRIVATE},
-    )
+    document = {
+        "stream": daemon.settings.stream,
+        "first_offset": info.position.first,
+        "last_offset": last,
+        "next_offset": last + 1,
+        "last_key": message.key if message else None,
+        "messages": info.messages,
+        "bytes": info.size_bytes,
+        "created": info.created,
+        "categories": await daemon.supervisor.categories(),
+        "last_complete_initsync": initsync
+        and initsync.document(max_age_seconds(info.config)),
+        "initsync_known": verdict.is_known,
+    }
+    return json_response(document, headers={"ETag": f'"{last}"', **PRIVATE})
 
 
 async def _get_page(daemon: Daemon) -> Response:
@@ -298,20 +322,20 @@ async def _get_page(daemon: Daemon) -> Response:
     return Response(render(view), media_type="text/html", headers=PAGE_HEADERS)
 
 
-async def _answer_problem(_: Request, problem: Exception) -> Response:
+async def _respond_problem(_: Request, problem: Exception) -> Response:
     assert isinstance(problem, Problem)  # noqa: S101 - Starlette's type is wider
-    return answer(problem)
+    return problem_response(problem)
 
 
-async def _answer_internal(_: Request, __: Exception) -> Response:
-    return answer(Problem(errors.INTERNAL))
+async def _respond_internal(_: Request, __: Exception) -> Response:
+    return problem_response(Problem(errors.INTERNAL))
 
 
 async def _not_routed(request: Request, error: Exception) -> Response:
-    """Answer what Starlette itself refuses: paths and methods that do not exist."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - Starlette's type is wider
+    """Respond to what Starlette itself refuses: paths and methods that do not exist."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - as above
     is_method = error.status_code == HTTPStatus.METHOD_NOT_ALLOWED
-    response = answer(
+    response = problem_response(
         Problem(errors.METHOD_NOT_ALLOWED if is_method else errors.NOT_FOUND)
     )
     response.headers.update(error.headers or {})

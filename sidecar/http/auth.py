@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
-from sidecar.http.responses import answer
+from sidecar.http.responses import problem_response
 from sidecar.model.host_names import is_ours
 from sidecar.telemetry.log import internal_error, log
 
@@ -64,7 +64,7 @@ class TokenFile:
 
 
 class Guard:
-    """Lets requests pass or answers them; no error passes it."""
+    """Lets requests pass or responds itself; no error passes it."""
 
     def __init__(
         self,
@@ -95,14 +95,14 @@ class Guard:
                 scope = {**scope, "method": "GET"}
             await self._app(scope, receive, send)
         except Problem as problem:
-            await answer(problem)(scope, receive, send)
+            await problem_response(problem)(scope, receive, send)
         except ClientDisconnect:
             log.debug("client_left", path=scope["path"])
         except Exception as error:  # noqa: BLE001 - the last line of defence
-            if _is_lost_answer(error):
+            if _is_lost_response(error):
                 log.debug("client_left", path=scope["path"])
                 return
-            # It was answered by the application; uvicorn would log all of its text.
+            # The application has responded; uvicorn would log all of its text.
             internal_error(error)
 
     def check(self, path: str, headers: RawHeaders, method: str) -> None:
@@ -132,8 +132,8 @@ class Guard:
         return None
 
 
-def _is_lost_answer(error: Exception) -> bool:
-    """Tell whether uvicorn found the connection closed when it wrote an answer."""
+def _is_lost_response(error: Exception) -> bool:
+    """Tell whether uvicorn found the connection closed when it wrote a response."""
     frames = traceback.walk_tb(error.__traceback__)
     modules = [frame.f_globals.get("__name__", "") for frame, _ in frames]
     return isinstance(error, RuntimeError) and any(

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
 from sidecar.http.protocol import EVENTS, body_seconds
-from sidecar.http.responses import answer, json_answer
+from sidecar.http.responses import json_response, problem_response
 from sidecar.jetstream.callbacks import await_callback
 from sidecar.model.event import START_BYTES, parse_event, parse_key, parse_precondition
 from sidecar.model.failures import producer_of
@@ -68,10 +68,10 @@ class Direct:
                 raise
             _publish(self._daemon, head, event, end)
         except Problem as problem:
-            end(answer(problem))
+            end(problem_response(problem))
         except Exception as error:  # noqa: BLE001 - the last line of defence
             internal_error(error)
-            end(answer(Problem(errors.INTERNAL)))
+            end(problem_response(Problem(errors.INTERNAL)))
 
 
 async def post_event(daemon: Daemon, request: Request) -> Response:
@@ -101,7 +101,7 @@ class _Head(NamedTuple):
 
 
 class Preferences(NamedTuple):
-    """What a caller prefers: a short answer, and one that comes while it waits."""
+    """What a caller prefers: a short response, and one that comes while it waits."""
 
     is_minimal: bool = False
     hold_seconds: float = math.inf
@@ -156,7 +156,7 @@ def _publish(daemon: Daemon, head: _Head, event: Event, respond: Respond) -> Non
     def end(result: Result) -> None:
         if isinstance(result, Problem):
             _log_refusal(daemon, result, head.key)
-            respond(answer(result))
+            respond(problem_response(result))
             return
         if daemon.refusals:
             tell_repeats(daemon.refusals)
@@ -183,7 +183,7 @@ def _key(headers: RawHeaders) -> str:
 def _stored_response(
     daemon: Daemon, head: _Head, event: Event, stored: Stored
 ) -> Response:
-    """Answer with the offset. It shows nothing of an event, so anybody may keep it."""
+    """Respond with the offset. It shows nothing of an event, so anybody may keep it."""
     if head.preferences.is_minimal:
         return _MinimalResponse(stored)
     document = {
@@ -192,7 +192,7 @@ def _stored_response(
         "subject": f"{daemon.settings.subject_prefix}.{event.category}",
         "duplicate": stored.duplicate,
     }
-    return json_answer(document, _status(stored), {"ETag": f'"{stored.offset}"'})
+    return json_response(document, _status(stored), {"ETag": f'"{stored.offset}"'})
 
 
 class _MinimalResponse(Response):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar import errors
 from sidecar.errors import Problem
-from sidecar.http.responses import answer, json_answer
+from sidecar.http.responses import json_response, problem_response
 from sidecar.model import health
 from sidecar.telemetry.log import internal_error
 
@@ -31,14 +31,14 @@ _FRESH_SECONDS = 0.05
 
 def live_response() -> Response:
     """Say that the process serves requests."""
-    return json_answer({"status": "live"})
+    return json_response({"status": "live"})
 
 
 def ready_response(daemon: Daemon) -> Response:
     """Say whether events can flow, and if not why."""
     document = health.document(daemon.facts())
     is_ready = document["status"] == "ready"
-    return json_answer(
+    return json_response(
         document, HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
     )
 
@@ -64,6 +64,6 @@ class Probes:
                 self._ready = ready_response(self._daemon)
             except Exception as error:  # noqa: BLE001 - the last line of defence
                 internal_error(error)
-                return answer(Problem(errors.INTERNAL))
+                return problem_response(Problem(errors.INTERNAL))
             self._ready_at = now
         return self._ready

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Problem as an HTTP answer (RFC 9457)."""
+"""Responses: a problem document (RFC 9457), or another JSON document."""
 
 from __future__ import annotations
 
 import json
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.responses import Response
 
 from sidecar import errors
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sidecar.errors import Problem
 
 MEDIA_TYPE = "application/problem+json"
@@ -20,8 +22,8 @@ PRIVATE: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosnif
 """Headers of what may show events or what is known of them."""
 
 
-def answer(problem: Problem) -> Response:
-    """Give the answer to a request that met this problem."""
+def problem_response(problem: Problem) -> Response:
+    """Respond to a request that met this problem."""
     headers = dict(PRIVATE)
     if problem.cause.retry_after_seconds is not None:
         headers["Retry-After"] = str(problem.cause.retry_after_seconds)
@@ -39,12 +41,12 @@ def answer(problem: Problem) -> Response:
     )
 
 
-def json_answer(
-    document: dict[str, Any],
+def json_response(
+    document: Mapping[str, object],
     status: HTTPStatus = HTTPStatus.OK,
     headers: dict[str, str] = PRIVATE,
 ) -> Response:
-    """Give a JSON document as an answer."""
+    """Respond with a JSON document."""
     return Response(
         json.dumps(document),
         status_code=status,

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 LAST: Final = "*"
 """The precondition that any last offset meets."""
 
-_CATEGORY = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-_KEY = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
-_ENTITY_TAG = re.compile(r'"(0|[1-9][0-9]{0,15})"', re.ASCII)
+CATEGORY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+KEY: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
+ENTITY_TAG: Final = re.compile(r'"(0|[1-9][0-9]{0,15})"', re.ASCII)
 
 MAX_OFFSET: Final = 2**53 - 1
 """Beyond it who reads a JSON number or a metric as a float reads another offset."""
@@ -172,7 +172,7 @@ def parse_key(header: str | None) -> str:
     if header is None:
         raise Problem(errors.NO_KEY, Outcome.NOT_STORED)
     key = header.removeprefix('"').removesuffix('"')
-    if not _KEY.fullmatch(key):
+    if not KEY.fullmatch(key):
         raise Problem(errors.MALFORMED_KEY, Outcome.NOT_STORED)
     return key
 
@@ -183,7 +183,7 @@ def parse_precondition(header: str | None) -> int | str:
         raise Problem(errors.PRECONDITION_REQUIRED, Outcome.NOT_STORED)
     if header == LAST:
         return LAST
-    match = _ENTITY_TAG.fullmatch(header)
+    match = ENTITY_TAG.fullmatch(header)
     if match is None or (offset := int(match[1])) > MAX_OFFSET:
         raise Problem(errors.MALFORMED_PRECONDITION, Outcome.NOT_STORED)
     return offset
@@ -191,4 +191,4 @@ def parse_precondition(header: str | None) -> int | str:
 
 def plain_name(value: object) -> str | None:
     """Give a value that may be shown as metadata; None for any other."""
-    return value if isinstance(value, str) and _CATEGORY.fullmatch(value) else None
+    return value if isinstance(value, str) and CATEGORY.fullmatch(value) else None

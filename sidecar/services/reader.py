@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import re
 import time
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 from sidecar import errors
 from sidecar.errors import Problem
 from sidecar.jetstream.connection import NoReply
-from sidecar.model.event import MAX_OFFSET
 from sidecar.model.evidence import (
     UNASKED,
     AskCopy,
@@ -42,7 +40,7 @@ from sidecar.model.stream import told_name
 from sidecar.telemetry.log import log
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from sidecar.errors import Cause
     from sidecar.jetstream.connection import Connection
@@ -51,8 +49,6 @@ if TYPE_CHECKING:
     from sidecar.model.stream import StreamInfo
     from sidecar.telemetry.metrics import Metrics
 
-MAX_LIMIT: Final = 5_000
-MAX_WAIT_SECONDS: Final = 60.0
 MAX_BYTES: Final = 4 * 1024 * 1024
 """Most bytes of one page, passed by one event at most: what a page costs in memory."""
 
@@ -75,9 +71,6 @@ _AGAIN_SECONDS = 0.5
 _LEADERS_EVENTS = 64  # of a page that the leader alone gives
 _LEADERS_AT_ONCE = 8
 _MOST_JUMPS = 64  # of a page of one category, each of which the leader is asked for
-_DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
-_DECIMAL = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?", re.ASCII)
-_CATEGORY = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -105,40 +98,6 @@ class Page:
     events: list[StoredMessage]
     next_offset: int
     position: Position
-
-
-def parse_query(parameters: Iterable[tuple[str, str]]) -> Query:
-    """Read the query of GET /v1/events; raise Problem naming the parameter."""
-    offset: int | None = None
-    limit, max_bytes, wait_seconds = 500, MAX_BYTES, 0.0
-    category: str | None = None
-    for name, value in parameters:
-        match name:
-            case "offset" if value == "first":
-                offset = None
-            case "offset" if value == "next":
-                offset = NEXT
-            case "offset" if _is_between(value, 0, MAX_OFFSET):
-                offset = int(value)
-            case "limit" if _is_between(value, 1, MAX_LIMIT):
-                limit = int(value)
-            case "max_bytes" if _is_between(value, 1, 10**9):
-                max_bytes = min(int(value), MAX_BYTES)
-            case "wait" if (
-                _DECIMAL.fullmatch(value) and float(value) <= MAX_WAIT_SECONDS
-            ):
-                wait_seconds = float(value)
-            case "category" if _CATEGORY.fullmatch(value):
-                category = value
-            case "offset" | "limit" | "max_bytes" | "wait" | "category":
-                raise Problem(errors.MALFORMED_QUERY, parameter=name)
-            case _:
-                raise Problem(errors.MALFORMED_QUERY)
-    return Query(offset, limit, max_bytes, wait_seconds, category)
-
-
-def _is_between(value: str, least: int, most: int) -> bool:
-    return _DIGITS.fullmatch(value) is not None and least <= int(value) <= most
 
 
 def locate(

@@ -10,95 +10,12 @@ from sidecar.errors import Cause, Problem
 from sidecar.model.reply import Position
 from sidecar.model.stream import StreamInfo
 from sidecar.services.reader import (
-    MAX_BYTES,
     NEXT,
     Budget,
     Query,
     inside,
     locate,
-    parse_query,
 )
-
-
-@pytest.mark.parametrize(
-    ("parameters", "query"),
-    [
-        ([], Query(None)),
-        ([("offset", "first")], Query(None)),
-        ([("offset", "next")], Query(NEXT)),
-        ([("offset", "7")], Query(7)),
-        ([("offset", "0")], Query(0)),
-        ([("offset", "9007199254740991")], Query(2**53 - 1)),
-        ([("limit", "1")], Query(None, limit=1)),
-        ([("limit", "5000")], Query(None, limit=5000)),
-        ([("max_bytes", "1")], Query(None, max_bytes=1)),
-        ([("max_bytes", "1000000000")], Query(None, max_bytes=MAX_BYTES)),
-        ([("wait", "0")], Query(None, wait_seconds=0)),
-        ([("wait", "0.250")], Query(None, wait_seconds=0.25)),
-        ([("wait", "60")], Query(None, wait_seconds=60)),
-        ([("category", "base")], Query(None, category="base")),
-        ([("category", "a" * 64)], Query(None, category="a" * 64)),
-        (
-            [("offset", "7"), ("limit", "2"), ("wait", "1"), ("category", "a-B_1")],
-            Query(7, limit=2, wait_seconds=1, category="a-B_1"),
-        ),
-    ],
-)
-def test_a_query_in_range_is_read(
-    parameters: list[tuple[str, str]], query: Query
-) -> None:
-    assert parse_query(parameters) == query
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("offset", ""),
-        ("offset", "-1"),
-        ("offset", "last"),
-        ("offset", "1.0"),
-        ("offset", "1e3"),
-        ("offset", " 1"),
-        ("offset", "\u0661"),
-        ("offset", "9007199254740992"),
-        ("offset", "9" * 19),
-        ("offset", "FIRST"),
-        ("limit", "0"),
-        ("limit", "5001"),
-        ("limit", "x"),
-        ("limit", ""),
-        ("limit", "9" * 100),
-        ("max_bytes", "0"),
-        ("max_bytes", "1000000001"),
-        ("wait", "61"),
-        ("wait", "60.000001"),
-        ("wait", "-1"),
-        ("wait", "nan"),
-        ("wait", "inf"),
-        ("wait", "1e1"),
-        ("wait", "1."),
-        ("wait", ""),
-        ("category", ""),
-        ("category", "a.b"),
-        ("category", "*"),
-        ("category", "a" * 65),
-        ("category", "é"),
-    ],
-)
-def test_a_parameter_out_of_range_is_named_without_its_value(
-    name: str, value: str
-) -> None:
-    with pytest.raises(Problem) as caught:
-        parse_query([(name, value)])
-    assert caught.value.cause is errors.MALFORMED_QUERY
-    assert caught.value.members == {"parameter": name}
-
-
-def test_an_unknown_parameter_is_refused_without_echoing_its_name() -> None:
-    with pytest.raises(Problem) as caught:
-        parse_query([("c0rrect", "1")])
-    assert caught.value.cause is errors.MALFORMED_QUERY
-    assert "c0rrect" not in repr(caught.value.document())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What requests and responses hold; docs/openapi.json is written from it.
+
+We check queries by their model ourselves: by FastAPI a page of one event takes a third
+longer. Responses are only described: no event's bytes are to be read and written anew.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, NotRequired
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.json_schema import SkipJsonSchema
+from typing_extensions import TypedDict
+
+from sidecar import errors
+from sidecar.errors import Problem
+from sidecar.model.event import CATEGORY, ENTITY_TAG, KEY, MAX_OFFSET
+from sidecar.services.reader import MAX_BYTES, NEXT, Query
+
+
+def _written(pattern: str) -> BeforeValidator:
+    """Take numbers in one form alone: pydantic would take " 1", 1e1 and 1_0 too."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise ValueError
+        return text
+
+    return BeforeValidator(check)
+
+
+_INTEGER: Final = _written("[0-9]{1,18}")
+_DECIMAL: Final = _written(r"[0-9]{1,6}(\.[0-9]{1,6})?")
+
+
+class EventsQuery(BaseModel):
+    """The query of GET /v1/events."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    offset: (
+        Annotated[int, Field(ge=0, le=MAX_OFFSET), _INTEGER] | Literal["first", "next"]
+    ) = "first"
+    limit: Annotated[int, _INTEGER] = Field(Query.limit, ge=1, le=5_000)
+    max_bytes: Annotated[int, _INTEGER] = Field(MAX_BYTES, ge=1, le=10**9)
+    wait: Annotated[float, _DECIMAL] = Field(Query.wait_seconds, ge=0, le=60)
+    category: (
+        Annotated[str, Field(pattern=f"^{CATEGORY.pattern}$")] | SkipJsonSchema[None]
+    ) = None
+
+
+def read_query(parameters: Mapping[str, str]) -> Query:
+    """Read the query of GET /v1/events; raise Problem naming the parameter.
+
+    Never its value; nor a name that is none of ours, for it may be one.
+    """
+    try:
+        asked = EventsQuery.model_validate(parameters)
+    except ValidationError as error:
+        name = error.errors(include_url=False)[0]["loc"][0]
+        members = {"parameter": name} if name in EventsQuery.model_fields else {}
+        raise Problem(errors.MALFORMED_QUERY, **members) from None
+    match asked.offset:
+        case "first":
+            offset = None
+        case "next":
+            offset = NEXT
+        case offset:
+            pass
+    max_bytes = min(asked.max_bytes, MAX_BYTES)
+    return Query(offset, asked.limit, max_bytes, asked.wait, asked.category)
+
+
+class StoredDocument(BaseModel):
+    """The response to an event that is stored."""
+
+    offset: int
+    stream: str
+    subject: str
+    duplicate: bool
+
+
+class EventDocument(BaseModel):
+    """One event of a page; `data` is the stored text, byte for byte."""
+
+    offset: int
+    timestamp: str
+    category: str
+    data: str
+
+
+class PageDocument(BaseModel):
+    """Events in the order of their offsets, and where to go on."""
+
+    events: list[EventDocument]
+    next_offset: int
+    first_offset: int
+    last_offset: int
+
+
+class InitsyncDocument(BaseModel):
+    """The last complete initsync; `expires` is null where the stream keeps for ever."""
+
+    start_offset: int
+    stop_offset: int
+    objects: int
+    started: str
+    stopped: str
+    expires: str | None
+
+
+class StreamDocument(BaseModel):
+    """First and last offset of the stream."""
+
+    stream: str
+    first_offset: int
+    last_offset: int
+    next_offset: int
+    last_key: str | None
+    messages: int
+    bytes: int
+    created: str
+    categories: dict[str, int]
+    last_complete_initsync: InitsyncDocument | None
+    initsync_known: bool
+
+
+class CheckDocument(BaseModel):
+    """One check of the health; reason and remedy are null where it passes."""
+
+    name: str
+    status: Literal["pass", "warn", "fail"]
+    reason: str | None
+    remedy: str | None
+
+
+class HealthDocument(BaseModel):
+    """Whether events can flow, and if not why."""
+
+    status: Literal["ready", "not_ready"]
+    checks: list[CheckDocument]
+    last_offset: int | None
+    round_trip_age_seconds: float | None
+    acknowledgement_age_seconds: float | None
+
+
+class LiveDocument(BaseModel):
+    """That the process serves requests."""
+
+    status: Literal["live"]
+
+
+class ProblemDocument(TypedDict):
+    """What went wrong and what to do (RFC 9457); some codes have further members."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    remedy: str
+    outcome: NotRequired[Literal["stored", "not_stored", "unknown"]]
+
+
+_Responses = dict[int | str, dict[str, Any]]
+
+_PROBLEM: Final = {
+    "application/problem+json": {
+        "schema": TypeAdapter(ProblemDocument).json_schema(),
+    }
+}
+_UNAUTHORIZED: Final = "Token missing or wrong."
+_BUSY: Final = "Too many requests are in flight; try again after Retry-After."
+_WRONG_HOST: Final = "The Host header names another server."
+
+
+def _problems(descriptions: dict[int | str, str]) -> _Responses:
+    """Describe statuses of which the body is a problem document."""
+    return {
+        status: {"description": description, "content": _PROBLEM}
+        for status, description in descriptions.items()
+    }
+
+
+def _stored(description: str) -> dict[str, Any]:
+    return {
+        "model": StoredDocument,
+        "description": f"{description} Without a body if the request says "
+        "Prefer: return=minimal.",
+        "headers": _header("ETag", 'The offset, "L".'),
+    }
+
+
+def _header(name: str, description: str) -> dict[str, Any]:
+    return {name: {"description": description, "schema": {"type": "string"}}}
+
+
+def _field(name: str, description: str, pattern: str | None = None) -> dict[str, Any]:
+    """Describe a header field of a request; one with a pattern is required."""
+    return {
+        "name": name,
+        "in": "header",
+        "required": pattern is not None,
+        "description": description,
+        "schema": {"type": "string"} | ({"pattern": f"^{pattern}$"} if pattern else {}),
+    }
+
+
+POST_EVENT: Final[_Responses] = {
+    200: _stored("Already stored: same key, same bytes."),
+    201: _stored("Stored."),
+    **_problems(
+        {
+            400: "Malformed JSON, key or precondition; or no key.",
+            401: _UNAUTHORIZED,
+            403: "The API is off on this listener, or the role is not producer.",
+            408: "The body did not arrive in time.",
+            409: "The stream ends before If-Match.",
+            410: "The next offset is no longer in the stream.",
+            412: "Another event is already stored at the next offset.",
+            413: "Larger than the limit, including message headers.",
+            415: "Not application/json.",
+            421: _WRONG_HOST,
+            422: "Invalid category, JSON too deep or too wide, or the key of another "
+            "event.",
+            428: "No If-Match.",
+            429: _BUSY,
+            503: "Not stored; try again after Retry-After.",
+            504: "The outcome is not known yet; send the same request again.",
+        }
+    ),
+}
+
+GET_EVENTS: Final[_Responses] = {
+    200: {
+        "model": PageDocument,
+        "description": "Events from the offset on; an empty list if there are none "
+        "yet.",
+        "headers": _header(
+            "Link", 'The page that follows, rel="next", while there is one.'
+        ),
+    },
+    **_problems(
+        {
+            400: "A parameter is unknown or out of range.",
+            401: _UNAUTHORIZED,
+            403: "The API is off on this listener, or the role is not consumer.",
+            409: "The stream ends before this offset.",
+            410: "The stream no longer holds this offset.",
+            421: _WRONG_HOST,
+            429: _BUSY,
+            503: "The stream cannot be read now, or an event is missing.",
+        }
+    ),
+}
+
+GET_STREAM: Final[_Responses] = {
+    200: {
+        "model": StreamDocument,
+        "description": "First and last offset of the stream, as its leader reports "
+        "them.",
+    },
+    **_problems(
+        {
+            401: _UNAUTHORIZED,
+            403: "The API is off on this listener.",
+            421: _WRONG_HOST,
+            503: "The stream does not respond.",
+        }
+    ),
+}
+
+GET_HEALTH: Final[_Responses] = {
+    200: {"model": HealthDocument, "description": "Ready."},
+    503: {
+        "model": HealthDocument,
+        "description": "Not ready; the checks say why.",
+    },
+}
+
+GET_LIVE: Final[_Responses] = {200: {"model": LiveDocument, "description": "Alive."}}
+
+GET_EVENTS_REQUEST: Final[dict[str, Any]] = {
+    "parameters": [
+        {"name": name, "in": "query", "required": False, "schema": schema}
+        for name, schema in EventsQuery.model_json_schema()["properties"].items()
+    ]
+}
+
+GET_STREAM_REQUEST: Final[dict[str, Any]] = {
+    "parameters": [
+        _field(
+            "Hermes-Producer",
+            "Sent by a producer that begins a pass: the first 24 characters of its "
+            "keys, and ;whole if its last pass was of base events and succeeded. Used "
+            "only for /health.",
+        )
+    ]
+}
+
+POST_EVENT_REQUEST: Final[dict[str, Any]] = {
+    "parameters": [
+        _field(
+            "Idempotency-Key",
+            "A new one for each event; the same when it is repeated.",
+            KEY.pattern,
+        ),
+        _field(
+            "If-Match",
+            'The last offset the caller knows, "L", or *.',
+            rf"({ENTITY_TAG.pattern}|\*)",
+        ),
+        _field(
+            "Prefer",
+            "return=minimal: no body; wait=N: how many seconds the caller waits "
+            "(RFC 7240).",
+        ),
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["evcategory"],
+                    "properties": {
+                        "evcategory": {
+                            "type": "string",
+                            "pattern": f"^{CATEGORY.pattern}$",
+                        }
+                    },
+                }
+            }
+        },
+    },
+}
+"""By hand: FastAPI would read the body and check it before our bounds of it hold."""
