@@ -17,7 +17,7 @@ FILES = {
     if "stand_in" not in file.parts and not file.stem.startswith("__")
 }
 EDGES = {
-    "nats": {"jetstream/client", "jetstream/connection"},
+    "nats": {"jetstream/client", "jetstream/connection", "jetstream/requests"},
     "nkeys": {"jetstream/credentials"},
     "uvicorn": {"http/server", "http/protocol"},
     "prometheus_client": {"telemetry/metrics"},

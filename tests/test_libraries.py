@@ -227,11 +227,11 @@ async def test_messages_come_through_nats_py_s_own_loop_too(
         await connection.open(NatsServer((nats.url,)))
         try:
             assert "read" in vars(connection._client._transport)
-            await connection.create_stream(1)
+            await connection.api.create_stream(1)
             for last, body in enumerate(bodies):
                 reply = await connection.publish(parse_event(body), f"k{last}", last, 5)
                 assert isinstance(reply, Acknowledged), reply
-            came = await connection.batch(1, 10, 10_000_000, None)
+            came = await connection.api.batch(1, 10, 10_000_000, None)
         finally:
             await connection.close()
     assert [message.body for message in came.messages] == bodies

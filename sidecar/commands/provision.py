@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final
 from sidecar import errors
 from sidecar.command_error import NO_FIT_STREAM, CommandError
 from sidecar.errors import Problem
-from sidecar.jetstream.connection import ApiError, Connection, NoReply
+from sidecar.jetstream.api_replies import ApiError
+from sidecar.jetstream.connection import Connection
+from sidecar.jetstream.requests import NoReply
 from sidecar.model import stream
 
 if TYPE_CHECKING:
@@ -47,10 +49,10 @@ async def provision(
         faults = stream.server_unfitness(connection.server_version)
         if faults:
             raise ProvisionError(" ".join(faults))
-        info = await connection.stream_info()
+        info = await connection.api.stream_info()
         if info is None:
             first = first_offset or stream.first_offset(time.time(), None)
-            await connection.create_stream(first)
+            await connection.api.create_stream(first)
             return first, []
         strangers: list[str] = []
         with suppress(NoReply):  # who creates a stream need not be allowed to read it
@@ -72,7 +74,7 @@ async def find_faults(settings: Settings) -> list[str]:
         faults = stream.server_unfitness(connection.server_version)
         if faults:
             return faults
-        info = await connection.stream_info()
+        info = await connection.api.stream_info()
         if info is None:
             raise Problem(errors.STREAM_MISSING)
         faults = stream.unfitness(
@@ -91,7 +93,7 @@ async def _strangers(connection: Connection, info: StreamInfo) -> list[str]:
     """Name the other streams that answer the reads of this one; raise NoReply."""
     names = set()
     for _ in range(_TRIES if info.messages else 1):
-        came = await connection.batch(info.position.first, 1, 1, None)
+        came = await connection.api.batch(info.position.first, 1, 1, None)
         if came.end == "stranger":
             names.add(stream.told_name(came.stranger))
     return sorted(names)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a NATS server says before it ends a connection, and why none was made. Pure.
+"""What a NATS server says before it ends a connection, and why none was made.
 
 Each has a cause, and a sentence of ours for it: what a server or a library says may
 hold anything, so none of its text goes on.
@@ -13,6 +13,7 @@ import ssl
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sidecar import errors
+from sidecar.telemetry.log import internal_error
 
 if TYPE_CHECKING:
     from sidecar.errors import Cause
@@ -154,3 +155,9 @@ def _of_tls(error: ssl.SSLError) -> str:
     if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER" in reason:
         return "it does not speak TLS"
     return "the TLS handshake failed"
+
+
+def unforeseen(error: Exception) -> errors.Problem:
+    """Log once what no server of ours says; it counts as a lost connection."""
+    internal_error(error)
+    return errors.Problem(errors.INTERNAL)

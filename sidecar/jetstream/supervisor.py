@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar import errors
 from sidecar.errors import Cause, Outcome, Problem
+from sidecar.jetstream.api_replies import ApiError
 from sidecar.jetstream.backoff import Backoff
-from sidecar.jetstream.connection import ApiError, Connection, NoReply, Untold
+from sidecar.jetstream.connection import Connection, Untold
+from sidecar.jetstream.requests import NoReply
 from sidecar.model import stream
 from sidecar.model.evidence import SILENT, Said, Silent
 from sidecar.model.last_offset import LONGEST_GAP_SECONDS, LastOffset
@@ -150,7 +152,7 @@ class StreamSupervisor:
         try:
             await another.open(replace(self._server, urls=(connection.url,)))
             self.connections_made += 1
-            await another.stream_info()  # that of a user comes after the login
+            await another.api.stream_info()  # that of a user comes after the login
             connection.take_limit(another)
         except (Problem, NoReply, ApiError):
             pass  # the next event that is too large asks again
@@ -175,7 +177,7 @@ class StreamSupervisor:
         Nothing may rest on what a follower says, or a leader of the past.
         """
         least = self._last_offset.least(time.monotonic())
-        info = await connection.stream_info()
+        info = await connection.api.stream_info()
         if info is None:
             return None, False
         return info, self._last_offset.takes(info, least, time.monotonic())
@@ -196,12 +198,12 @@ class StreamSupervisor:
     async def message(self, sequence: int) -> StoredMessage | None:
         """Read one message from the stream's leader; raise Problem."""
         with _as_problem():
-            return self._seen(await self.connection().message(sequence))
+            return self._seen(await self.connection().api.message(sequence))
 
     async def last_of(self, category: str) -> StoredMessage | None:
         """Read the newest message of a category from the leader; raise Problem."""
         with _as_problem():
-            return self._seen(await self.connection().last_of(category))
+            return self._seen(await self.connection().api.last_of(category))
 
     async def scan_at(self, last: int) -> Scan | None:
         """Ask the leader where hermes-client's scan stands after `last`; raise Problem.
@@ -223,22 +225,22 @@ class StreamSupervisor:
     async def next_of(self, category: str, sequence: int) -> StoredMessage | None:
         """Read a category's first message at or after a sequence; raise Problem."""
         with _as_problem():
-            return self._seen(await self.connection().next_of(category, sequence))
+            return self._seen(await self.connection().api.next_of(category, sequence))
 
     async def at_or_after(self, sequence: int) -> StoredMessage | None:
         """Read the first message at or after a sequence; raise Problem."""
         with _as_problem():
-            return self._seen(await self.connection().at_or_after(sequence))
+            return self._seen(await self.connection().api.at_or_after(sequence))
 
     async def first_since(self, time: str) -> StoredMessage | None:
         """Read the first message stored at or after a time; raise Problem."""
         with _as_problem():
-            return self._seen(await self.connection().first_since(time))
+            return self._seen(await self.connection().api.first_since(time))
 
     async def categories(self) -> dict[str, int]:
         """Count the events of each category; raise Problem."""
         with _as_problem():
-            return await self.connection().categories()
+            return await self.connection().api.categories()
 
     def recent_info(self) -> StreamInfo | None:
         """Give what the leader said in the last 2 seconds; None if it did not."""
@@ -265,7 +267,7 @@ class StreamSupervisor:
             if info is None or not (is_leaders and info.has_majority):
                 return None
             if info.position.first <= sequence <= info.position.last:
-                message = self._seen(await connection.at_or_after(sequence))
+                message = self._seen(await connection.api.at_or_after(sequence))
         except (NoReply, ApiError):
             return None
         return Observation(info.position, message, self.settled_last())
@@ -427,7 +429,7 @@ class StreamSupervisor:
     async def _create_stream(self, connection: Connection) -> None:
         last_seen = self.info.position.last if self.info else None
         first = stream.first_offset(time.time(), last_seen)
-        await connection.create_stream(first)
+        await connection.api.create_stream(first)
         log.info("stream_created", stream=self._plan.name, first_offset=first)
 
     def _forget(self, connection: Connection) -> None:

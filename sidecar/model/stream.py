@@ -124,6 +124,10 @@ class StreamPlan:
         """The subject that takes every category."""
         return f"{self.subject_prefix}.*"
 
+    def subject_of(self, category: str) -> str:
+        """Give the subject of a category's events."""
+        return f"{self.subject_prefix}.{category}"
+
     def config(self, first_offset: int) -> dict[str, Any]:
         """Give the configuration for STREAM.CREATE."""
         return {

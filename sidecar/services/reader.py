@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar import errors
 from sidecar.errors import Problem
-from sidecar.jetstream.connection import NoReply
+from sidecar.jetstream.requests import NoReply
 from sidecar.model.evidence import (
     UNASKED,
     AskCopy,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
     from sidecar.errors import Cause
-    from sidecar.jetstream.connection import Connection
+    from sidecar.jetstream.api import JetStreamApi
     from sidecar.jetstream.supervisor import StreamSupervisor
     from sidecar.model.reply import Position, StoredMessage
     from sidecar.model.stream import StreamInfo
@@ -180,7 +180,7 @@ class Reader:
     def is_coming(self) -> bool:
         """Tell whether something of a page came within the last second."""
         with suppress(Problem):
-            return self._supervisor.connection().is_coming
+            return self._supervisor.connection().requests.is_coming
         return False
 
     async def run(self) -> None:
@@ -284,7 +284,7 @@ class Reader:
     async def _ask_copy(self, start: int, query: Query) -> Came:
         return await self._ask(
             query.max_bytes,
-            lambda connection, max_bytes: connection.batch(
+            lambda api, max_bytes: api.batch(
                 start, query.limit, max_bytes, query.category
             ),
         )
@@ -300,7 +300,7 @@ class Reader:
         for _ in range(_TRIES_OF_NEWEST):
             came = await self._ask(
                 MAX_BYTES,
-                lambda connection, max_bytes: connection.newest(category, max_bytes),
+                lambda api, max_bytes: api.newest(category, max_bytes),
                 rested=True,
             )
             said = replace(said, newest=came)
@@ -315,7 +315,7 @@ class Reader:
     async def _ask(
         self,
         most_bytes: int,
-        ask: Callable[[Connection, int], Coroutine[None, None, Came]],
+        ask: Callable[[JetStreamApi, int], Coroutine[None, None, Came]],
         *,
         rested: bool = False,
     ) -> Came:
@@ -331,7 +331,7 @@ class Reader:
             max_bytes = min(most_bytes, max(room_bytes, _LEAST_BYTES))
             self._coming[number] = time.monotonic(), max_bytes
             try:
-                came = await ask(self._supervisor.connection(), max_bytes)
+                came = await ask(self._supervisor.connection().api, max_bytes)
             except NoReply as absence:
                 if absence.cause is errors.NATS_PERMISSION:
                     self._refuse(absence.cause)

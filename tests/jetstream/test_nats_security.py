@@ -27,8 +27,9 @@ from parts.sidecar import SidecarProcess, event, post
 from sidecar import errors
 from sidecar.errors import Cause, Problem
 from sidecar.jetstream.client import NatsClient
-from sidecar.jetstream.connection import Connection, NoReply
+from sidecar.jetstream.connection import Connection
 from sidecar.jetstream.credentials import NatsServer
+from sidecar.jetstream.requests import NoReply
 from sidecar.jetstream.supervisor import StreamSupervisor
 from sidecar.model.event import parse_event
 from sidecar.model.reply import Refused
@@ -558,7 +559,7 @@ async def test_a_question_that_is_not_permitted_is_named_within_a_second(
     async with connected(user("blind", strict, tmp_path)) as connection:
         started_at = time.monotonic()
         with pytest.raises(NoReply) as caught:
-            await connection.stream_info()
+            await connection.api.stream_info()
         assert caught.value.cause is errors.NATS_PERMISSION
         assert time.monotonic() - started_at < 1
 
@@ -581,7 +582,7 @@ async def test_who_listens_to_the_inboxes_of_others_hears_nothing_of_ours(
     with Operator(strict.port, "other", "x") as listener:
         listener.answer_at(subject)
         async with connected(user("all", strict, tmp_path)) as connection:
-            assert await connection.stream_info() is not None
+            assert await connection.api.stream_info() is not None
         listener._write(b"PING\r\n")
         line = listener._read_until(b"PONG", b"MSG", b"HMSG")
         assert line.startswith(b"MSG") is hears
@@ -593,7 +594,7 @@ async def test_each_connection_has_an_inbox_that_nobody_can_guess(
     inboxes = set()
     for _ in range(3):
         async with connected(user("all", strict, tmp_path)) as connection:
-            inboxes.add(connection._inbox)
+            inboxes.add(connection.requests._inbox)
     assert len(inboxes) == 3
     for inbox in inboxes:
         prefix, _, token = inbox.partition(".")

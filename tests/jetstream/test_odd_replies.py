@@ -18,9 +18,11 @@ from parts.sidecar import event
 
 from sidecar import errors
 from sidecar.jetstream import connection as jetstream
+from sidecar.jetstream.api_replies import Batch, read_message
 from sidecar.jetstream.client import NatsClient
-from sidecar.jetstream.connection import Connection, _Batch, _read_message
+from sidecar.jetstream.connection import Connection
 from sidecar.jetstream.credentials import NatsServer
+from sidecar.jetstream.requests import Requests
 from sidecar.jetstream.supervisor import StreamSupervisor
 from sidecar.model.event import parse_event
 from sidecar.model.reply import Acknowledged, StoredMessage, TooLarge, Undecided
@@ -242,8 +244,8 @@ async def test_gossip_is_not_heard(urls: Any) -> None:
 
 
 def test_nobody_knows_the_token_of_a_reply_before() -> None:
-    connection = Connection(PLAN, "test")
-    tokens = [connection._token() for _ in range(1000)]
+    requests = Requests()
+    tokens = [requests._token() for _ in range(1000)]
     secrets = {token.partition("_")[2] for token in tokens}
     assert len(secrets) == 1000
     assert {len(secret) for secret in secrets} == {32}
@@ -261,9 +263,11 @@ async def test_a_reply_with_headers_is_none(block: bytes, is_believed: bool) -> 
     connection = Connection(PLAN, "test")
     told: list[object] = []
     connection._client.send = lambda *_: None  # type: ignore[method-assign]
-    connection._ask("hermes.base", b"", b"", 10, told.append)
-    (token,) = connection._waiting
-    connection._take(f"_INBOX.{token}", block, b'{"stream":"hermes","seq":8}')
+    connection.requests.ask("hermes.base", b"", b"", 10, told.append)
+    (token,) = connection.requests._waiting
+    connection.requests.on_message(
+        f"_INBOX.{token}", block, b'{"stream":"hermes","seq":8}'
+    )
     assert bool(told) is is_believed
     await connection.close()
 
@@ -282,8 +286,8 @@ async def test_no_odd_reply_is_an_acknowledgement_or_a_refusal(seed: int) -> Non
     sent = parse_event(event())
     connection._client._max_payload = 1_000_000
     connection.send(sent, "key", last, 10, told.append)
-    (token,) = connection._waiting
-    connection._take(f"_INBOX.{token}", block, data)
+    (token,) = connection.requests._waiting
+    connection.requests.on_message(f"_INBOX.{token}", block, data)
     for answer in told:
         match answer:
             case Acknowledged(sequence):
@@ -309,9 +313,9 @@ def message(sequence: int, subject: str = "hermes.base") -> StoredMessage:
 def test_a_batch_holds_what_was_asked(
     came: list[StoredMessage], then: StoredMessage, is_asked: bool
 ) -> None:
-    batch = _Batch(2, 100, "hermes.base", came, None)  # type: ignore[arg-type]
+    batch = Batch("hermes", 2, 100, "hermes.base", came)
     assert batch.admits(then) is is_asked
-    batch = _Batch(2, 9, "", [], None)  # type: ignore[arg-type]
+    batch = Batch("hermes", 2, 9, "")
     assert not batch.admits(then), "more bytes than were asked"
 
 
@@ -347,7 +351,7 @@ def stored(
 def test_a_message_is_the_one_that_was_asked(
     request_: dict[str, Any], document: dict[str, Any], is_asked: bool
 ) -> None:
-    read: Callable[[], StoredMessage] = partial(_read_message, request_, document)
+    read: Callable[[], StoredMessage] = partial(read_message, request_, document)
     if is_asked:
         assert read().subject == document["message"]["subject"]
     else:

@@ -55,6 +55,10 @@ def test_a_planned_stream_keeps_events_for_ninety_days_and_lets_nobody_delete() 
     }
 
 
+def test_a_category_is_the_last_token_of_its_subject() -> None:
+    assert PLAN.subject_of("base") == "hermes.base"
+
+
 def test_zero_days_keep_for_ever() -> None:
     plan = StreamPlan("hermes", "hermes", replicas=3, max_age_days=0)
     assert plan.config(1)["max_age"] == 0

@@ -612,7 +612,7 @@ def test_a_socket_that_was_closed_a_moment_ago_is_a_disconnection_and_no_error(
             for _ in range(turns):
                 await asyncio.sleep(0)
             assert await copy(connection, 0) in (Disconnected(), NotSent())
-            assert not connection._waiting
+            assert not connection.requests._waiting
 
     uvloop.run(copy_into_it())
 

@@ -12,8 +12,10 @@ from unittest.mock import patch
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
 from sidecar.http import events
-from sidecar.jetstream import connection, supervisor
+from sidecar.jetstream import connection, headers, supervisor
+from sidecar.jetstream.api_replies import ApiError, Batch
 from sidecar.jetstream.client import header_fields
+from sidecar.jetstream.requests import NoReply, Requests
 from sidecar.model import decisions, evidence, last_offset, reply
 from sidecar.model import stream as stream_module
 from sidecar.model.event import LAST
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 def _no_fence() -> Context:
     """Publish without Nats-Expected-Last-Sequence."""
-    return patch.object(connection, "PRECONDITION_HEADER", b"Hermes-Nothing")
+    return patch.object(headers, "PRECONDITION_HEADER", b"Hermes-Nothing")
 
 
 def _fences_itself() -> Context:
@@ -165,8 +167,8 @@ def _takes_two_answers_for_gone() -> Iterator[None]:
         if sight is None or not sight.position.first <= sequence <= sight.position.last:
             return sight
         try:
-            message = await (await self.wait()).message(sequence)
-        except (connection.NoReply, connection.ApiError):
+            message = await (await self.wait()).api.message(sequence)
+        except (NoReply, ApiError):
             return None
         return replace(sight, message=message)
 
@@ -217,14 +219,14 @@ def _chains_publishes() -> Iterator[None]:
 
 def _believes_a_mirror() -> Context:
     """Serve a page without looking at who sent it."""
-    real = connection._take_of_batch
+    real = Batch.add
 
-    def take(_: bytes, messages: Any, block: bytes, data: bytes) -> Any:
+    def add(self: Any, block: bytes, data: bytes) -> Any:
         name = header_fields(block).get(b"Nats-Stream", b"")
-        named = b"\r\nNats-Stream: %s\r\n" % name
-        return real(named, messages, block, data)
+        self.named = b"\r\nNats-Stream: %s\r\n" % name
+        return real(self, block, data)
 
-    return patch.object(connection, "_take_of_batch", take)
+    return patch.object(Batch, "add", add)
 
 
 @contextmanager
@@ -243,15 +245,15 @@ def _believes_late_answers() -> Iterator[None]:
     def is_page(answer: Any, *_: Any) -> Any:
         return real(answer, "first")
 
-    def take(self: Any, subject: str, block: bytes, data: bytes) -> None:
+    def on_message(self: Any, subject: str, block: bytes, data: bytes) -> None:
         inbox, _, token = subject.rpartition(".")
         if block and self._batches and token not in (*self._batches, *self._waiting):
             subject = f"{inbox}.{next(iter(self._batches))}"
-        real_take(self, subject, block, data)
+        real_on_message(self, subject, block, data)
 
-    real_contiguous, real_take = evidence.contiguous, connection.Connection._take
+    real_contiguous, real_on_message = evidence.contiguous, Requests.on_message
     with (
-        patch.object(connection.Connection, "_take", take),
+        patch.object(Requests, "on_message", on_message),
         patch.object(VirtualNatsClient, "new_inbox", lambda self: self._inbox_prefix),
         patch.dict(evidence.REST_SECONDS, {"late": 0.0}),
         patch.object(evidence, "contiguous", contiguous),
@@ -266,19 +268,19 @@ def _believes_a_forged_ack() -> Context:
     def token(self: Any) -> str:
         return f"{next(self._numbers)}"
 
-    return patch.object(connection.Connection, "_token", token)
+    return patch.object(Requests, "_token", token)
 
 
 def _believes_headers() -> Context:
     """Take for an acknowledgement what has headers: an answer to a direct get."""
-    real = connection.Connection._take
+    real = Requests.on_message
 
-    def take(self: Any, subject: str, block: bytes, data: bytes) -> None:
+    def on_message(self: Any, subject: str, block: bytes, data: bytes) -> None:
         if subject.rpartition(".")[2] in self._waiting and b" 503" not in block:
             block = b""
         real(self, subject, block, data)
 
-    return patch.object(connection.Connection, "_take", take)
+    return patch.object(Requests, "on_message", on_message)
 
 
 def _filters_by_a_copy() -> Context:
@@ -350,7 +352,7 @@ def _limits_an_answer() -> Iterator[None]:
 
 def _limits_a_page() -> Context:
     """Wait a second for a page and two for the leader, whatever comes meanwhile."""
-    return patch.object(connection.Connection, "_left_seconds", lambda *_: 0.0)
+    return patch.object(Requests, "_left_seconds", lambda *_: 0.0)
 
 
 def _takes_nothing_for_the_end() -> Context:

@@ -23,7 +23,7 @@ import structlog
 import yaml
 from cerberus import Validator
 
-from sidecar.jetstream import connection
+from sidecar.jetstream import connection, connection_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableMapping
@@ -115,7 +115,8 @@ def _logger(record: Callable[..., None]) -> logging.Logger:
 def _is_of_an_answer() -> bool:
     """Tell whether it is logged of what NATS said, and not of an error of our own."""
     frames = traceback.walk_stack(None)
-    return any(frame.f_code is connection._unforeseen.__code__ for frame, _ in frames)
+    told = connection_errors.unforeseen.__code__
+    return any(frame.f_code is told for frame, _ in frames)
 
 
 def _log_to(record: Callable[..., None]) -> None:
