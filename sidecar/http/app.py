@@ -281,9 +281,9 @@ async def _leave(request: Request) -> None:
 
 
 async def _get_stream(daemon: Daemon) -> Response:
-    info = await daemon.supervisor.stream_info()
+    info = await daemon.supervisor.leader.stream_info()
     last = info.position.last
-    message = await daemon.supervisor.message(last) if info.messages else None
+    message = await daemon.supervisor.leader.message(last) if info.messages else None
     verdict = await daemon.guard.known(info)
     initsync = verdict.initsync
     document = {
@@ -295,7 +295,7 @@ async def _get_stream(daemon: Daemon) -> Response:
         "messages": info.messages,
         "bytes": info.size_bytes,
         "created": info.created,
-        "categories": await daemon.supervisor.categories(),
+        "categories": await daemon.supervisor.leader.categories(),
         "last_complete_initsync": initsync
         and initsync.document(max_age_seconds(info.config)),
         "initsync_known": verdict.is_known,
@@ -310,7 +310,7 @@ async def _get_page(daemon: Daemon) -> Response:
         now=now,
         checks=health.assess(facts),
         stream=daemon.settings.stream,
-        server=daemon.supervisor.server if facts.cause in _REACHED else "",
+        server=daemon.supervisor.monitor.server if facts.cause in _REACHED else "",
         info=facts.info,
         is_initsync_known=facts.is_initsync_known,
         initsync=facts.initsync,

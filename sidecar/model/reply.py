@@ -241,7 +241,7 @@ class Observation:
     """Where the stream stands, and the first message at or after one sequence.
 
     The two may come from two servers: for a moment an old leader answers, too.
-    `settled_last`: see Bus.settled_last.
+    `settled_last`: see StreamMonitor.settled_last.
     """
 
     position: Position

@@ -19,7 +19,7 @@ from sidecar.errors import Problem
 from sidecar.model.initsync import rfc3339
 
 if TYPE_CHECKING:
-    from sidecar.jetstream.supervisor import StreamSupervisor
+    from sidecar.jetstream.leader import StreamLeader
     from sidecar.model.reply import StoredMessage
     from sidecar.model.stream import StreamInfo
 
@@ -66,8 +66,8 @@ class Glance:
 class Recent:
     """Reads the newest events' metadata from the leader and keeps it."""
 
-    def __init__(self, supervisor: StreamSupervisor) -> None:
-        self._supervisor = supervisor
+    def __init__(self, leader: StreamLeader) -> None:
+        self._leader = leader
         self._reading: asyncio.Task[None] | None = None
         self._next_at = 0.0
         self._glance: Glance | None = None
@@ -88,7 +88,7 @@ class Recent:
         started_at = time.monotonic()
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                info = await self._supervisor.stream_info()
+                info = await self._leader.stream_info()
                 rows = await self.rows(info)
                 minutes = await self.per_minute(info, time.time())
                 self._glance = Glance(info, minutes, rows)
@@ -154,7 +154,7 @@ class Recent:
             self._rows, self._firsts = {}, {}
 
     async def _row(self, offset: int) -> Row | None:
-        message = self._count(await self._supervisor.message(offset))
+        message = self._count(await self._leader.message(offset))
         if message is None:
             return None
         return Row(
@@ -169,5 +169,5 @@ class Recent:
     async def _first_of(self, minute: int) -> int | None:
         """Find the first event at or after the start of a minute since 1970."""
         since = rfc3339(minute * _MINUTE_SECONDS)
-        message = self._count(await self._supervisor.first_since(since))
+        message = self._count(await self._leader.first_since(since))
         return message.sequence if message else None

@@ -66,7 +66,7 @@ class Daemon:
         self.apart = Apart()
         self.supervisors = [writing] * self.writes + [reading] * self.reads
         self.guard = RetentionGuard(self.supervisors[-1])
-        self.recent = Recent(self.supervisors[-1])
+        self.recent = Recent(self.supervisors[-1].leader)
 
     @property
     def supervisor(self) -> StreamSupervisor:
@@ -102,18 +102,19 @@ class Daemon:
         """Say what is known at this moment."""
         publisher, now = self.publisher, time.monotonic()
         failure = self.failures.worst(now)
-        info, verdict = self.supervisor.info, self.guard.verdict
+        monitor, verdict = self.supervisor.monitor, self.guard.verdict
+        info = monitor.info
         initsync = verdict.initsync if verdict else None
         age_seconds = max_age_seconds(info.config) if info else 0
         fulls = [room.full for room in (self.pages, self.bodies) if room.full]
         full = max(fulls, default=None)  # the last one
         worst = next(
             (
-                supervisor
+                supervisor.monitor
                 for supervisor in self.supervisors
-                if supervisor.cause is not None
+                if supervisor.monitor.cause is not None
             ),
-            self.supervisor,
+            monitor,
         )
         return Facts(
             stopping=self.stopping.is_set(),

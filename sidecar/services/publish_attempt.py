@@ -226,7 +226,7 @@ class PublishAttempt:
     async def _inspect(self, step: Inspect) -> Result | Retry:
         """Ask the leader what the reply left open."""
         self._set_doubt(step.in_doubt)
-        seen = await self._context.supervisor.look(step.sequence)
+        seen = await self._context.supervisor.leader.observe(step.sequence)
         next_step: Result | Retry
         if seen is None:
             next_step = Retry(step.in_doubt, 0.1, errors.JETSTREAM_UNAVAILABLE)
@@ -259,7 +259,7 @@ class PublishAttempt:
     def _timed_out(self) -> Problem:
         return timed_out(
             self._in_doubt,
-            self._context.supervisor.cause,
+            self._context.supervisor.monitor.cause,
             self._cause,
             self._jetstream_code,
         )

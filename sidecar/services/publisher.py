@@ -34,7 +34,7 @@ MAX_IN_FLIGHT: Final = 256
 
 
 class Publisher:
-    """Publishes events over the bus.
+    """Publishes events over the connection that the supervisor hands out.
 
     Of a request that has ended it keeps nothing but, for a second, where the scan
     stands after it; and it tells `failures` what came of it.
@@ -48,10 +48,12 @@ class Publisher:
         timeout_seconds: float,
     ) -> None:
         self._supervisor = supervisor
+        self._leader = supervisor.leader
+        self._monitor = supervisor.monitor
         self._metrics = metrics
         self._failures = failures
         self._timeout_seconds = timeout_seconds
-        self._scans = Scans(supervisor)
+        self._scans = Scans(supervisor.leader)
         copy_seconds = min(COPY_TIMEOUT_SECONDS, timeout_seconds)
         self._context = Context(
             supervisor, metrics, failures, self._scans, copy_seconds
@@ -109,7 +111,7 @@ class Publisher:
             self.failed(key, result, event.body, started_at)
             on_done(result)
             return
-        self._supervisor.proven(result.offset)
+        self._monitor.proven(result.offset)
         self.acknowledged_at = now
         self._scans.record_stored(event, result.offset, now)
         on_done(result)
@@ -151,7 +153,7 @@ class Publisher:
         the whole request is recognised only inside the stream's duplicate window.
         Raises Problem if nobody says what is last.
         """
-        last = (await self._supervisor.position()).last
+        last = (await self._leader.position()).last
         while True:
             expected = Expected(key, event.body, last, anywhere=True)
             attempt = PublishAttempt(self._context, event, expected, ends_at)

@@ -157,10 +157,12 @@ class Budget:
 
 
 class Reader:
-    """Reads pages over a bus of its own, so that no reader delays a publish."""
+    """Reads pages over a connection of its own, so that no reader delays a publish."""
 
     def __init__(self, supervisor: StreamSupervisor, metrics: Metrics) -> None:
         self._supervisor = supervisor
+        self._leader = supervisor.leader
+        self._monitor = supervisor.monitor
         self._metrics = metrics
         self._fetches = Budget(FETCHED_BYTES)
         self.copies = Copies()
@@ -187,7 +189,7 @@ class Reader:
         """Now and then try the subject that serves, until cancelled."""
         while True:
             await asyncio.sleep(TRY_SECONDS)
-            info, now = self._supervisor.recent_info(), time.monotonic()
+            info, now = self._monitor.recent_info(), time.monotonic()
             asked_at = self.copies.asked_at
             is_tried = asked_at is not None and now - asked_at < TRY_SECONDS
             if info is not None and info.messages and not is_tried:
@@ -214,10 +216,9 @@ class Reader:
 
     async def _read_once(self, query: Query) -> Page:
         position = (
-            inside(query, self._supervisor.recent_info())
-            or await self._supervisor.position()
+            inside(query, self._monitor.recent_info()) or await self._leader.position()
         )
-        start = locate(query.offset, position, self._supervisor.settled_last())
+        start = locate(query.offset, position, self._monitor.settled_last())
         if isinstance(start, Problem):
             raise start
         page = await self._page(start, query, position)
@@ -230,14 +231,14 @@ class Reader:
                 # In the stream, and nobody could be asked for it.
                 left_seconds = min(left_seconds, _AGAIN_SECONDS)
             await self._wait(page.position.last + 1, left_seconds)
-            position = await self._supervisor.position()
+            position = await self._leader.position()
             page = await self._page(page.next_offset, query, position)
         return page
 
     async def _wait(self, offset: int, timeout_seconds: float) -> None:
         self.waiting += 1
         try:
-            await self._supervisor.wait_for(offset, timeout_seconds)
+            await self._monitor.wait_for(offset, timeout_seconds)
         finally:
             self.waiting -= 1
 
@@ -251,10 +252,10 @@ class Reader:
                 case AskCopy(at):
                     came = await self._ask_copy(at, query)
                 case AskLeader():
-                    said = await self._supervisor.said(asked)
+                    said = await self._leader.said(asked)
                 case AskFirst():
                     assert isinstance(said, Said)  # noqa: S101 - its first was asked
-                    said = await self._supervisor.said_again(said)
+                    said = await self._leader.said_again(said)
                 case AskNewest():
                     assert isinstance(said, Said)  # noqa: S101 - it had no message
                     said = await self._ask_newest(asked, said)
@@ -270,7 +271,7 @@ class Reader:
                 case Retry():
                     return Page([], start, position)
                 case Refuse(errors.OFFSET_GONE):
-                    position = await self._supervisor.position()
+                    position = await self._leader.position()
                     raise Problem(
                         errors.OFFSET_GONE,
                         first_offset=position.first,
@@ -306,9 +307,9 @@ class Reader:
             said = replace(said, newest=came)
             if is_end(asked, said.position.last, came):
                 return said
-        if not self._supervisor.has_one_leader():
+        if not self._monitor.has_one_leader():
             return said
-        again = await self._supervisor.said(asked)
+        again = await self._leader.said(asked)
         is_settled = isinstance(again, Said) and again.message is None
         return replace(said, is_settled=is_settled)
 
@@ -378,10 +379,7 @@ class Reader:
             after = events[-1].sequence + 1
             async with self._fetches.spend(count * limit_bytes):
                 more = await asyncio.gather(
-                    *(
-                        self._supervisor.message(at)
-                        for at in range(after, after + count)
-                    ),
+                    *(self._leader.message(at) for at in range(after, after + count)),
                     return_exceptions=True,
                 )
             for event in more:
@@ -402,8 +400,8 @@ class Reader:
         if query.category is not None:
             events = await self._agreed(events, query.category)
         reached = events[-1].sequence
-        self._supervisor.proven(reached)
-        last = max(self._supervisor.proven_last(), position.last)
+        self._monitor.proven(reached)
+        last = max(self._monitor.proven_last(), position.last)
         return Page(events, reached + 1, position._replace(last=last))
 
     async def _agreed(
@@ -415,7 +413,7 @@ class Reader:
         for begin in range(0, len(asked), _LEADERS_AT_ONCE):
             offsets = asked[begin : begin + _LEADERS_AT_ONCE]
             found = await asyncio.gather(
-                *(self._supervisor.next_of(category, offset) for offset in offsets),
+                *(self._leader.next_of(category, offset) for offset in offsets),
                 return_exceptions=True,
             )
             nexts |= {

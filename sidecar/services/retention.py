@@ -47,6 +47,8 @@ class RetentionGuard:
 
     def __init__(self, supervisor: StreamSupervisor) -> None:
         self._supervisor = supervisor
+        self._leader = supervisor.leader
+        self._monitor = supervisor.monitor
         self._asking = asyncio.Lock()
         self._seen: tuple[Any, ...] = ()
         self._stream: tuple[Any, ...] = ()
@@ -57,20 +59,20 @@ class RetentionGuard:
     @property
     def verdict(self) -> Verdict | None:
         """Give the verdict on the stream as it stands; None before the first look."""
-        if self._verdict is None or self._supervisor.info is None:
+        if self._verdict is None or self._monitor.info is None:
             return self._verdict
-        return self._verdict.at(self._supervisor.info.position)
+        return self._verdict.at(self._monitor.info.position)
 
     async def run(self) -> None:
         """Look again whenever the stream moved, until cancelled."""
         while True:
-            info = self._supervisor.info
-            if self._supervisor.cause is None and info is not None:
+            info = self._monitor.info
+            if self._monitor.cause is None and info is not None:
                 try:
                     await self._look(info)
                     self._tell(max_age_seconds(info.config))
                 except Problem:
-                    pass  # the bus tells of it; the next round looks again
+                    pass  # the monitor logs it; the next round looks again
                 except Exception as error:  # noqa: BLE001 - events flow without a guard
                     log.error("internal_error", error=type(error).__name__, where="")
             await asyncio.sleep(LOOK_SECONDS)
@@ -108,7 +110,7 @@ class RetentionGuard:
             )
 
     async def _ask(self, position: Position, before: Verdict | None) -> Verdict:
-        newest = await self._supervisor.last_of(INITSYNC)
+        newest = await self._leader.last_of(INITSYNC)
         scan = scan_at(newest)
         if scan.last is None:
             return Verdict(is_known=scan.is_known)
@@ -124,7 +126,7 @@ class RetentionGuard:
         return judge(start, stop, scan.last.objects)
 
     async def _mark(self, offset: int) -> Mark | None:
-        message = await self._supervisor.message(offset)
+        message = await self._leader.message(offset)
         return None if message is None else mark(message)
 
     def _tell(self, age_seconds: float) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from sidecar.model.scan import INITSYNC
 
 if TYPE_CHECKING:
-    from sidecar.jetstream.supervisor import StreamSupervisor
+    from sidecar.jetstream.leader import StreamLeader
     from sidecar.model.event import Event
     from sidecar.model.scan import Scan
 
@@ -33,8 +33,8 @@ class _Known(NamedTuple):
 class Scans:
     """Remembers where the scan stands after the last event, or asks the leader."""
 
-    def __init__(self, supervisor: StreamSupervisor) -> None:
-        self._supervisor = supervisor
+    def __init__(self, leader: StreamLeader) -> None:
+        self._leader = leader
         self._known: _Known | None = None
 
     def known(self, event: Event, last: int, now: float) -> Event | None:
@@ -53,7 +53,7 @@ class Scans:
         Raises Problem if nobody answers. Nothing comes between what is learned and a
         copy that is fenced by L.
         """
-        before = await self._supervisor.scan_at(last)
+        before = await self._leader.scan_at(last)
         if before is None:
             return None
         self._known = _Known(last, before, time.monotonic())

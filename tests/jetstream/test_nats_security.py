@@ -119,7 +119,7 @@ async def test_a_server_that_is_too_old_is_asked_for_nothing() -> None:
         bus = StreamSupervisor("test", server, StreamPlan("hermes", "hermes", 1, 0))
         running = asyncio.create_task(bus.run())
         async with asyncio.timeout(10):
-            while bus.cause is not errors.SERVER_TOO_OLD:
+            while bus.monitor.cause is not errors.SERVER_TOO_OLD:
                 await asyncio.wait({running}, timeout=0.01)
         running.cancel()
         with suppress(asyncio.CancelledError):

@@ -163,7 +163,7 @@ async def test_what_nats_says_does_not_end_the_bus(name: str) -> None:
         bus = StreamSupervisor("test", NatsServer((odd.url,)), PLAN)
         running = asyncio.create_task(bus.run())
         ends_at = asyncio.get_running_loop().time() + 10
-        while odd.connections < 2 and bus.cause is not errors.SERVER_TOO_OLD:
+        while odd.connections < 2 and bus.monitor.cause is not errors.SERVER_TOO_OLD:
             await asyncio.wait({running}, timeout=0.01)
             assert not running.done()
             assert asyncio.get_running_loop().time() < ends_at, "it was believed"
@@ -220,7 +220,7 @@ async def test_what_we_cannot_read_is_internal_and_passes_by_for_callers() -> No
         bus = StreamSupervisor("test", NatsServer((odd.url,)), PLAN)
         running = asyncio.create_task(bus.run())
         async with asyncio.timeout(10):
-            while bus.cause is not errors.INTERNAL:
+            while bus.monitor.cause is not errors.INTERNAL:
                 await asyncio.wait({running}, timeout=0.01)
         with pytest.raises(errors.Problem) as caught:
             bus.connection()

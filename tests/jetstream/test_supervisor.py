@@ -81,18 +81,20 @@ async def test_a_follower_that_answers_is_no_leader(
         leader.cluster["replicas"][0]["name"] = "n1"  # its leader, among its replicas
         leader.last = 6
         unavailable = errors.JETSTREAM_UNAVAILABLE
-        assert await cause_of(bus.stream_info()) is unavailable
-        assert await cause_of(bus.position()) is unavailable
-        assert await cause_of(bus.categories()) is unavailable
-        assert await bus.look(7) is None
-        await until(lambda: bus.info is not None and not bus.info.has_leader)
-        assert bus.info is not None
-        assert bus.info.position.last == 7
-        assert bus.recent_info() is None
-        assert bus.cause is None  # it may be elected in a moment
+        assert await cause_of(bus.leader.stream_info()) is unavailable
+        assert await cause_of(bus.leader.position()) is unavailable
+        assert await cause_of(bus.leader.categories()) is unavailable
+        assert await bus.leader.observe(7) is None
+        await until(
+            lambda: bus.monitor.info is not None and not bus.monitor.info.has_leader
+        )
+        assert bus.monitor.info is not None
+        assert bus.monitor.info.position.last == 7
+        assert bus.monitor.recent_info() is None
+        assert bus.monitor.cause is None  # it may be elected in a moment
         leader.cluster["replicas"][0]["name"] = "n2"
         leader.last = 7
-        assert (await bus.position()).last == 7
+        assert (await bus.leader.position()).last == 7
 
 
 async def test_a_connection_is_fit_only_when_a_leader_has_answered(
@@ -101,7 +103,7 @@ async def test_a_connection_is_fit_only_when_a_leader_has_answered(
     del leader.cluster["leader"]
     bus = StreamSupervisor("test", NatsServer((plain.url,)), PLAN)
     async with running(bus.run()), asyncio.timeout(30):
-        await until(lambda: bus.cause is errors.JETSTREAM_UNAVAILABLE)
+        await until(lambda: bus.monitor.cause is errors.JETSTREAM_UNAVAILABLE)
         leader.cluster["leader"] = "n1"
         await bus.wait()
 
@@ -111,7 +113,7 @@ async def test_an_event_that_stands_is_stored_while_an_old_leader_answers(
 ) -> None:
     """Else it is told `offset_ahead`, which is final, and comes again by a new key."""
     async with serving(plain) as daemon:
-        await until(lambda: daemon.supervisor.settled_last() == 7)
+        await until(lambda: daemon.supervisor.monitor.settled_last() == 7)
         for last in range(7, 13):
             assert (await stored(daemon, f"k{last}", last)).offset == last + 1
         leader.lag = 5
@@ -124,14 +126,16 @@ async def test_a_reader_of_what_was_stored_is_not_told_that_it_is_ahead(
 ) -> None:
     """What the writing connection has proven holds for the reading one."""
     async with serving(plain) as daemon:
-        await until(lambda: all(bus.settled_last() == 7 for bus in daemon.supervisors))
+        await until(
+            lambda: all(bus.monitor.settled_last() == 7 for bus in daemon.supervisors)
+        )
         for last in range(7, 13):
             await stored(daemon, f"k{last}", last)
         leader.lag = 5
         unavailable = errors.JETSTREAM_UNAVAILABLE
         assert await cause_of(daemon.reader.read(Query(14))) is unavailable
-        assert await cause_of(daemon.supervisor.stream_info()) is unavailable
-        assert daemon.supervisor.info is not None
+        assert await cause_of(daemon.supervisor.leader.stream_info()) is unavailable
+        assert daemon.supervisor.monitor.info is not None
         leader.lag = 0
         assert (await daemon.reader.read(Query(14))).events == []
 
@@ -145,13 +149,15 @@ async def test_a_reader_of_what_a_follower_gave_is_not_told_that_it_is_ahead(
         leader.store("hermes.base", b"NATS/1.0\r\n\r\n", b"{}")
     leader.lag = 5
     async with serving(plain) as daemon:
-        await until(lambda: all(bus.settled_last() == 8 for bus in daemon.supervisors))
+        await until(
+            lambda: all(bus.monitor.settled_last() == 8 for bus in daemon.supervisors)
+        )
         assert await cause_of(daemon.reader.read(Query(14))) is errors.OFFSET_AHEAD
         if by == "page":
             assert (await daemon.reader.read(Query(8))).next_offset == 14
         else:
             leader.lag = 0
-            assert await daemon.supervisor.message(13) is not None
+            assert await daemon.supervisor.leader.message(13) is not None
             leader.lag = 5
         unavailable = errors.JETSTREAM_UNAVAILABLE
         assert await cause_of(daemon.reader.read(Query(14))) is unavailable
@@ -161,7 +167,7 @@ async def test_a_stream_that_was_restored_is_told_after_five_seconds(
     plain: NatsProcess, leader: Leader
 ) -> None:
     async with serving(plain) as daemon:
-        await until(lambda: daemon.supervisor.settled_last() == 7)
+        await until(lambda: daemon.supervisor.monitor.settled_last() == 7)
         await stored(daemon, "k7", 7)
         leader.last = 5
         started_at = time.monotonic()
@@ -171,7 +177,7 @@ async def test_a_stream_that_was_restored_is_told_after_five_seconds(
         assert cause is errors.OFFSET_AHEAD
         assert 5 <= time.monotonic() - started_at < 12
         assert await cause_of(stored(daemon, "k8", 8)) is errors.OFFSET_AHEAD
-        assert (await daemon.supervisor.position()).last == 5
+        assert (await daemon.supervisor.leader.position()).last == 5
 
 
 @pytest.mark.parametrize(
@@ -202,7 +208,11 @@ async def test_an_event_that_ages_out_between_two_questions_is_gone_and_no_hole(
         for last in range(7, 13):
             await stored(daemon, f"k{last}", last)
         bus = daemon.reader._supervisor
-        await until(lambda: bus.info is not None and bus.info.position.last == 13)
+        await until(
+            lambda: (
+                bus.monitor.info is not None and bus.monitor.info.position.last == 13
+            )
+        )
         leader.first, leader.followers_first, leader.ages = 10, 11, 10
         assert await cause_of(daemon.reader.read(Query(10))) is errors.OFFSET_GONE
 

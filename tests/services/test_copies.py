@@ -120,7 +120,9 @@ async def test_what_ages_out_between_two_questions_is_gone_and_no_hole(
 ) -> None:
     leader.followers_first = 12
     async with serving(plain) as daemon:
-        await asyncio.to_thread(wait_until, lambda: daemon.supervisor.info is not None)
+        await asyncio.to_thread(
+            wait_until, lambda: daemon.supervisor.monitor.info is not None
+        )
         leader.ages = 50
         with pytest.raises(Problem) as caught:
             await daemon.reader.read(Query(8))
@@ -143,7 +145,7 @@ async def test_nothing_is_remembered_of_a_stream_that_was_restored(
 
     async with serving(plain) as daemon:
         initsync("init-start", "init-stop")
-        info = await daemon.supervisor.stream_info()
+        info = await daemon.supervisor.leader.stream_info()
         assert [row.type for row in await daemon.recent.rows(info)][:2] == [
             "init-stop",
             "init-start",
@@ -154,7 +156,7 @@ async def test_nothing_is_remembered_of_a_stream_that_was_restored(
         leader.restore(13)
         for _ in range(2):
             leader.store("hermes.base", BLOCK, b"{}")
-        info = await daemon.supervisor.stream_info()
+        info = await daemon.supervisor.leader.stream_info()
         assert {row.type for row in await daemon.recent.rows(info)} == {None}
         assert await daemon.guard.known(info) == Verdict()
 
@@ -207,7 +209,9 @@ async def test_that_a_leader_finds_nothing_more_of_a_category_is_no_end_alone(
     leader.finds_nothing = True
     leader.direct_stream = name
     async with serving(plain) as daemon:
-        monkeypatch.setattr(daemon.supervisor, "has_one_leader", lambda: has_one)
+        monkeypatch.setattr(
+            daemon.supervisor.monitor, "has_one_leader", lambda: has_one
+        )
         page = await daemon.reader.read(Query(start, category=category))
         assert (page.events, page.next_offset) == ([], next_offset)
 
@@ -220,7 +224,7 @@ async def test_what_is_pending_proves_nothing(
     async with serving(plain) as daemon:
         page = await daemon.reader.read(Query(8))
         assert (offsets(page)[-1], page.position.last) == (13, 13)
-        assert (await daemon.supervisor.position()).last == 13
+        assert (await daemon.supervisor.leader.position()).last == 13
 
 
 async def test_a_page_of_the_leader_passes_its_bound_by_one_event(

@@ -31,12 +31,13 @@ STORED = Acknowledged(42, duplicate=False)
 
 
 class Scripted:
-    """A supervisor and its connection that give these replies."""
+    """A supervisor with its parts and its connection, which give these replies."""
 
     def __init__(self, *replies: Answer) -> None:
         self.replies = list(replies)
         self.dropped = 0
         self.cause = None
+        self.leader = self.monitor = self
         self.outcomes: list[Outcome | None] = []
         self.doubts: dict[PublishAttempt, float] = {}
         self.seen: list[list[float]] = []
@@ -50,7 +51,7 @@ class Scripted:
     def drop(self, _: object) -> None:
         self.dropped += 1
 
-    async def look(self, _: int) -> None:
+    async def observe(self, _: int) -> None:
         """Say nothing, as a stream without a leader."""
 
     def send(self, *rest: Any) -> None:

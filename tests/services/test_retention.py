@@ -108,9 +108,9 @@ async def store(
 async def scanned(bus: StreamSupervisor) -> tuple[int, int] | None:
     """Read the stream from its beginning, and do what hermes-client does with it."""
     start = found = None
-    first, last = await bus.position()
+    first, last = await bus.leader.position()
     for offset in range(first, last + 1):
-        message = await bus.message(offset)
+        message = await bus.leader.message(offset)
         assert message is not None
         document = json.loads(message.body)
         if document["evcategory"] != "initsync":
@@ -131,7 +131,7 @@ def ends(verdict: Verdict) -> tuple[int, int] | None:
 async def fresh_verdict(nats: NatsProcess, stream: str) -> Verdict:
     """Ask as a sidecar does that has just been started."""
     async with running_bus(nats, stream) as bus:
-        return await RetentionGuard(bus).known(await bus.stream_info())
+        return await RetentionGuard(bus).known(await bus.leader.stream_info())
 
 
 async def test_a_fresh_start_says_what_a_scan_finds_in_two_hundred_histories(
@@ -160,7 +160,7 @@ async def test_each_initsync_of_four_hundred_is_told_while_retention_takes_them(
     async with running_bus(nats, stream) as bus:
         for below in (FIRST + 1, FIRST + 797, FIRST + 1596, FIRST + 1597, FIRST + 1600):
             operator.api(f"STREAM.PURGE.{stream}", {"seq": below})
-            info = await bus.stream_info()
+            info = await bus.leader.stream_info()
             is_held = below <= FIRST + 1596
             expected = (FIRST + 1596, FIRST + 1599) if is_held else None
             assert ends(await RetentionGuard(bus).known(info)) == expected
@@ -192,7 +192,7 @@ async def test_without_the_header_it_is_unknown_until_an_initsync_was_whole(
     async with running_daemon(nats, stream) as daemon:
         for letter in then:
             assert isinstance(await store(daemon, letter, LAST), Stored)
-        newest = await daemon.supervisor.last_of("initsync")
+        newest = await daemon.supervisor.leader.last_of("initsync")
         assert (newest and newest.initsync) == header
     said = await fresh_verdict(nats, stream)
     if verdict is None:
@@ -220,12 +220,12 @@ async def test_another_producers_initsync_between_is_taken_in(
         running_daemon(nats, stream) as other,
     ):
         for daemon, letter in zip([one, other] * 8, "SaSaEbaSabaEESab", strict=True):
-            last = (await one.supervisor.position()).last
+            last = (await one.supervisor.leader.position()).last
             assert isinstance(await store(daemon, letter, last), Stored)
             assert ends(await fresh_verdict(nats, stream)) == await scanned(
                 one.supervisor
             )
-        newest = await one.supervisor.last_of("initsync")
+        newest = await one.supervisor.leader.last_of("initsync")
         assert scan_at(newest).header == "open=1013,1; last=1007-1011,2"
 
 
@@ -234,13 +234,13 @@ async def test_within_an_initsync_nothing_is_asked_before_an_event(
 ) -> None:
     async with running_daemon(nats, stream) as daemon:
         asked: list[int] = []
-        scan_at = daemon.supervisor.scan_at
+        scan_at = daemon.supervisor.leader.scan_at
 
         async def counted(last: int) -> Scan | None:
             asked.append(last)
             return await scan_at(last)
 
-        monkeypatch.setattr(daemon.supervisor, "scan_at", counted)
+        monkeypatch.setattr(daemon.supervisor.leader, "scan_at", counted)
         for place, letter in enumerate("S" + "a" * 40 + "E"):
             last = FIRST - 1 + place
             assert await store(daemon, letter, last) == Stored(last + 1, False)
@@ -263,7 +263,7 @@ async def test_who_comes_too_late_or_too_early_learns_it_as_with_any_event(
             answer = await store(daemon, letter, last, of_key)
             assert isinstance(answer, Problem)
             assert answer.cause.code == code
-        assert (await daemon.supervisor.position()).last == FIRST
+        assert (await daemon.supervisor.leader.position()).last == FIRST
 
 
 def check(http: httpx.Client) -> dict[str, Any]:
@@ -348,10 +348,10 @@ async def test_that_nothing_came_before_l_is_taken_from_three_answers_alone(
         assert last is not None
         return Position(1, last)
 
-    monkeypatch.setattr(bus, "last_of", last_of)
-    monkeypatch.setattr(bus, "position", position)
-    monkeypatch.setattr(bus, "has_one_leader", lambda: True)
-    assert await bus.scan_at(7) == scan
+    monkeypatch.setattr(bus.leader, "last_of", last_of)
+    monkeypatch.setattr(bus.leader, "position", position)
+    monkeypatch.setattr(bus.monitor, "has_one_leader", lambda: True)
+    assert await bus.leader.scan_at(7) == scan
 
 
 @pytest.mark.parametrize(("replicas", "is_known"), [(1, True), (3, False)])
@@ -362,7 +362,9 @@ async def test_of_several_replicas_one_has_to_lead_for_long_enough(
     bus = StreamSupervisor(
         "test", NatsServer(("nats://127.0.0.1:1",)), StreamPlan("s", "s", 3, 0)
     )
-    bus.info = StreamInfo({}, Position(1, 7), 7, 100, "", "n1", replicas, replicas, {})
+    bus.monitor.info = StreamInfo(
+        {}, Position(1, 7), 7, 100, "", "n1", replicas, replicas, {}
+    )
 
     async def last_of(_: str) -> StoredMessage | None:
         return newest_at(5)
@@ -370,13 +372,13 @@ async def test_of_several_replicas_one_has_to_lead_for_long_enough(
     async def position() -> Position:
         return Position(1, 7)
 
-    monkeypatch.setattr(bus, "last_of", last_of)
-    monkeypatch.setattr(bus, "position", position)
+    monkeypatch.setattr(bus.leader, "last_of", last_of)
+    monkeypatch.setattr(bus.leader, "position", position)
     if is_known:
-        assert await bus.scan_at(7) == Scan(Open(5, 1))
+        assert await bus.leader.scan_at(7) == Scan(Open(5, 1))
     else:
         with pytest.raises(Problem):
-            await bus.scan_at(7)
+            await bus.leader.scan_at(7)
 
 
 async def test_what_is_too_large_is_told_so_though_its_offset_is_taken(
@@ -404,15 +406,17 @@ async def test_what_one_of_several_leaders_said_is_asked_once_more(
     bus = StreamSupervisor(
         "test", NatsServer(("nats://127.0.0.1:1",)), StreamPlan("s", "s", replicas, 0)
     )
-    bus.cause = None
-    bus.info = StreamInfo({}, Position(1, 7), 7, 100, "", "n1", replicas, replicas, {})
+    bus.monitor.cause = None
+    bus.monitor.info = StreamInfo(
+        {}, Position(1, 7), 7, 100, "", "n1", replicas, replicas, {}
+    )
     asked = []
 
     async def last_of(_: str) -> StoredMessage | None:
         asked.append(1)
         return newest_at(5, "open=5,0" if len(asked) == 1 else "")
 
-    monkeypatch.setattr(bus, "last_of", last_of)
+    monkeypatch.setattr(bus.leader, "last_of", last_of)
     guard = RetentionGuard(bus)
     running = asyncio.create_task(guard.run())
     await asyncio.sleep(0.7)  # as long as that nothing more is asked

@@ -12,9 +12,10 @@ from unittest.mock import patch
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
 from sidecar.http import events
-from sidecar.jetstream import connection, headers, supervisor
+from sidecar.jetstream import connection, headers
 from sidecar.jetstream.api_replies import ApiError, Batch
 from sidecar.jetstream.client import header_fields
+from sidecar.jetstream.leader import StreamLeader
 from sidecar.jetstream.requests import NoReply, Requests
 from sidecar.model import decisions, evidence, last_offset, reply
 from sidecar.model import stream as stream_module
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from sidecar.jetstream.supervisor import StreamSupervisor
     from sidecar.model.reply import Answer, Observation
 
     Context = AbstractContextManager[object]
@@ -162,12 +162,12 @@ def _numbers_by_seconds() -> Context:
 def _takes_two_answers_for_gone() -> Iterator[None]:
     """Take the position of one server and "no message" of another for: it is gone."""
 
-    async def look(self: StreamSupervisor, sequence: int) -> Observation | None:
-        sight = await real_look(self, sequence)
+    async def observe(self: StreamLeader, sequence: int) -> Observation | None:
+        sight = await real_observe(self, sequence)
         if sight is None or not sight.position.first <= sequence <= sight.position.last:
             return sight
         try:
-            message = await (await self.wait()).api.message(sequence)
+            message = await (await self._wait()).api.message(sequence)
         except (NoReply, ApiError):
             return None
         return replace(sight, message=message)
@@ -178,9 +178,9 @@ def _takes_two_answers_for_gone() -> Iterator[None]:
             return Problem(errors.OFFSET_GONE, Outcome.UNKNOWN)
         return real_resolve(expected, sequence, sight)
 
-    real_look, real_resolve = supervisor.StreamSupervisor.look, decisions.resolve
+    real_observe, real_resolve = StreamLeader.observe, decisions.resolve
     with (
-        patch.object(supervisor.StreamSupervisor, "look", look),
+        patch.object(StreamLeader, "observe", observe),
         patch.object(publish_attempt, "resolve", resolve),
     ):
         yield

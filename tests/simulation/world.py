@@ -466,7 +466,7 @@ class World:
             if sidecar.daemon is None or not self.cluster.can_store():
                 continue
             with suppress(Problem):  # whoever gets no answer is told of by others
-                info = await sidecar.daemon.supervisor.stream_info()
+                info = await sidecar.daemon.supervisor.leader.stream_info()
                 verdict = _named(await sidecar.daemon.guard.known(info))
                 self.history.verdicts.append((sidecar.name, self.loop.time(), verdict))
 
