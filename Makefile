@@ -13,7 +13,7 @@ IMAGE ?= hermes-nats-sidecar
 BUILD ?= $(shell if docker info >/dev/null 2>&1; then echo docker build; \
   elif command -v podman >/dev/null; then echo podman build --format docker; \
   else echo buildah bud --format docker; fi)
-CONTRACT := tests/plugins/test_producer_plugin.py tests/plugins/test_consumer_plugin.py
+CONTRACT := tests/plugins/producer tests/plugins/consumer tests/plugins/test_other_pythons.py
 
 unexport CDPATH
 

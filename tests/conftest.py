@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
-from parts.hermes import make_hermes_home, use_hermes_home
-from parts.leader import WITHOUT_JETSTREAM
-from parts.nats import NatsProcess
-from parts.sidecar import SidecarProcess
+from support.hermes import make_hermes_home, use_hermes_home
+from support.jetstream import wait_jetstream
+from support.leader import WITHOUT_JETSTREAM
+from support.nats import NatsProcess
+from support.sidecar import SidecarProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,3 +58,11 @@ def hermes_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = make_hermes_home(tmp_path_factory.mktemp("hermes"))
     use_hermes_home(home)
     return home
+
+
+@pytest.fixture
+def own_nats(tmp_path: Path) -> Iterator[NatsProcess]:
+    """One server that the test may kill."""
+    with NatsProcess(tmp_path / "nats") as server:
+        wait_jetstream(server.port)
+        yield server

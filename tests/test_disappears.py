@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 import trustme
-from parts.process import wait_until
-from parts.sidecar import (
+from support.process import wait_until
+from support.sidecar import (
     COMMAND,
     SidecarProcess,
     environment,
@@ -30,7 +30,7 @@ from parts.sidecar import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from parts.nats import NatsProcess
+    from support.nats import NatsProcess
 
 LIVE = "/health/live"
 

@@ -40,7 +40,7 @@ from sidecar.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from parts.nats import NatsProcess
+    from support.nats import NatsProcess
 
     from sidecar.libraries import Names
 

@@ -1,91 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
+"""A sidecar's life: NATS and its stream come and go."""
+
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from parts.jetstream import Operator, wait_jetstream
-from parts.nats import NatsProcess, free_port
-from parts.process import wait_until
-from parts.sidecar import SidecarProcess, event, last_offset, post, sidecar_on
+from support.jetstream import RawNatsClient, wait_jetstream
+from support.lifecycle import in_doubt, reasons, serving, started
+from support.nats import NatsProcess, free_port
+from support.process import wait_until
+from support.sidecar import SidecarProcess, event, last_offset, post
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def own_nats(tmp_path: Path) -> Iterator[NatsProcess]:
-    """One server that the test may kill."""
-    with NatsProcess(tmp_path / "nats") as server:
-        wait_jetstream(server.port)
-        yield server
-
-
-@contextmanager
-def started(directory: Path, **settings: object) -> Iterator[SidecarProcess]:
-    """Start a sidecar that serves but need not be ready."""
-    process = SidecarProcess(directory, **settings)
-    process.start()
-    try:
-        yield process.wait_live()
-    finally:
-        process.stop()
-
-
-def reasons(process: SidecarProcess) -> str:
-    answer = process.health("/health/ready")
-    assert answer is not None
-    assert (answer.status_code == 200) == (answer.json()["status"] == "ready")
-    checks: list[dict[str, Any]] = answer.json()["checks"]
-    return " ".join(check["reason"] for check in checks if check["reason"])
-
-
-@contextmanager
-def serving(
-    nats: NatsProcess, tmp_path: Path, **settings: object
-) -> Iterator[tuple[SidecarProcess, httpx.Client]]:
-    """Start a ready sidecar that made the stream `hermes`, and HTTP to it."""
-    process = sidecar_on(nats, tmp_path / "s", "hermes", **settings)
-    with process, process.client() as http:
-        yield process, http
-
-
-def in_background(call: Callable[[], httpx.Response]) -> Future[httpx.Response]:
-    """Run a call in a thread."""
-    executor = ThreadPoolExecutor(1)
-    future = executor.submit(call)
-    executor.shutdown(wait=False)
-    return future
-
-
-class Doubt(NamedTuple):
-    """A publish whose copy a frozen NATS does not answer."""
-
-    process: SidecarProcess
-    answer: Future[httpx.Response]
-    last: int
-
-
-@contextmanager
-def in_doubt(nats: NatsProcess, tmp_path: Path, seconds: float = 10) -> Iterator[Doubt]:
-    with serving(nats, tmp_path, publish_timeout_seconds=seconds) as (process, http):
-        last = last_offset(http)
-        nats.freeze()
-        answer = in_background(lambda: post(http, last=last))
-        wait_until(
-            lambda: "outcome of a publish is not known" in reasons(process),
-            what="unknown",
-        )
-        yield Doubt(process, answer, last)
-
-
-def is_stopping(process: SidecarProcess) -> bool:
-    return any(row["event"] == "stopping" for row in process.rows())
 
 
 # -- NATS comes and goes ---------------------------------------------------------------
@@ -207,7 +138,7 @@ def test_a_missing_stream_is_named_and_served_once_it_is_there(
         answer = post(http)
         assert (answer.status_code, answer.json()["code"]) == (503, "stream_missing")
         assert "provision" in answer.json()["remedy"]
-        with Operator(own_nats.port) as operator:
+        with RawNatsClient(own_nats.port) as operator:
             operator.create("hermes", first_seq=1000)
             process.wait_ready()
             assert post(http, last=999).json()["offset"] == 1000
@@ -238,7 +169,7 @@ def test_a_missing_stream_is_named_and_served_once_it_is_there(
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_an_unfit_stream_is_a_sentence_and_takes_nothing(
-    unfit: tuple[Operator, SidecarProcess], config: dict[str, Any], words: str
+    unfit: tuple[RawNatsClient, SidecarProcess], config: dict[str, Any], words: str
 ) -> None:
     operator, process = unfit
     made = operator.create("hermes", **config)
@@ -261,13 +192,13 @@ def test_an_unfit_stream_is_a_sentence_and_takes_nothing(
 @pytest.fixture(scope="module")
 def unfit(
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[Operator, SidecarProcess]]:
+) -> Iterator[tuple[RawNatsClient, SidecarProcess]]:
     """One server without a stream, and a sidecar that waits for one."""
     directory = tmp_path_factory.mktemp("unfit")
     with NatsProcess(directory / "nats") as nats:
         wait_jetstream(nats.port)
         with (
-            Operator(nats.port) as operator,
+            RawNatsClient(nats.port) as operator,
             started(directory / "s", nats_url=nats.url) as process,
         ):
             yield operator, process
@@ -278,7 +209,7 @@ def test_a_stream_that_becomes_unfit_while_serving_is_no_longer_written_to(
 ) -> None:
     # One connection: what /health says is true of the post that follows.
     with (
-        Operator(own_nats.port) as operator,
+        RawNatsClient(own_nats.port) as operator,
         serving(own_nats, tmp_path, role="producer") as (process, http),
     ):
         assert post(http).status_code == 201
@@ -294,7 +225,7 @@ def test_a_full_stream_is_not_ready_until_it_takes_events_again(
     own_nats: NatsProcess, tmp_path: Path
 ) -> None:
     with (
-        Operator(own_nats.port) as operator,
+        RawNatsClient(own_nats.port) as operator,
         serving(own_nats, tmp_path) as (process, http),
     ):
         assert post(http).status_code == 201
@@ -312,7 +243,7 @@ def test_a_stream_made_anew_by_the_sidecar_starts_above_the_old_one(
     own_nats: NatsProcess, tmp_path: Path
 ) -> None:
     with (
-        Operator(own_nats.port) as operator,
+        RawNatsClient(own_nats.port) as operator,
         serving(own_nats, tmp_path) as (_, http),
     ):
         old = post(http).json()["offset"]
@@ -326,155 +257,6 @@ def test_a_stream_made_anew_by_the_sidecar_starts_above_the_old_one(
         assert last_offset(http) >= old
         answer = post(http, last=old - 1, key="old")
         assert (answer.status_code, answer.json()["code"]) == (410, "offset_gone")
-
-
-# -- Its end ---------------------------------------------------------------------------
-
-
-def test_sigterm_ends_with_exit_status_0_and_takes_the_socket_away(
-    own_nats: NatsProcess, tmp_path: Path
-) -> None:
-    with serving(own_nats, tmp_path) as (process, http):
-        assert post(http).status_code == 201
-        wait_until(lambda: "initsync_missing" in process.output(), what="all said")
-        assert process.terminate() == 0
-        assert not process.socket.exists()
-        names = [row["event"] for row in process.rows()]
-        assert names[-2:] == ["stopping", "stopped"]
-        assert not any(row["level"] == "error" for row in process.rows())
-
-
-def test_a_waiting_reader_does_not_hold_up_the_end(
-    own_nats: NatsProcess, tmp_path: Path
-) -> None:
-    with serving(own_nats, tmp_path) as (process, http):
-        asked = in_background(lambda: http.get("/v1/events?offset=next&wait=60"))
-        wait_until(lambda: "readers_waiting 1.0" in http.get("/metrics").text)
-        started_at = time.monotonic()
-        assert process.terminate() == 0
-        assert time.monotonic() - started_at < 5
-        with suppress(httpx.HTTPError):
-            assert asked.result(5).status_code in (200, 503)
-
-
-def test_sigterm_keeps_the_truth_of_a_publish_in_flight(
-    own_nats: NatsProcess, tmp_path: Path
-) -> None:
-    with in_doubt(own_nats, tmp_path, seconds=20) as (process, asked, last):
-        process.running.terminate()
-        wait_until(lambda: is_stopping(process))
-        own_nats.thaw()
-        answer = asked.result(20)
-        assert process.running.wait(20) == 0
-        assert answer.status_code in (200, 201), answer
-        assert answer.json()["offset"] == last + 1
-    with Operator(own_nats.port) as operator:
-        assert operator.state("hermes")["last_seq"] == last + 1
-
-
-def test_sigterm_answers_unknown_for_what_cannot_be_resolved(
-    own_nats: NatsProcess, tmp_path: Path
-) -> None:
-    with in_doubt(own_nats, tmp_path, seconds=8) as (process, asked, _):
-        status = process.terminate()
-        with suppress(httpx.HTTPError):
-            answer = asked.result(20)
-            assert (answer.status_code, answer.json()["outcome"]) == (504, "unknown")
-        own_nats.thaw()
-        assert status == 0
-
-
-def test_a_second_sigterm_exits_at_once(own_nats: NatsProcess, tmp_path: Path) -> None:
-    with in_doubt(own_nats, tmp_path, seconds=60) as (process, asked, _):
-        process.running.terminate()
-        wait_until(lambda: is_stopping(process))
-        assert process.is_alive
-        started_at = time.monotonic()
-        assert process.terminate() != 0
-        assert time.monotonic() - started_at < 2
-        own_nats.thaw()
-        with pytest.raises(httpx.HTTPError):
-            asked.result(10)
-
-
-def test_a_killed_sidecar_can_be_started_again_on_its_socket(
-    own_nats: NatsProcess, tmp_path: Path
-) -> None:
-    with serving(own_nats, tmp_path) as (process, http):
-        last = post(http).json()["offset"]
-        process.kill()
-        assert process.socket.exists()
-        process.start()
-        process.wait_ready()
-        with process.client() as again:
-            assert post(again, last=last).json()["offset"] == last + 1
-
-
-# -- TCP -------------------------------------------------------------------------------
-
-
-def tcp(process: SidecarProcess, host: str = "127.0.0.1", token: str = "") -> Any:
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    return httpx.Client(
-        base_url=f"http://{host}:{process.tcp_port}", headers=headers, trust_env=False
-    )
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
-def test_health_is_served_over_tcp_by_address_and_by_name(
-    sidecar: SidecarProcess, host: str, path: str
-) -> None:
-    with tcp(sidecar, host) as http:
-        answer = http.get(path)
-        assert answer.status_code == 200
-        assert answer.json()["status"] in ("ready", "live")
-
-
-def test_the_api_over_tcp_is_off_by_default(sidecar: SidecarProcess) -> None:
-    with tcp(sidecar) as http:
-        for answer in (
-            post(http),
-            http.get("/v1/events"),
-            http.get("/v1/stream"),
-            http.get("//v1/stream"),
-            http.get("/v1/nothing"),
-        ):
-            assert answer.status_code in (403, 404)
-            assert answer.json()["code"] in ("api_off", "not_found")
-        assert post(http).json()["code"] == "api_off"
-
-
-def test_the_api_over_tcp_with_a_token_wants_that_token(
-    nats: NatsProcess, tmp_path: Path
-) -> None:
-    token_file = tmp_path / "token"
-    token_file.write_text("c0rrect-horse\n")
-    with sidecar_on(nats, tmp_path / "s", token_file=token_file) as process:
-        with tcp(process) as http:
-            answer = post(http)
-            assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
-            assert answer.headers["www-authenticate"] == "Bearer"
-            assert http.get("/health").status_code == 200
-        with tcp(process, token="wrong") as http:
-            assert post(http).status_code == 401
-            assert http.get("/v1/stream").status_code == 401
-        with tcp(process, token="c0rrect-horse") as http:
-            assert post(http).status_code == 201
-            assert http.get("/v1/events").status_code == 200
-            token_file.write_text("changed")
-            assert post(http).status_code == 401
-        with process.client() as http:
-            assert post(http).status_code == 201  # the Unix socket needs none
-        assert "c0rrect" not in process.output()
-
-
-def test_the_api_over_tcp_can_be_open(nats: NatsProcess, tmp_path: Path) -> None:
-    with (
-        sidecar_on(nats, tmp_path / "s", tcp_api="open") as process,
-        tcp(process) as http,
-    ):
-        assert post(http).status_code == 201
 
 
 # -- Log -------------------------------------------------------------------------------

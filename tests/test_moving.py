@@ -7,9 +7,9 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from parts.hermes import load_plugin, new_event
-from parts.nats import NatsProcess
-from parts.sidecar import COMMAND, SidecarProcess, environment
+from support.hermes import load_plugin, new_event
+from support.nats import NatsProcess
+from support.sidecar import COMMAND, SidecarProcess, environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

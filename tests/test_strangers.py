@@ -8,16 +8,16 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from parts.process import memory_kib
-from parts.sidecar import event, last_offset, post, sidecar_on
+from support.process import memory_kib
+from support.sidecar import event, last_offset, post, sidecar_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     import httpx
-    from parts.nats import NatsProcess
-    from parts.sidecar import SidecarProcess
+    from support.nats import NatsProcess
+    from support.sidecar import SidecarProcess
 
 TOKEN = "c0rrect-horse"
 SECRET = b"battery-staple"

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from parts.hermes import make_hermes_home, use_hermes_home
+from support.hermes import make_hermes_home, use_hermes_home
 
 from . import report
 from .growth import measure_growth, measure_publishes, measure_starts

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import nats
 import yaml
-from parts.hermes_programs import HermesProgram
-from parts.process import wait_until
+from support.hermes_programs import HermesProgram
+from support.process import wait_until
 
 from .measure import turned
 from .variants import create_stream, sidecar_process
 from .world import nats_servers
 
 if TYPE_CHECKING:
-    from parts.nats import NatsProcess
+    from support.nats import NatsProcess
 
     from .scale import Scale
 

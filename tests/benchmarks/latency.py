@@ -15,7 +15,7 @@ from .world import event_of, nats_servers
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from parts.sidecar import SidecarProcess
+    from support.sidecar import SidecarProcess
 
 Latencies = dict[int, dict[str, Spread]]
 """Microseconds by size and variant."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from parts.process import memory_kib
+from support.process import memory_kib
 
 from sidecar.jetstream.embedded_server import find_nats_server
 

@@ -19,8 +19,8 @@ from .world import event_of, fill_sqlite, fill_stream, nats_servers
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from parts.nats import NatsProcess
-    from parts.sidecar import SidecarProcess
+    from support.nats import NatsProcess
+    from support.sidecar import SidecarProcess
 
 
 @dataclass(frozen=True)

@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx
-from parts.hermes import load_plugin
-from parts.jetstream import Operator
-from parts.nats import free_port
-from parts.process import Process, wait_until
-from parts.sidecar import SidecarProcess
+from support.hermes import load_plugin
+from support.jetstream import RawNatsClient
+from support.nats import free_port
+from support.process import Process, wait_until
+from support.sidecar import SidecarProcess
 
 from .inprocess import InProcessNats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from parts.nats import NatsProcess
+    from support.nats import NatsProcess
 
 UNIX, TCP = "ours, Unix socket", "ours, TCP"
 IN_PROCESS = "nats-py in a thread"
@@ -87,7 +87,7 @@ class RawBus:
     """The floor: our conditional publish on a blocking socket, and its answer."""
 
     def __init__(self, port: int, stream: str) -> None:
-        self._operator = Operator(port)
+        self._operator = RawNatsClient(port)
         self._stream = stream
 
     def open(self) -> None:
@@ -183,7 +183,7 @@ def sidecar_process(directory: Path, node: NatsProcess, stream: str) -> SidecarP
 
 def create_stream(node: NatsProcess, name: str, replicas: int = 1) -> None:
     """Create a stream; on a cluster with its leader on this node."""
-    with Operator(node.port) as operator:
+    with RawNatsClient(node.port) as operator:
         operator.create(name, num_replicas=replicas)
     if replicas > 1:
         wait_until(lambda: _leads(node, name), 60, "leader moves")
@@ -193,7 +193,7 @@ def _leads(node: NatsProcess, stream: str) -> bool:
     """Move the leader, else some variants would pay for one hop more than others."""
     request = json.dumps({"placement": {"preferred": node.name}}).encode()
     try:
-        with Operator(node.port) as operator:
+        with RawNatsClient(node.port) as operator:
             leader = operator.api(f"STREAM.INFO.{stream}")["cluster"].get("leader")
             if leader and leader != node.name:
                 operator.ask(f"$JS.API.STREAM.LEADER.STEPDOWN.{stream}", request)

@@ -9,9 +9,9 @@ import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from parts.hermes import new_event
-from parts.jetstream import Operator, wait_jetstream
-from parts.nats import NatsCluster, NatsProcess
+from support.hermes import new_event
+from support.jetstream import RawNatsClient, wait_jetstream
+from support.nats import NatsCluster, NatsProcess
 
 from .scale import SIZES
 
@@ -62,7 +62,7 @@ def nats_servers(
 
 def fill_stream(node: NatsProcess, stream: str, body: bytes, count: int) -> None:
     """Store events as the sidecar would, fast: most of them without an answer."""
-    with Operator(node.port) as operator:
+    with RawNatsClient(node.port) as operator:
         subject = f"{stream}.base"
         for number in range(1, count + 1):
             headers = {

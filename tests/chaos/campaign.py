@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from .faults import FAULTS, fitting
+from .nemesis import FAULTS, fitting
 from .options import TOPOLOGIES
 from .report import Run, fault_times, load, page
 from .servers import VERSIONS, nats_server

@@ -4,6 +4,8 @@
 A source goes back to older values, so the same bytes come again and again and say
 nothing. What counts is the key of each `_send`, which the stream holds beside its
 event, and the walk of each object: its events in the order of sending.
+
+Long because it is one proof, each rule of which needs what the others found.
 """
 
 from __future__ import annotations

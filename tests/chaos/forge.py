@@ -11,7 +11,7 @@ import re
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from parts.odd import Reply, acknowledgement, no_stream, odd, refusal
+from support.odd import Reply, acknowledgement, no_stream, odd, refusal
 
 if TYPE_CHECKING:
     from random import Random

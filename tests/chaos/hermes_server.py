@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterable
 
-    from .ledger import Ledger
+    from .history import History
     from .options import Options
 
 _BETWEEN_PASSES_SECONDS = 0.1
@@ -49,13 +49,13 @@ class HermesServer(threading.Thread):
         number: int,
         make_plugin: Callable[[], Any],
         options: Options,
-        ledger: Ledger,
+        history: History,
         rng: random.Random,
     ) -> None:
         super().__init__(name=f"hermes-server {number}", daemon=True)
         self.make_plugin = make_plugin
         self.options = options
-        self.ledger = ledger
+        self.history = history
         self.rng = rng
         self.source = Source(f"Users{number}", rng)
         self.stopping = threading.Event()
@@ -188,7 +188,7 @@ class HermesServer(threading.Thread):
                 self.source.change_after_failure(self._failed)
             self._go_through(self.source.difference())
         except Killed:
-            self.ledger.forget(self._unsaved)
+            self.history.forget(self._unsaved)
             self._unsaved.clear()
             self._end_process("killed")
             return
@@ -217,7 +217,7 @@ class HermesServer(threading.Thread):
         except Exception as error:
             if type(error).__name__ != "NatsSidecarError":
                 raise
-            self.ledger.add_failed_open(str(error))
+            self.history.add_failed_open(str(error))
             time.sleep(_BETWEEN_PASSES_SECONDS)
         else:
             went_through = True
@@ -265,7 +265,7 @@ class HermesServer(threading.Thread):
             told = Told.STANDING if offset is None else Told.STORED
             return offset
         finally:
-            number = self.ledger.add(
+            number = self.history.add(
                 Attempt(
                     body=self._planned.body,
                     told=told,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import subprocess
 from typing import TYPE_CHECKING, Final
 
-from parts.sidecar import COMMAND, environment
+from support.sidecar import COMMAND, environment
 
 from .wire import Wire
 from .world import STREAM

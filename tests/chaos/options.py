@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from .faults import FAULTS, fitting
+from .nemesis import FAULTS, fitting
 from .servers import VERSIONS
 
 if TYPE_CHECKING:

@@ -7,6 +7,8 @@ goes out as JSON lines on stdout; it ends when stdin does.
 
 A *gate* is one place to listen. A strike is armed at a gate and falls on the next
 publish that passes: a POST to the sidecar, or an HPUB to NATS.
+
+Long because it is one process: gates, links and strikes are of no use alone.
 """
 
 from __future__ import annotations

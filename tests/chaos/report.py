@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .faults import FAULTS
+from .nemesis import FAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: T201 - a command prints
-"""One run: faults while the producers send, then the comparison with the stream."""
+"""One run: faults while the producers send, then the comparison with the stream.
+
+Long because a run is one object: what it starts, harms and compares shares its state.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +23,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parts.hermes import load_plugin, make_hermes_home, use_hermes_home
+from support.hermes import load_plugin, make_hermes_home, use_hermes_home
 
 from sidecar.jetstream.embedded_server import find_nats_server
 
 from .checker import OPEN, Told, Verdict, check, check_reader, check_targets
 from .damage import Damage, compare
 from .evidence import keep
-from .faults import FAULTS, Stage
 from .hermes_server import HermesServer
-from .ledger import Ledger
+from .history import History
+from .nemesis import FAULTS, Stage
 from .offsets import check_a_stream_made_anew
 from .options import Options, parse
 from .reader import Reader
@@ -141,7 +144,7 @@ class _Run:
         self, options: Options, world: World, home: Path, rng: random.Random
     ) -> None:
         self.options, self.world, self.rng = options, world, rng
-        self.ledger = Ledger()
+        self.history = History()
         self.windows: list[Window] = []
         self.violations: list[str] = []
         self.began_at = time.monotonic()
@@ -162,7 +165,7 @@ class _Run:
         }
         make_plugin = partial(load_plugin, home, "messagebus_producers", settings)
         return HermesServer(
-            number, make_plugin, self.options, self.ledger, self._another_rng()
+            number, make_plugin, self.options, self.history, self._another_rng()
         )
 
     def _reader(self, home: Path, number: int) -> Reader:
@@ -214,7 +217,7 @@ class _Run:
         options = self.options
         for name in self._deck():
             burst = self.rng.randint(5, options.burst)
-            if not self.ledger.wait_acknowledged(burst, options.patience_seconds):
+            if not self.history.wait_acknowledged(burst, options.patience_seconds):
                 self.violations.append(f"no events went on before {name}")
                 return
             if self._is_over():
@@ -241,19 +244,19 @@ class _Run:
         events = self.options.events
         return (
             time.monotonic() - self.began_at > self.options.seconds
-            or (events > 0 and self.ledger.acknowledged >= events)
+            or (events > 0 and self.history.acknowledged >= events)
             or any(server.failure for server in self.servers)
         )
 
     def _strike(self, name: str) -> None:
-        ledger = self.ledger
+        history = self.history
         window = Window(
             name,
-            len(ledger.attempts),
-            len(ledger.failed_opens),
+            len(history.attempts),
+            len(history.failed_opens),
             time=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
-        over_at = FAULTS[name].act(Stage(self.world, ledger, self.rng, self.servers))
+        over_at = FAULTS[name].act(Stage(self.world, history, self.rng, self.servers))
         if over_at is None:
             return
         if self.windows:
@@ -261,10 +264,10 @@ class _Run:
             self.windows[-1].end_opens = window.begin_opens
         self.windows.append(window)
         seconds = self.options.patience_seconds
-        if not ledger.wait_for(lambda: ledger.acknowledged_at > over_at, seconds):
+        if not history.wait_for(lambda: history.acknowledged_at > over_at, seconds):
             self.violations.append(f"not ready {seconds} s after {name}")
             return
-        window.ready_seconds = round(ledger.acknowledged_at - over_at, 3)
+        window.ready_seconds = round(history.acknowledged_at - over_at, 3)
 
     # -- The end -----------------------------------------------------------------------
 
@@ -283,8 +286,8 @@ class _Run:
         if not self.world.proxy.flush():
             self.violations.append("late copies are still on their way")
         if self.windows:
-            self.windows[-1].end = len(self.ledger.attempts)
-            self.windows[-1].end_opens = len(self.ledger.failed_opens)
+            self.windows[-1].end = len(self.history.attempts)
+            self.windows[-1].end_opens = len(self.history.failed_opens)
 
     def _finish_readers(self, last: int) -> None:
         ends_at = time.monotonic() + 60
@@ -319,14 +322,14 @@ class _Run:
         told = [moment for scanner in self.scanners for moment in scanner.told]
         told += [
             (attempt.at, attempt.offset)
-            for attempt in self.ledger.attempts
+            for attempt in self.history.attempts
             if attempt.told is Told.STORED and attempt.offset is not None
         ]
         return check_scans(scans, messages, told)
 
     def _compare(self, replicas: Replicas) -> Result:
-        attempts, messages = self.ledger.attempts, replicas.messages
-        forgotten = self.ledger.forgotten
+        attempts, messages = self.history.attempts, replicas.messages
+        forgotten = self.history.forgotten
         verdict = check(attempts, messages, forgotten)
         self.violations += verdict.violations + replicas.violations
         self.violations += check_targets(
@@ -382,7 +385,7 @@ class _Run:
     def _fault_before(self, offset: int) -> str:
         """Name the fault that was on when the stream ended before an offset."""
         sent = 0
-        for number, attempt in enumerate(self.ledger.attempts, 1):
+        for number, attempt in enumerate(self.history.attempts, 1):
             if attempt.told is Told.STORED and (attempt.offset or 0) < offset:
                 sent = number
         names = [each.fault for each in self.windows if each.begin <= sent]
@@ -394,12 +397,12 @@ class _Run:
             return
         keep(
             report.with_name(f"{report.stem}-seed-{seed}"),
-            self.ledger.attempts,
+            self.history.attempts,
             copies,
             {
                 "faults": map(asdict, self.windows),
-                "failed-opens": self.ledger.failed_opens,
-                "forgotten": sorted(self.ledger.forgotten),
+                "failed-opens": self.history.failed_opens,
+                "forgotten": sorted(self.history.forgotten),
                 **{each.name.replace(" ", "-"): each.seen for each in self.readers},
                 **{
                     each.name.replace(" ", "-"): map(summary_of, each.scans)
@@ -430,7 +433,7 @@ class _Run:
     ) -> None:
         told = Counter(count.told)
         for number in range(window.begin, window.end):
-            attempt = self.ledger.attempts[number]
+            attempt = self.history.attempts[number]
             count.acknowledged += attempt.told is Told.STORED
             if attempt.told in OPEN:
                 is_stored = number in verdict.open_stored
@@ -438,7 +441,7 @@ class _Run:
                 count.unknown_absent += not is_stored
             if attempt.text:
                 told[f"{attempt.told}: {_cause(attempt.text)}"] += 1
-        for _, text in self.ledger.failed_opens[window.begin_opens : window.end_opens]:
+        for _, text in self.history.failed_opens[window.begin_opens : window.end_opens]:
             told[f"open: {_cause(text)}"] += 1
         count.told = dict(told)
 

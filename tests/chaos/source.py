@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from parts.hermes import new_event
+from support.hermes import new_event
 
 if TYPE_CHECKING:
     import random

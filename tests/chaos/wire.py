@@ -11,8 +11,8 @@ import json
 import time
 from typing import Any
 
-from parts.jetstream import Operator
-from parts.sidecar import event
+from support.jetstream import RawNatsClient
+from support.sidecar import event
 
 from .checker import Message
 
@@ -20,11 +20,11 @@ _BATCH = 20_000
 _PATIENCE_SECONDS = 60.0
 
 Silence = (OSError, AssertionError, ValueError)
-"""What Operator raises where nobody answers, or JetStream answers an error."""
+"""What RawNatsClient raises where nobody answers, or JetStream answers an error."""
 
 
-class Wire(Operator):
-    """An Operator that asks with less patience and reads streams in batches."""
+class Wire(RawNatsClient):
+    """An RawNatsClient that asks with less patience and reads streams in batches."""
 
     def __init__(self, port: int, seconds: float = 2.0) -> None:
         super().__init__(port)

@@ -9,10 +9,10 @@ import subprocess
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from parts.jetstream import wait_jetstream
-from parts.nats import NatsProcess, free_port
-from parts.process import wait_until
-from parts.sidecar import SidecarProcess
+from support.jetstream import wait_jetstream
+from support.nats import NatsProcess, free_port
+from support.process import wait_until
+from support.sidecar import SidecarProcess
 
 from sidecar.model.stream import StreamPlan, first_offset
 

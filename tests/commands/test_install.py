@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support.commands import Run, assert_complaint
 
 from sidecar.commands import install
 from sidecar.commands.install import PLUGIN_STUB, InstallError, install_plugins
@@ -126,3 +127,16 @@ def test_a_wheel_holds_code_plugins_and_licences_alone(tmp_path: Path) -> None:
         Path("sidecar/http/status_page.css"),
     }
     assert pages <= set(files)
+
+
+def test_install_plugins_copies_both_and_says_where(run: Run, private: Path) -> None:
+    ran = run("install-plugins", private)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    for family in ("messagebus_producers", "messagebus_consumers"):
+        assert (private / family / "nats_sidecar" / "nats_sidecar.py").is_file()
+        assert str(private / family / "nats_sidecar") in ran.stdout
+
+
+def test_install_plugins_into_nowhere_is_a_sentence(run: Run, private: Path) -> None:
+    ran = run("install-plugins", private / "none")
+    assert_complaint(ran, 7, "is not a directory")

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from parts.process import wait_until
-from parts.sidecar import COMMAND, SidecarProcess, environment, event, post
+from support.process import wait_until
+from support.sidecar import COMMAND, SidecarProcess, environment, event, post
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,8 +10,8 @@ from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from parts.process import memory_kib
-from parts.sidecar import event, last_offset, post
+from support.process import memory_kib
+from support.sidecar import event, last_offset, post
 
 from .inputs import Bad, bad_request
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from random import Random
 
     import httpx
-    from parts.sidecar import SidecarProcess
+    from support.sidecar import SidecarProcess
 
 BATCH = 50
 """How many are under way at once."""

@@ -16,8 +16,8 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-from parts.nats import NatsProcess
-from parts.sidecar import SidecarProcess
+from support.nats import NatsProcess
+from support.sidecar import SidecarProcess
 
 from .attack import Attack
 

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import trustme
-from parts.nats import NatsProcess
-from parts.process import memory_kib
-from parts.sidecar import SidecarProcess, last_offset, post, sidecar_on
+from support.nats import NatsProcess
+from support.process import memory_kib
+from support.sidecar import SidecarProcess, last_offset, post, sidecar_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

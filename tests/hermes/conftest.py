@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from parts.campus import Campus
-from parts.hermes_programs import HermesClient, HermesServer
-from parts.sidecar import sidecar_on
+from support.campus import Campus
+from support.hermes_programs import HermesClient, HermesServer
+from support.sidecar import sidecar_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from parts.nats import NatsProcess
-    from parts.sidecar import SidecarProcess
+    from support.nats import NatsProcess
+    from support.sidecar import SidecarProcess
 
 # A plain `make test` is no test of Hermes: it does not even collect these.
 collect_ignore_glob = [] if os.environ.get("HERMES_HOME") else ["test_*.py"]

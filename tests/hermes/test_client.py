@@ -6,14 +6,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from parts import stream
-from parts.campus import USER_ATTRIBUTES, USERS, Campus
-from parts.process import wait_until
+from support import stream
+from support.campus import USER_ATTRIBUTES, USERS, Campus
+from support.process import wait_until
 
 if TYPE_CHECKING:
-    from parts.hermes_programs import HermesClient, HermesServer
-    from parts.nats import NatsProcess
-    from parts.sidecar import SidecarProcess
+    from support.hermes_programs import HermesClient, HermesServer
+    from support.nats import NatsProcess
+    from support.sidecar import SidecarProcess
 
 INITSYNC_EVENTS = 10
 DONE = "First initsync sequence processing completed"

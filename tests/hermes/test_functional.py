@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from parts.sidecar import COMMAND, SidecarProcess
+from support.sidecar import COMMAND, SidecarProcess
 
 EXPECTED_TESTS = 112
 """As many as Hermes v1.0.9 has."""

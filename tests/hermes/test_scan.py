@@ -10,7 +10,7 @@ import ast
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from parts.initsyncs import KINDS, histories
+from support.initsyncs import KINDS, histories
 
 from sidecar.model.scan import Scan, read_header
 

@@ -9,17 +9,17 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from parts import stream
-from parts.campus import USER_ATTRIBUTES, USERS, Campus
-from parts.hermes_programs import HermesServer
-from parts.nats import NatsProcess
-from parts.process import wait_until
-from parts.sidecar import sidecar_on
+from support import stream
+from support.campus import USER_ATTRIBUTES, USERS, Campus
+from support.hermes_programs import HermesServer
+from support.nats import NatsProcess
+from support.process import wait_until
+from support.sidecar import sidecar_on
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from parts.sidecar import SidecarProcess
+    from support.sidecar import SidecarProcess
 
 INITSYNC = [
     "init-start",

@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from parts.hermes import STAND_IN
+from support.hermes import STAND_IN
 
 if TYPE_CHECKING:
     from pathlib import Path

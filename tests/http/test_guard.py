@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from parts.sidecar import SidecarProcess, event, post, sidecar_on
+from support.sidecar import SidecarProcess, event, post, sidecar_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from parts.nats import NatsProcess
+    from support.nats import NatsProcess
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from parts.process import memory_kib, wait_until
-from parts.sidecar import event, last_offset, post
+from support.process import memory_kib, wait_until
+from support.sidecar import event, last_offset, post
 
 if TYPE_CHECKING:
     import httpx
-    from parts.sidecar import SidecarProcess
+    from support.sidecar import SidecarProcess
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 UPGRADES = {

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from parts.sidecar import event, post
+from support.sidecar import event, post
 
 from sidecar import errors
 from sidecar.errors import Problem

@@ -7,6 +7,7 @@ import asyncio
 import inspect
 import re
 import socket
+import uuid
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fuzz.crowd import GROWTH_KIB, tls_files, watch
 from httptools import HttpRequestParser
-from parts.process import memory_kib
-from parts.sidecar import post, sidecar_on
+from support.process import memory_kib
+from support.sidecar import last_offset, post, sidecar_on
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sidecar.http.protocol import BoundedProtocol
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import httpx
-    from parts.nats import NatsProcess
-    from parts.sidecar import SidecarProcess
+    from support.nats import NatsProcess
+    from support.sidecar import SidecarProcess
 
 GOOD_HEAD = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -172,29 +173,46 @@ def test_who_is_known_stays_however_many_strangers_come(
         assert known.sock.getsockname() == address
 
 
+EVENT = b'{"evcategory": "base"}'
+CHUNKS = b"16\r\n" + EVENT + b"\r\n0\r\n\r\n"
+LENGTH = b"Content-Length: %d\r\n" % len(EVENT)
+
+
+def answer_to(sidecar: SidecarProcess, head: bytes) -> bytes:
+    """Post over the socket, where what is in good form is stored."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(str(sidecar.socket))
+        connection.sendall(
+            b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n"
+            b"Idempotency-Key: %s\r\nIf-Match: *\r\n"
+            b"Content-Type: application/json\r\n" % uuid.uuid4().hex.encode() + head
+        )
+        return connection.recv(4096)
+
+
 @pytest.mark.parametrize(
     "head",
     [
-        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n0\r\n\r\n",
-        b"Content-Length: -1\r\n\r\n",
-        b"Content-Length: 5, 6\r\n\r\nhello",
-        b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        LENGTH + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKS,
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n" + CHUNKS,
+        b"Content-Length: -1\r\n\r\n" + EVENT,
+        b"Content-Length: 22, 23\r\n\r\n" + EVENT,
+        LENGTH + b"Content-Length: 23\r\n\r\n" + EVENT,
     ],
     ids=["both", "bad chunk", "negative", "list", "twice"],
 )
 def test_a_smuggling_shape_is_refused_and_nothing_is_stored(
     head: bytes, sidecar: SidecarProcess, http: httpx.Client
 ) -> None:
-    before = http.get("/v1/stream").json()["last_offset"]
-    with connect(sidecar) as connection:
-        connection.sendall(
-            b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n"
-            b"Content-Type: application/json\r\n" + head
-        )
-        answer = connection.recv(4096)
-    assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 403"))
-    assert http.get("/v1/stream").json()["last_offset"] == before
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKS
+    for good in (LENGTH + b"\r\n" + EVENT, chunked):
+        assert answer_to(sidecar, good).startswith(b"HTTP/1.1 201")
+    before = last_offset(http)
+    answer = answer_to(sidecar, head)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"malformed_json" not in answer  # it was not read at all
+    assert last_offset(http) == before
     assert post(http).status_code == 201
 
 
@@ -251,8 +269,13 @@ def test_in_a_crowd_the_newest_are_opened_and_who_waits_costs_nothing() -> None:
         arrivals._add(ours)
     assert list(arrivals.unopened.values()) == [ours for ours, _ in pairs]
     assert arrivals.strangers == {}
-    arrivals._make_room()
+    opened, taken = next(reversed(arrivals.unopened.items()))
+    del arrivals.unopened[opened]
+    arrivals.strangers[opened] = None
+    arrivals._make_room()  # first of those for whom nothing was done
     assert (len(arrivals.all), pairs[0][0].fileno()) == (4, -1)
+    assert list(arrivals.strangers) == [opened]
+    assert taken.fileno() != -1
     for ours, theirs in pairs:
         ours.close()
         theirs.close()

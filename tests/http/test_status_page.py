@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from parts.jetstream import Operator
-from parts.sidecar import event, last_offset, post
+from support.jetstream import RawNatsClient
+from support.sidecar import event, last_offset, post
 
 from sidecar import errors
 from sidecar.http.status_page import HEADERS, STYLE, StatusView, duration, render, size
@@ -24,8 +24,8 @@ from sidecar.model.stream import StreamInfo
 from sidecar.services.activity import Row
 
 if TYPE_CHECKING:
-    from parts.nats import NatsProcess
-    from parts.sidecar import SidecarProcess
+    from support.nats import NatsProcess
+    from support.sidecar import SidecarProcess
 
 EVIL = "<script>alert(1)</script>\"'&"
 SECRET = "c0rrect-horse"
@@ -230,7 +230,7 @@ def test_it_shows_the_last_fifty_events_and_counts_those_of_the_hour(
 def test_a_header_that_somebody_else_wrote_is_escaped_there_too(
     sidecar: SidecarProcess, nats: NatsProcess
 ) -> None:
-    with Operator(nats.port) as operator:
+    with RawNatsClient(nats.port) as operator:
         operator.publish("hermes.base", b"{}", {"Hermes-Event-Type": EVIL})
     text = get(sidecar).text
     assert "alert(1)" in text

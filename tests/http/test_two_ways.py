@@ -15,16 +15,16 @@ from http.client import HTTPResponse
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from parts.jetstream import wait_jetstream
-from parts.nats import NatsProcess
-from parts.sidecar import event, last_offset, sidecar_on
+from support.jetstream import wait_jetstream
+from support.nats import NatsProcess
+from support.sidecar import event, last_offset, sidecar_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     import httpx
-    from parts.sidecar import SidecarProcess
+    from support.sidecar import SidecarProcess
 
 SECRET = "c0rrect-horse"
 DIRECT, BY_UVICORN = "keep-alive", "close"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts.jwt import Operator
-from parts.nats import NatsProcess
+from support.jwt import RawNatsClient
+from support.nats import NatsProcess
 
 from sidecar import errors
 from sidecar.errors import Problem
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PLAN = StreamPlan("hermes", "hermes", 1, 0)
-OPERATOR = Operator()
+OPERATOR = RawNatsClient()
 BOM = b"\xef\xbb\xbf"
 
 FORMS: dict[str, Callable[[bytes], bytes]] = {

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from parts.nats import free_port
+from support.nats import free_port
 
 from sidecar.jetstream.dial import dial, first, in_turn, resolve
 

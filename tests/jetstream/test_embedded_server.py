@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from parts.process import wait_until
-from parts.sidecar import COMMAND, SidecarProcess, environment, last_offset, post
 from structlog.testing import capture_logs
+from support.process import wait_until
+from support.sidecar import COMMAND, SidecarProcess, environment, last_offset, post
 
 from sidecar.http.server import serve
 from sidecar.jetstream.embedded_server import (

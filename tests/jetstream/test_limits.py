@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from parts.jwt import Operator as JwtOperator
-from parts.nats import NatsProcess
-from parts.process import wait_until
-from parts.sidecar import SidecarProcess, event, post, sidecar_on
+from support.jwt import RawNatsClient as JwtOperator
+from support.nats import NatsProcess
+from support.process import wait_until
+from support.sidecar import SidecarProcess, event, post, sidecar_on
 
 from sidecar.jetstream import connection as jetstream
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chaos.servers import REFUSED, VERSIONS, nats_server
-from parts.jetstream import Operator, wait_jetstream
-from parts.nats import NatsProcess
-from parts.process import wait_until
-from parts.sidecar import (
+from support.jetstream import RawNatsClient, wait_jetstream
+from support.nats import NatsProcess
+from support.process import wait_until
+from support.sidecar import (
     COMMAND,
     SidecarProcess,
     environment,
@@ -96,7 +96,7 @@ def test_a_server_that_loses_events_is_given_none(tmp_path: Path) -> None:
             assert result.returncode == 5
             assert f"NATS server {LOSES}" in result.stdout + result.stderr
             assert "nats-server #6753" in result.stdout + result.stderr
-        with Operator(nats.port) as operator:
+        with RawNatsClient(nats.port) as operator:
             assert operator.api("STREAM.NAMES")["total"] == 0  # it made none
 
 
@@ -126,7 +126,7 @@ def test_a_server_that_is_downgraded_under_a_running_sidecar_is_refused(
             nats.wait()
             process.wait_ready()
             assert post(http).status_code == 201
-            with Operator(nats.port) as operator:  # the leader's own, for unfitness()
+            with RawNatsClient(nats.port) as operator:
                 config = operator.api("STREAM.INFO.hermes")["config"]
                 assert config["metadata"]["_nats.ver"] == OLDEST
 
@@ -136,7 +136,7 @@ def test_what_is_refused_does_lose_events(tmp_path: Path) -> None:
     with NatsProcess(tmp_path / "nats", binary=nats_server(LOSES)) as nats:
         for is_made in (False, True):
             wait_jetstream(nats.port)
-            with Operator(nats.port) as operator:
+            with RawNatsClient(nats.port) as operator:
                 if not is_made:
                     operator.create("hermes", first_seq=1_795_427_233_892)
                     operator.publish("hermes.base", event())

@@ -13,8 +13,8 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
-from parts.odd import Reply, acknowledgement, odd
-from parts.sidecar import event
+from support.odd import Reply, acknowledgement, odd
+from support.sidecar import event
 
 from sidecar import errors
 from sidecar.jetstream import connection as jetstream

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import nats as nats_py
 import pytest
-from parts.nats import NatsProcess
-from parts.process import wait_until
-from parts.sidecar import (
+from support.nats import NatsProcess
+from support.process import wait_until
+from support.sidecar import (
     COMMAND,
     SidecarProcess,
     environment,

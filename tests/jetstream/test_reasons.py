@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
-from parts.nats import NatsProcess, free_port
-from parts.process import wait_until
-from parts.sidecar import COMMAND, SidecarProcess, environment
+from support.nats import NatsProcess, free_port
+from support.process import wait_until
+from support.sidecar import COMMAND, SidecarProcess, environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

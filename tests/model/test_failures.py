@@ -3,126 +3,34 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from parts.sidecar import PRODUCER as P
-from parts.sidecar import event, plugin_key
+from support.failing import CURL, Q, Story, key, problem
+from support.sidecar import PRODUCER as P
 
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
-from sidecar.model.event import Object, parse_event, parse_object
 from sidecar.model.failures import (
     FULL_SECONDS,
     GONE_SECONDS,
     MAX_OBJECTS,
     MAX_PRODUCERS,
     WARNING_SECONDS,
-    Failures,
-    producer_of,
 )
 
 if TYPE_CHECKING:
     from sidecar.errors import Cause
-    from sidecar.model.failures import Failure
 
-Q = "0a1b2c3d-4e5f-4a6b-9c7d-"
-CURL = "7e2d3c4b-5a6f-4d1e-9b8c-a1b2c3d4e5f6"
 LARGE = Problem(
     errors.EVENT_TOO_LARGE, Outcome.NOT_STORED, size_bytes=2000, limit_bytes=1000
 )
 DOWN = Problem(errors.NATS_DOWN, Outcome.NOT_STORED)
 
 
-def key(producer: str, count: int) -> str:
-    return plugin_key(count, producer)
-
-
-def problem(cause: Cause) -> Problem:
-    return Problem(cause, Outcome.NOT_STORED)
-
-
-class Story:
-    """Producers that store or fail, one second after the other."""
-
-    def __init__(self) -> None:
-        self.failures = Failures()
-        self.now = 1000.0
-        self._count = 0
-
-    def stored(
-        self, name: str, pkey: object = 1, category: str = "base", **of: object
-    ) -> None:
-        body = event(category, objpkey=pkey, **of)
-        self.failures.record_stored(self._key(name), parse_event(body), self._tick())
-
-    def failed(
-        self,
-        name: str,
-        problem: Problem,
-        pkey: object = 1,
-        category: str = "base",
-        key: str | None = None,
-        **of: object,
-    ) -> str:
-        key, now = key or self._key(name), self._tick()
-        body = event(category, objpkey=pkey, **of)
-        self.failures.record_failure(key, problem, body, now, now)
-        return key
-
-    def opened(
-        self, name: str, last_pass: str = "", cause: Cause | None = None
-    ) -> None:
-        self.failures.record_open(name + last_pass, self._tick(), cause)
-
-    @property
-    def worst(self) -> Failure | None:
-        return self.failures.worst(self.now)
-
-    def _key(self, name: str) -> str:
-        self._count += 1
-        return name if name == CURL else key(name, self._count)
-
-    def _tick(self) -> float:
-        self.now += 1
-        return self.now
-
-
 @pytest.fixture
 def story() -> Story:
     return Story()
-
-
-# -- Whose key it is -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        (key(P, 0), P),
-        (key(P, 2**32 - 1), P),
-        (key(P, 2**32), None),
-        (CURL, None),
-        (key(P, 7).upper(), None),
-        (key(P, 7) + "0", None),
-        (key(P, 7) + ".1", None),
-        (P, None),
-        ("the-first", None),
-        ("", None),
-    ],
-)
-def test_a_producer_is_named_by_keys_of_the_plugins_form_alone(
-    text: str, name: str | None
-) -> None:
-    assert producer_of(text) == name
-
-
-def test_the_plugin_makes_such_keys(hermes_home: Any) -> None:
-    from parts.hermes import load_plugin  # noqa: PLC0415 - the fixture makes its home
-
-    plugin = load_plugin(hermes_home, "messagebus_producers", {"url": "http://x:1"})
-    assert producer_of(key(plugin._keys_start, 7)) == plugin._keys_start
 
 
 # -- Unable ----------------------------------------------------------------------------
@@ -446,44 +354,3 @@ def test_a_header_that_names_no_producer_says_nothing(
 ) -> None:
     story.opened(header, cause=errors.NATS_DOWN)
     assert story.failures._producers == {}
-
-
-# -- Whose event it is -----------------------------------------------------------------
-
-
-ESCAPED = json.dumps('"objattrs":')
-
-
-@pytest.mark.parametrize(
-    ("body", "found"),
-    [
-        (event(objpkey=7), Object("base", "Users", "7")),
-        (event(objpkey=7)[:130], Object("base", "Users", "7")),
-        (event(objpkey='"objattrs":')[:170], Object("base", "Users", ESCAPED)),
-        (event(objpkey=[2, "b"]), Object("base", "Users", '[2, "b"]')),
-        (event(objtype=None, objpkey=None), Object("base", "added", "null")),
-        (event("a.b"), None),
-        (event(objtype="no name", eventtype=None), None),
-        (event(objpkey=7)[:60], None),
-        (b'{"evcategory": "base"}', None),
-        (b'"objattrs": 1', None),
-        (b'[{"objattrs": 1', None),
-        (b"[" * 5000 + b'"objattrs": 1', None),
-        (b'\xff"objattrs": 1', None),
-        (b"", None),
-    ],
-)
-def test_an_object_is_read_from_the_start_of_an_event_as_hermes_writes_it(
-    body: bytes, found: Object | None
-) -> None:
-    assert parse_object(body) == found
-
-
-def test_an_object_shows_no_key() -> None:
-    found = parse_object(event(objpkey="c0rrect-horse"))
-    assert "c0rrect-horse" not in repr(found)
-
-
-def test_it_is_the_same_object_whatever_happens_to_it() -> None:
-    added, removed = event(step=1), event(eventtype="removed", objattrs={"a": 1})
-    assert parse_object(added) == parse_object(removed) is not None

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import pytest
-from parts.initsyncs import KINDS, histories
+from support.initsyncs import KINDS, histories
 
 from sidecar.model.reply import StoredMessage
 from sidecar.model.scan import UNKNOWN, Complete, Open, Scan, read_header, scan_at

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from parts.hermes import load_plugin, new_event
-from parts.jetstream import Operator, wait_jetstream
-from parts.nats import NatsProcess
-from parts.process import wait_until
-from parts.sidecar import (
+from support.hermes import load_plugin, new_event
+from support.jetstream import RawNatsClient, wait_jetstream
+from support.nats import NatsProcess
+from support.process import wait_until
+from support.sidecar import (
     SidecarProcess,
     event,
     last_offset,
@@ -134,7 +134,7 @@ def without_responders(tmp_path: Path) -> Iterator[NatsProcess]:
     """
     with NatsProcess(tmp_path / "nats", extra=accounts) as nats:
         wait_jetstream(nats.port)
-        with Operator(nats.port, "hub", "hub") as operator:
+        with RawNatsClient(nats.port, "hub", "hub") as operator:
             operator.create("hermes")
         yield nats
 
@@ -173,7 +173,7 @@ def test_a_hermes_that_cannot_learn_the_last_offset_is_unable(
     """
     with NatsProcess(tmp_path / "nats", extra=mute) as nats:
         wait_jetstream(nats.port)
-        with Operator(nats.port, "all", "all") as operator:
+        with RawNatsClient(nats.port, "all", "all") as operator:
             operator.create("hermes")
             operator.publish("hermes.base", event())
         with SidecarProcess(tmp_path / "sidecar", nats_url=nats.url) as sidecar:
@@ -239,7 +239,7 @@ def limited(nats: NatsProcess, tmp_path: Path) -> Iterator[SidecarProcess]:
 
 def limit(nats: NatsProcess, sidecar: SidecarProcess, size: int) -> None:
     """Give the stream a limit, and wait until the sidecar goes by it."""
-    with sidecar.client() as http, Operator(nats.port) as operator:
+    with sidecar.client() as http, RawNatsClient(nats.port) as operator:
         name = http.get("/v1/stream").json()["stream"]
         operator.update(name, max_msg_size=size)
         large = event(category="probe", objattrs={"photo": "x" * 1_400})

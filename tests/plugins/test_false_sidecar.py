@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from parts.answers import Clock, Player, Reply, stands, timed
-from parts.hermes import load_plugin, new_event
+from support.fake_sidecar import Clock, FakeSidecar, Reply, stands, timed
+from support.hermes import load_plugin, new_event
 
 from sidecar import errors
 from sidecar.errors import Cause
@@ -152,8 +152,8 @@ def test_an_answer_has_an_end_in_time_and_in_bytes(
 def test_a_document_that_no_sidecar_writes_leaves_it_unknown(
     hermes_home: Path, text: str, status: int
 ) -> None:
-    with Player(Reply(status, text=text)) as player:
-        http = load_plugin(hermes_home, FAMILIES[0], {"url": player.url})._http
+    with FakeSidecar(Reply(status, text=text)) as fake:
+        http = load_plugin(hermes_home, FAMILIES[0], {"url": fake.url})._http
         for ask in requests(http).values():
             answer = ask()
             assert (answer.status, answer.outcome, answer.document) == (
@@ -169,10 +169,10 @@ def test_a_document_that_no_sidecar_writes_leaves_it_unknown(
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_who_leads_elsewhere_is_not_followed(hermes_home: Path, status: int) -> None:
-    with Player(Reply(200, {"last_offset": 6})) as elsewhere:
+    with FakeSidecar(Reply(200, {"last_offset": 6})) as elsewhere:
         there = Reply(status, headers={"Location": f"{elsewhere.url}/v1/stream"})
-        with Player(there) as player:
-            http = load_plugin(hermes_home, FAMILIES[0], {"url": player.url})._http
+        with FakeSidecar(there) as fake:
+            http = load_plugin(hermes_home, FAMILIES[0], {"url": fake.url})._http
             for ask in requests(http).values():
                 assert (ask().status, ask().outcome) == (502, "unknown")
             http.close()
@@ -197,17 +197,17 @@ def test_nobody_makes_hermes_pause_for_long_or_not_at_all(
 ) -> None:
     full = errors.Problem(errors.STREAM_FULL, errors.Outcome.NOT_STORED).document()
     refused, clock = Reply(503, full, seconds), Clock()
-    with Player(stands(6)) as player:
-        plugin = load_plugin(hermes_home, family, {"url": player.url})
+    with FakeSidecar(stands(6)) as fake:
+        plugin = load_plugin(hermes_home, family, {"url": fake.url})
         plugin = timed(plugin, clock)
         if family == FAMILIES[0]:
             plugin.open()
-            player.then(refused)
+            fake.then(refused)
             with pytest.raises(Exception, match="not stored"):
                 plugin.send(new_event("base", "added", objtype="Users", objpkey=1))
             assert 10 <= sum(clock.slept) <= 60
             clock.slept.clear()
-        player.then(refused)
+        fake.then(refused)
         with pytest.raises(Exception, match="No message bus"):
             plugin.open()
         assert 10 <= sum(clock.slept) <= 60
@@ -220,8 +220,8 @@ def test_a_wide_page_costs_no_more_than_its_bytes(hermes_home: Path) -> None:
     strings = '{"last_offset":1,"next_offset":2,"events":[' + '"",' * 4_000_000 + "1]}"
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for text in (wide, strings):
-        with Player(Reply(200, text=text)) as player:
-            http = load_plugin(hermes_home, FAMILIES[1], {"url": player.url})._http
+        with FakeSidecar(Reply(200, text=text)) as fake:
+            http = load_plugin(hermes_home, FAMILIES[1], {"url": fake.url})._http
             assert http.ask_page("/v1/events?offset=1", 20).status == 502
             http.close()
     after_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -231,8 +231,8 @@ def test_a_wide_page_costs_no_more_than_its_bytes(hermes_home: Path) -> None:
 def test_a_large_event_is_read_whole(hermes_home: Path) -> None:
     row = {"offset": 1, "data": json.dumps({"objattrs": {"photo": '"' * 2**22}})}
     large = {"events": [row], "next_offset": 2, "last_offset": 1}
-    with Player(Reply(200, large)) as player:
-        http = load_plugin(hermes_home, FAMILIES[1], {"url": player.url})._http
+    with FakeSidecar(Reply(200, large)) as fake:
+        http = load_plugin(hermes_home, FAMILIES[1], {"url": fake.url})._http
         assert http.ask_page("/v1/events?offset=1", 20).document == large
         http.close()
 
@@ -307,11 +307,11 @@ def test_white_space_before_a_page_is_a_sign_that_it_comes(
 
 def test_a_false_answer_leaves_the_event_in_doubt(hermes_home: Path) -> None:
     odd = Reply(400, text=DOCUMENTS["title of two lines"])
-    with Player(stands(6)) as player:
-        plugin = load_plugin(hermes_home, FAMILIES[0], {"url": player.url})
+    with FakeSidecar(stands(6)) as fake:
+        plugin = load_plugin(hermes_home, FAMILIES[0], {"url": fake.url})
         plugin = timed(plugin, Clock())
         plugin.open()
-        player.then(odd)
+        fake.then(odd)
         with pytest.raises(Exception, match="not known") as caught:
             plugin.send(new_event("base", "added", objtype="Users", objpkey=1))
         assert "CRITICAL" not in str(caught.value)
@@ -332,12 +332,12 @@ def test_a_false_answer_leaves_the_event_in_doubt(hermes_home: Path) -> None:
 def test_only_a_page_of_events_is_asked_ahead(hermes_home: Path, link: str) -> None:
     page = Reply(200, {"events": [], "next_offset": 8, "last_offset": 9})
     page.headers["Link"] = link
-    with Player(page) as player:
-        http = load_plugin(hermes_home, FAMILIES[1], {"url": player.url})._http
+    with FakeSidecar(page) as fake:
+        http = load_plugin(hermes_home, FAMILIES[1], {"url": fake.url})._http
         assert requests(http)["page"]().status == 200
         assert http._asked_ahead == ""
         http.close()
-        assert len(player.requests) == 1
+        assert len(fake.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -347,8 +347,8 @@ def test_each_problem_of_the_sidecar_is_one_that_the_plugin_tells(
     hermes_home: Path, cause: Cause
 ) -> None:
     document = errors.Problem(cause).document()
-    with Player(Reply(cause.status, document)) as player:
-        http = load_plugin(hermes_home, FAMILIES[0], {"url": player.url})._http
+    with FakeSidecar(Reply(cause.status, document)) as fake:
+        http = load_plugin(hermes_home, FAMILIES[0], {"url": fake.url})._http
         answer = http.ask("/v1/stream", 5)
         http.close()
     assert (answer.status, answer.document) == (cause.status, document)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,28 @@ async def test_one_reading_serves_all_who_ask() -> None:
     assert again[0].rows == glances[0].rows
     read = EVENTS + activity.MINUTES + 1
     assert stream.read_bytes == 10 * read, "all is kept, the newest is read again"
+
+
+async def test_a_slow_reading_is_not_repeated_for_twenty_times_as_long() -> None:
+    class Slow(Stream):
+        async def stream_info(self) -> Any:
+            await asyncio.sleep(0.1)
+            return await super().stream_info()
+
+    looks = Recent(Slow(10))  # type: ignore[arg-type]
+    began_at = time.monotonic()
+    assert await looks.glance() is not None
+    assert looks._next_at - began_at >= 20 * 0.1
+
+
+async def test_what_is_stored_while_it_is_counted_takes_no_minute_below_zero() -> None:
+    class Moving(Stream):
+        async def first_since(self, _: str) -> StoredMessage:
+            return await self.message(600)
+
+    glance = await Recent(Moving(10)).glance()  # type: ignore[arg-type]
+    assert glance is not None
+    assert set(glance.minutes) == {0}
 
 
 async def test_large_events_are_read_bit_by_bit_the_newest_first(

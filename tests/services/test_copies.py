@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from parts.leader import Leader
-from parts.process import wait_until
-from parts.tasks import running
+from support.leader import Leader
+from support.process import wait_until
+from support.tasks import running
 
 from sidecar import errors
 from sidecar.errors import Problem
@@ -25,7 +25,7 @@ from sidecar.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from parts.nats import NatsProcess
+    from support.nats import NatsProcess
 
     from sidecar.services.reader import Page
 
@@ -78,11 +78,11 @@ async def test_a_silent_copy_costs_a_second_and_its_late_answer_is_nobodys(
     async with serving(plain) as daemon:
         began = time.monotonic()
         page = await daemon.reader.read(Query(8, limit=2))
-        assert 0.9 < time.monotonic() - began < 3
+        assert time.monotonic() - began > 0.9
         assert offsets(page) == [8, 9]
-        began = time.monotonic()
+        asked = leader.direct_asked
         assert offsets(await daemon.reader.read(Query(10))) == [10, 11, 12, 13]
-        assert time.monotonic() - began < 0.9
+        assert leader.direct_asked == asked  # for ten seconds
         assert daemon.reader.copies.late == 1
         leader.is_silent = False
         daemon.reader.copies.__init__()  # type: ignore[misc]  # ten seconds later
@@ -100,7 +100,7 @@ async def test_a_copy_that_is_frozen_holds_no_reader_up_in_a_row_of_readers(
         pages = await asyncio.gather(
             *(daemon.reader.read(Query(8, limit=1)) for _ in range(12))
         )
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10  # one after the other: 12
         assert [offsets(page) for page in pages] == [[8]] * 12
 
 

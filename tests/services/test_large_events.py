@@ -11,7 +11,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from parts.sidecar import last_offset
+from support.sidecar import last_offset
 
 from sidecar import errors
 from sidecar.errors import Outcome, Problem

@@ -4,53 +4,54 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 import uuid
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from parts.initsyncs import KINDS, histories
-from parts.jetstream import Operator
-from parts.process import wait_until
-from parts.sidecar import SidecarProcess, event, post
-from parts.tasks import running
+from support.initsyncs import histories
+from support.jetstream import RawNatsClient
+from support.process import wait_until
+from support.retention import (
+    ends,
+    fill,
+    fresh_verdict,
+    running_bus,
+    running_daemon,
+    scanned,
+    store,
+)
+from support.sidecar import SidecarProcess, event, post
 
 from sidecar.errors import Problem
 from sidecar.jetstream.callbacks import await_callback
-from sidecar.jetstream.credentials import NatsServer
-from sidecar.jetstream.supervisor import StreamSupervisor
 from sidecar.model.decisions import Stored
 from sidecar.model.event import LAST, parse_event
 from sidecar.model.initsync import Verdict
-from sidecar.model.reply import Position, StoredMessage
-from sidecar.model.scan import Open, Scan, scan_at
-from sidecar.model.stream import StreamInfo, StreamPlan
-from sidecar.services.daemon import Daemon
+from sidecar.model.scan import Scan, scan_at
 from sidecar.services.retention import RetentionGuard
-from sidecar.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import httpx
-    from parts.nats import NatsProcess
+    from support.nats import NatsProcess
 
 DAY_NANOSECONDS = 86_400 * 10**9
 FIRST = 1000
 
 
 @pytest.fixture
-def operator(nats: NatsProcess) -> Iterator[Operator]:
-    with Operator(nats.port) as one:
+def operator(nats: NatsProcess) -> Iterator[RawNatsClient]:
+    with RawNatsClient(nats.port) as one:
         yield one
 
 
 @pytest.fixture
-def stream(request: pytest.FixtureRequest, operator: Operator) -> Iterator[str]:
+def stream(request: pytest.FixtureRequest, operator: RawNatsClient) -> Iterator[str]:
     """Make an empty stream of the test's own, which may be purged."""
     name = f"r{abs(hash(request.node.name))}"
     operator.create(name, first_seq=FIRST, deny_purge=False)
@@ -58,84 +59,8 @@ def stream(request: pytest.FixtureRequest, operator: Operator) -> Iterator[str]:
     operator.delete(name)
 
 
-def fill(nats: NatsProcess, stream: str, letters: str, scan: Scan | None) -> None:
-    """Store what `KINDS` says; with what a sidecar writes, if there is a scan."""
-    with Operator(nats.port) as operator:
-        offset = operator.state(stream)["last_seq"] + 1
-        for letter in letters:
-            category, kind = KINDS[letter]
-            headers = {"Hermes-Event-Type": kind} if kind else {}
-            if category == "initsync" and scan is not None:
-                scan = scan.after(offset, kind)
-                headers["Hermes-Initsync"] = scan.header or ""
-            operator.publish(f"{stream}.{category}", b"{}", headers)
-            offset += 1
-
-
-@asynccontextmanager
-async def running_bus(
-    nats: NatsProcess, stream: str
-) -> AsyncIterator[StreamSupervisor]:
-    bus = StreamSupervisor(
-        "test", NatsServer((nats.url,)), StreamPlan(stream, stream, 1, 0)
-    )
-    async with running(bus.run()):
-        await bus.wait()
-        yield bus
-
-
-@asynccontextmanager
-async def running_daemon(nats: NatsProcess, stream: str) -> AsyncIterator[Daemon]:
-    settings = Settings(stream=stream, subject_prefix=stream)
-    daemon = Daemon(settings, NatsServer((nats.url,)))
-    async with running(daemon.run()):
-        await daemon.supervisor.wait()
-        yield daemon
-
-
-async def store(
-    daemon: Daemon, letter: str, last: int | str, key: str | None = None
-) -> Stored | Problem:
-    """Store what `KINDS` says, as a request does."""
-    category, kind = KINDS[letter]
-    body = event(category, eventtype=kind)
-    key = key or str(uuid.uuid4())
-    return await await_callback(
-        partial(daemon.publisher.start, parse_event(body), key, last)
-    )
-
-
-async def scanned(bus: StreamSupervisor) -> tuple[int, int] | None:
-    """Read the stream from its beginning, and do what hermes-client does with it."""
-    start = found = None
-    first, last = await bus.leader.position()
-    for offset in range(first, last + 1):
-        message = await bus.leader.message(offset)
-        assert message is not None
-        document = json.loads(message.body)
-        if document["evcategory"] != "initsync":
-            continue
-        if document["eventtype"] == "init-start":
-            start = offset
-        elif document["eventtype"] == "init-stop" and start is not None:
-            found, start = (start, offset), None
-    return found
-
-
-def ends(verdict: Verdict) -> tuple[int, int] | None:
-    assert verdict.is_known
-    initsync = verdict.initsync
-    return (initsync.start.offset, initsync.stop.offset) if initsync else None
-
-
-async def fresh_verdict(nats: NatsProcess, stream: str) -> Verdict:
-    """Ask as a sidecar does that has just been started."""
-    async with running_bus(nats, stream) as bus:
-        return await RetentionGuard(bus).known(await bus.leader.stream_info())
-
-
 async def test_a_fresh_start_says_what_a_scan_finds_in_two_hundred_histories(
-    nats: NatsProcess, operator: Operator, stream: str
+    nats: NatsProcess, operator: RawNatsClient, stream: str
 ) -> None:
     async with running_daemon(nats, stream) as daemon:
         last = FIRST - 1
@@ -154,7 +79,7 @@ async def test_a_fresh_start_says_what_a_scan_finds_in_two_hundred_histories(
 
 
 async def test_each_initsync_of_four_hundred_is_told_while_retention_takes_them(
-    nats: NatsProcess, operator: Operator, stream: str
+    nats: NatsProcess, operator: RawNatsClient, stream: str
 ) -> None:
     fill(nats, stream, "SaaE" * 400, Scan())
     async with running_bus(nats, stream) as bus:
@@ -202,7 +127,7 @@ async def test_without_the_header_it_is_unknown_until_an_initsync_was_whole(
 
 
 async def test_what_another_stream_was_copied_from_is_not_believed(
-    nats: NatsProcess, operator: Operator, stream: str
+    nats: NatsProcess, operator: RawNatsClient, stream: str
 ) -> None:
     fill(nats, stream, "bSbbEb", None)
     for header in ("last=1000-1004,1", "last=1001-1003,1", "last=1001-1009,7"):
@@ -290,7 +215,7 @@ def initsync(http: httpx.Client, objects: int) -> int:
 
 
 async def test_the_header_counts_in_the_limit_of_a_message(
-    nats: NatsProcess, operator: Operator, stream: str
+    nats: NatsProcess, operator: RawNatsClient, stream: str
 ) -> None:
     operator.update(stream, max_msg_size=500)
     async with running_daemon(nats, stream) as daemon:
@@ -309,80 +234,8 @@ async def test_the_header_counts_in_the_limit_of_a_message(
         assert sizes["initsync"] - sizes["base"] == len(header)
 
 
-def newest_at(offset: int | None, header: str = "open=5,1") -> StoredMessage | None:
-    if offset is None:
-        return None
-    time = "2026-01-01T00:00:00Z"
-    return StoredMessage(offset, "s.initsync", "k", time, b"{}", initsync=header)
-
-
-@pytest.mark.parametrize(
-    ("first", "last", "again", "scan"),
-    [
-        (7, None, None, Scan(Open(5, 1))),  # it stands at L: more is not asked
-        (5, 7, 5, Scan(Open(5, 1))),
-        (None, 7, None, Scan()),
-        (8, None, None, None),  # L is taken
-        (5, 6, 5, None),  # who says where it ends does not know L
-        (5, 8, 5, None),
-        (5, 7, 6, None),  # the first answer was an old leader's
-        (None, 7, 5, None),
-    ],
-)
-async def test_that_nothing_came_before_l_is_taken_from_three_answers_alone(
-    monkeypatch: pytest.MonkeyPatch,
-    first: int | None,
-    last: int | None,
-    again: int | None,
-    scan: Scan | None,
-) -> None:
-    bus = StreamSupervisor(
-        "test", NatsServer(("nats://127.0.0.1:1",)), StreamPlan("s", "s", 3, 0)
-    )
-    answers = iter((newest_at(first), newest_at(again)))
-
-    async def last_of(_: str) -> StoredMessage | None:
-        return next(answers)
-
-    async def position() -> Position:
-        assert last is not None
-        return Position(1, last)
-
-    monkeypatch.setattr(bus.leader, "last_of", last_of)
-    monkeypatch.setattr(bus.leader, "position", position)
-    monkeypatch.setattr(bus.monitor, "has_one_leader", lambda: True)
-    assert await bus.leader.scan_at(7) == scan
-
-
-@pytest.mark.parametrize(("replicas", "is_known"), [(1, True), (3, False)])
-async def test_of_several_replicas_one_has_to_lead_for_long_enough(
-    monkeypatch: pytest.MonkeyPatch, replicas: int, *, is_known: bool
-) -> None:
-    """Else an old leader may have answered both times beside the new one."""
-    bus = StreamSupervisor(
-        "test", NatsServer(("nats://127.0.0.1:1",)), StreamPlan("s", "s", 3, 0)
-    )
-    bus.monitor.info = StreamInfo(
-        {}, Position(1, 7), 7, 100, "", "n1", replicas, replicas, {}
-    )
-
-    async def last_of(_: str) -> StoredMessage | None:
-        return newest_at(5)
-
-    async def position() -> Position:
-        return Position(1, 7)
-
-    monkeypatch.setattr(bus.leader, "last_of", last_of)
-    monkeypatch.setattr(bus.leader, "position", position)
-    if is_known:
-        assert await bus.leader.scan_at(7) == Scan(Open(5, 1))
-    else:
-        with pytest.raises(Problem):
-            await bus.leader.scan_at(7)
-
-
 async def test_what_is_too_large_is_told_so_though_its_offset_is_taken(
-    nats: NatsProcess, operator: Operator, stream: str
+    nats: NatsProcess, operator: RawNatsClient, stream: str
 ) -> None:
     """A plugin asks so whether an event that was refused could be stored by now."""
     operator.update(stream, max_msg_size=500)
@@ -396,36 +249,8 @@ async def test_what_is_too_large_is_told_so_though_its_offset_is_taken(
         assert codes == ["", "event_too_large"]
 
 
-@pytest.mark.parametrize(("replicas", "looks"), [(1, 1), (3, 2)])
-async def test_what_one_of_several_leaders_said_is_asked_once_more(
-    monkeypatch: pytest.MonkeyPatch, replicas: int, looks: int
-) -> None:
-    """An old leader may have answered, and nothing moves until it is noticed."""
-    monkeypatch.setattr("sidecar.services.retention.LOOK_SECONDS", 0.02)
-    monkeypatch.setattr("sidecar.services.retention.SETTLED_SECONDS", 0.2)
-    bus = StreamSupervisor(
-        "test", NatsServer(("nats://127.0.0.1:1",)), StreamPlan("s", "s", replicas, 0)
-    )
-    bus.monitor.cause = None
-    bus.monitor.info = StreamInfo(
-        {}, Position(1, 7), 7, 100, "", "n1", replicas, replicas, {}
-    )
-    asked = []
-
-    async def last_of(_: str) -> StoredMessage | None:
-        asked.append(1)
-        return newest_at(5, "open=5,0" if len(asked) == 1 else "")
-
-    monkeypatch.setattr(bus.leader, "last_of", last_of)
-    guard = RetentionGuard(bus)
-    running = asyncio.create_task(guard.run())
-    await asyncio.sleep(0.7)  # as long as that nothing more is asked
-    running.cancel()
-    assert len(asked) == looks
-
-
 def test_it_is_shown_and_warned_of_before_it_leaves_and_when_there_is_none(
-    nats: NatsProcess, operator: Operator, stream: str, tmp_path: Path
+    nats: NatsProcess, operator: RawNatsClient, stream: str, tmp_path: Path
 ) -> None:
     settings = {"nats_url": nats.url, "stream": stream, "subject_prefix": stream}
     with (
@@ -480,7 +305,7 @@ def test_a_restarted_sidecar_and_one_of_each_role_know_it(
 
 
 async def test_a_stream_made_anew_is_asked_anew(
-    nats: NatsProcess, operator: Operator, stream: str
+    nats: NatsProcess, operator: RawNatsClient, stream: str
 ) -> None:
     fill(nats, stream, "SaE", Scan())
     async with running_bus(nats, stream) as bus:
@@ -501,11 +326,11 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 
 async def test_a_start_asks_little_and_then_once_a_second_while_the_stream_moves(
-    nats: NatsProcess, operator: Operator, stream: str
+    nats: NatsProcess, operator: RawNatsClient, stream: str
 ) -> None:
     """A first initsync goes on for hours, and thirty sidecars look on."""
     fill(nats, stream, "SaE" + "Saaaaa" * 20, Scan())
-    with Operator(nats.port) as listener:
+    with RawNatsClient(nats.port) as listener:
         listener.answer_at("$JS.API.>")
         asked: list[str] = []
 

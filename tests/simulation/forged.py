@@ -3,7 +3,7 @@
 
 Whoever knows the token of a request that waits may answer it as our server does, and
 nobody could tell. A forger does not: he knows what is asked, has heard the tokens that
-were answered, and counts. Odd replies are those of tests/parts/odd.py, by a responder
+were answered, and counts. Odd replies are those of tests/support/odd.py, by a responder
 with a bug.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from parts.odd import Reply, acknowledgement, no_stream, odd, refusal
+from support.odd import Reply, acknowledgement, no_stream, odd, refusal
 
 if TYPE_CHECKING:
     from random import Random

@@ -4,6 +4,8 @@
 A pass fetches the source, computes the difference to the cache and sends it; the cache
 in memory learns each event that was sent, the one on disk after each kind of change. A
 failure ends the pass, and another is computed anew.
+
+Long because it follows its original, which is one class.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@
 To the plugin it is the module `socket`, to the sidecar a transport under its real
 protocol. A connection keeps the order of its bytes, as TCP does; it can be cut,
 stalled, or left by one side while bytes are still on their way.
+
+Long because both ends of a connection share what is on its way.
 """
 
 from __future__ import annotations

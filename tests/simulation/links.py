@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parts.odd import Reply
+from support.odd import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable

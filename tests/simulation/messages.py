@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What goes over the wire of the modelled JetStream, and what it stores. Pure.
 
-Texts are those of real servers; tests/test_simulated_jetstream.py compares them.
+Texts are those of real servers: tests/simulation/test_simulated_jetstream.py compares.
 """
 
 from __future__ import annotations

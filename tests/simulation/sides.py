@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two sides that are asked the same: real nats-servers, and the model of them."""
+"""Two sides that are asked the same: real nats-servers, and the model of them.
+
+Long because each question stands beside its two answers.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from parts.jetstream import Operator, wait_jetstream
-from parts.process import wait_until
+from support.jetstream import RawNatsClient, wait_jetstream
+from support.process import wait_until
 
 from sidecar.jetstream.client import header_block, split_messages, status
 
@@ -24,7 +27,7 @@ from .jetstream import Cluster
 from .messages import OTHER_STREAM
 
 if TYPE_CHECKING:
-    from parts.nats import NatsProcess
+    from support.nats import NatsProcess
 
 STREAM: Final = "hermes"
 SUBJECT: Final = "hermes.base"
@@ -313,7 +316,7 @@ class RealSide(Side):
         assert self._leaf is not None
         self._leaf.start()
         wait_jetstream(self._leaf.wait().port)
-        with Operator(self._leaf.port) as operator:
+        with RawNatsClient(self._leaf.port) as operator:
             operator.create("edge", STREAM, storage="memory")
         wait_until(
             lambda: self.publish(stream="nobody's")[1] != b"", what="the leaf answers"

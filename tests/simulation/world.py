@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All parts of one run, wired: Hermes, plugins, HTTP, sidecars, NATS, clients."""
+"""All parts of one run, wired: Hermes, plugins, HTTP, sidecars, NATS, clients.
+
+Long because it wires all of them, and nothing else does.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from parts.process import Process, wait_until
+from support.process import Process, wait_until
 from system.secrets_made import ROOT, make_secrets
 
 if TYPE_CHECKING:

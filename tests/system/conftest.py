@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `make test-system` needs beside the parts of the other tests."""
+"""What `make test-system` needs beside tests/support."""
 
 from __future__ import annotations
 

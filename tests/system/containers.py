@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Self
 
-from parts.process import Process
+from support.process import Process
 from system.secrets_made import ROOT
 
 IMAGE = "hermes-nats-sidecar"

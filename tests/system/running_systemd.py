@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Self
 
-from parts.process import Process, wait_until
+from support.process import Process, wait_until
 
 # What has no place in a container.
 _MASKED = [

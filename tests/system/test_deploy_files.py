@@ -19,7 +19,7 @@ import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
-from parts.hermes import load_plugin
+from support.hermes import load_plugin
 from system.secrets_made import ROOT, Secrets, make_secrets
 from system.systemd_root import install_units
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from parts.process import wait_until
-from parts.sidecar import event, last_offset, post
+from support.process import wait_until
+from support.sidecar import event, last_offset, post
 from system.compose_project import STARTED, USERS, Project, hermes_checkout
 from system.containers import IMAGE, USER, Container, Containers, shared_directory
 
@@ -27,7 +27,7 @@ from sidecar.commands.install import PLUGIN_STUB
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from parts.nats import NatsProcess
+    from support.nats import NatsProcess
 
 MOST_MEGABYTES = 80
 

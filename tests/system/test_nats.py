@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from parts.nats import free_port
-from parts.process import Process, wait_until
-from parts.sidecar import (
+from support.nats import free_port
+from support.process import Process, wait_until
+from support.sidecar import (
     COMMAND,
     SidecarProcess,
     environment,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from parts.jetstream import Operator
-from parts.nats import NatsProcess
-from parts.process import wait_until
-from parts.sidecar import SidecarProcess, event, post
+from support.jetstream import RawNatsClient
+from support.nats import NatsProcess
+from support.process import wait_until
+from support.sidecar import SidecarProcess, event, post
 from system.browser import SCHEMES, chromium, colours, screenshot
 
 from sidecar.http.status_page import STYLE
@@ -96,13 +96,13 @@ def url(sidecar: SidecarProcess) -> str:
 
 
 def unfit(nats: NatsProcess) -> None:
-    with Operator(nats.port) as operator:
+    with RawNatsClient(nats.port) as operator:
         operator.update("hermes", sealed=False, max_msgs_per_subject=1_000_000)
 
 
 def expiring(nats: NatsProcess) -> None:
     """Choose a retention of which more than three quarters are over, but not all."""
-    with Operator(nats.port) as operator:
+    with RawNatsClient(nats.port) as operator:
         started = operator.api("STREAM.INFO.hermes")["state"]["first_ts"]
         age = time.time() - datetime.fromisoformat(started).timestamp()
         retention = int((age + 100) * 10**9)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 import pytest
-from parts.jetstream import Operator
-from parts.nats import NatsProcess, free_port
-from parts.process import Process, wait_until
-from parts.sidecar import SidecarProcess, event, post
+from support.jetstream import RawNatsClient
+from support.nats import NatsProcess, free_port
+from support.process import Process, wait_until
+from support.sidecar import SidecarProcess, event, post
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -187,7 +187,7 @@ def sidecar(nats: NatsProcess, tmp_path: Path) -> Iterator[SidecarProcess]:
     """Run a sidecar whose stream has limits and holds an initsync."""
     settings = {"nats_url": nats.url, "stream_create": True, "log_level": "info"}
     with SidecarProcess(tmp_path / "sidecar", **settings) as process:
-        with Operator(nats.port) as operator:
+        with RawNatsClient(nats.port) as operator:
             operator.update("hermes", max_bytes=10**9, max_msgs=10**6)
         with process.client() as http:
             for kind in ("init-start", "init-stop"):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from parts.process import wait_until
+from support.process import wait_until
 from system.running_systemd import RunningSystemd
 from system.secrets_made import ROOT
 from system.systemd_root import HERMES, UNITS, install_units

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from parts.sidecar import SidecarProcess
+from support.sidecar import SidecarProcess
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,15 +7,15 @@ import uuid
 from typing import TYPE_CHECKING
 
 import httpx
-from parts.jetstream import Operator
-from parts.process import wait_until
-from parts.sidecar import event, last_offset, post
 from prometheus_client.parser import text_string_to_metric_families
+from support.jetstream import RawNatsClient
+from support.process import wait_until
+from support.sidecar import event, last_offset, post
 
 if TYPE_CHECKING:
-    from parts.nats import NatsProcess
-    from parts.sidecar import SidecarProcess
     from prometheus_client import Metric
+    from support.nats import NatsProcess
+    from support.sidecar import SidecarProcess
 
 
 def scrape(sidecar: SidecarProcess) -> dict[tuple[str, str], float]:
@@ -138,7 +138,7 @@ def test_labels_are_bounded_and_there_from_the_first_scrape_on(
     sidecar: SidecarProcess, http: httpx.Client, nats: NatsProcess
 ) -> None:
     assert post(http, event("strange")).status_code == 201
-    with Operator(nats.port) as other:
+    with RawNatsClient(nats.port) as other:
         name = {"Hermes-Event-Type": 'x"} 1 {', "Nats-Msg-Id": 'k"\\'}
         other.publish('hermes.x",y="z"}', b"{}", name)
     assert http.get("/v1/events?offset=first").status_code == 200

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ends that an event whose outcome is unknown is recognised."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+from support.fake_sidecar import (
+    Clock,
+    FakeSidecar,
+    L,
+    Reply,
+    problem,
+    stands,
+    stored,
+    taken,
+    unknown,
+)
+from support.hermes import new_event
+from support.producer_passes import (
+    AGAIN,
+    ANOTHER,
+    a_pass,
+    lose,
+    lose_and_learn,
+    page_of,
+    send,
+    user,
+    written,
+)
+from support.sidecar import event as event_bytes
+
+
+@pytest.mark.parametrize(
+    ("pages", "is_recognised"),
+    [
+        ([written(2, end=L + 2)], True),
+        ([written(2, 1, end=L + 3)], False),
+        ([written(2, end=L + 1)], False),
+        ([problem(403, "wrong_role")] * 21, False),  # twice a second, for 10 s
+        ([page_of([{"data": 7}], L + 9)], False),
+        ([page_of([{"data": "[]"}], L + 9)], False),
+    ],
+    ids=["another", "the same", "cut", "role", "odd", "no event"],
+)
+def test_an_event_of_another_producer_ends_that_its_object_is_recognised(
+    plugin: Any, fake: FakeSidecar, pages: list[Reply], *, is_recognised: bool
+) -> None:
+    """Where that cannot be known, an event twice is better than one lost."""
+    removed = user("removed")
+    key = lose_and_learn(plugin, fake, removed)
+    count = len(fake.posts)
+    then = [stands(L + 2), AGAIN] if is_recognised else [stored(L + 3)]
+    fake.then(stands(L + 2), *pages, *then)
+    assert a_pass(plugin, removed) is None
+    asked = {request.path for request in fake.requests if "?" in request.path}
+    assert asked == {f"/v1/events?offset={L + 2}&limit=5000&wait=5"}
+    assert len(fake.posts) == count + 1
+    is_again = fake.posts[-1].headers["idempotency-key"] == key
+    assert is_again is is_recognised
+
+
+@pytest.mark.parametrize(
+    ("foreign", "is_recognised"),
+    [
+        ({"evcategory": "initsync", "eventtype": "init-start"}, True),
+        ({"evcategory": "initsync", "eventtype": "init-stop"}, False),
+        ({"eventtype": "dataschema"}, False),
+        ({"eventtype": "removed", "objtype": "Groups", "objpkey": 9}, False),
+        ({"eventtype": "added", "objtype": "Groups", "objpkey": 9}, True),
+    ],
+    ids=["start", "initsync", "schema", "removal", "another"],
+)
+def test_what_another_producer_did_ends_what_it_would_end_of_ours(
+    plugin: Any, fake: FakeSidecar, foreign: dict[str, Any], *, is_recognised: bool
+) -> None:
+    added = user("added")
+    key = lose_and_learn(plugin, fake, added)
+    rows = [
+        {"data": event_bytes(**{"objtype": None, "objpkey": None} | foreign).decode()}
+    ]
+    end = L + 2
+    then = [stands(end), AGAIN] if is_recognised else [stored(L + 3)]
+    fake.then(stands(end), page_of(rows, end), *then)
+    assert a_pass(plugin, added) is None
+    is_again = fake.posts[-1].headers["idempotency-key"] == key
+    assert is_again is is_recognised
+
+
+def test_an_event_of_another_producer_counts_also_where_one_is_in_doubt(
+    plugin: Any, fake: FakeSidecar
+) -> None:
+    removed = user("removed")
+    key = lose(plugin, fake, removed)
+    fake.then(stands(L + 1), taken(key, L + 1), unknown())
+    assert a_pass(plugin, user(pkey=2)) is not None
+    count = len(fake.posts)
+    fake.then(stands(L + 2), written(1, end=L + 2), taken("theirs", L + 2))
+    assert a_pass(plugin, removed) == ANOTHER
+    assert len(fake.posts) == count + 1
+
+
+def test_the_same_password_set_twice_is_two_events(
+    plugin: Any, fake: FakeSidecar
+) -> None:
+    password = user(password="x")
+    fake.then(stands(L), stored(L + 1), stored(L + 2))
+    assert a_pass(plugin, password, password) is None
+    assert len(fake.posts) == 2
+
+
+def test_the_same_password_lost_and_set_twice_more_is_one_more_event(
+    plugin: Any, fake: FakeSidecar
+) -> None:
+    password = user(password="x")
+    key = lose(plugin, fake, password)
+    count = len(fake.posts)
+    fake.then(stands(L + 1), taken(key, L + 1), stored(L + 2))
+    assert a_pass(plugin, password, password) is None
+    assert len(fake.posts) == count + 2
+
+
+def test_a_lost_event_that_is_shown_when_the_time_is_up_is_still_recognised(
+    plugin: Any, fake: FakeSidecar, clock: Clock
+) -> None:
+    removed = user("removed")
+    key = lose(plugin, fake, removed)
+    fake.then(stands(L + 1), taken(key, L + 1))
+    with plugin:
+        plugin._http.store = partial(late, plugin._http.store, clock)
+        assert send(plugin, user(pkey=2)) is not None
+        count = len(fake.posts)
+        fake.then(stands(L + 1), AGAIN)
+        assert send(plugin, removed) is None
+    assert len(fake.posts) == count + 1
+
+
+def late(store: Any, clock: Clock, *request: Any) -> Any:
+    clock.sleep(31)
+    return store(*request)
+
+
+def test_an_event_with_other_bytes_is_not_taken_for_the_lost_one(
+    plugin: Any, fake: FakeSidecar
+) -> None:
+    key = lose(plugin, fake, user(a=1))
+    fake.then(stands(L + 1), taken(key, L + 1), stored(L + 2))
+    assert a_pass(plugin, user(a=2)) is None
+    assert fake.posts[-1].headers["if-match"] == f'"{L + 1}"'
+
+
+@pytest.mark.parametrize(
+    ("category", "kind"),
+    [
+        ("initsync", "added"),
+        ("initsync", "init-start"),
+        ("initsync", "init-stop"),
+        ("base", "dataschema"),
+    ],
+)
+def test_initsync_and_dataschema_are_never_swallowed(
+    plugin: Any, fake: FakeSidecar, category: str, kind: str
+) -> None:
+    event = new_event(category, kind)
+    key = lose(plugin, fake, event)
+    fake.then(stands(L + 1), taken(key, L + 1), stored(L + 2))
+    assert a_pass(plugin, event) is None
+    assert fake.posts[-1].headers["if-match"] == f'"{L + 1}"'
+    assert fake.posts[-1].body == event.to_json().encode()
+
+
+def test_an_initsync_repeated_after_an_abort_is_sent_whole(
+    plugin: Any, fake: FakeSidecar
+) -> None:
+    start, added, stop = (
+        new_event("initsync", kind) for kind in ("init-start", "added", "init-stop")
+    )
+    fake.then(stands(L), stored(L + 1), unknown())
+    assert a_pass(plugin, start, added, stop) is not None
+    key = fake.posts[-1].headers["idempotency-key"]
+    count = len(fake.posts)
+    fake.then(stands(L + 2), taken(key, L + 2), *map(stored, range(L + 3, L + 6)))
+    assert a_pass(plugin, start, added, stop) is None
+    assert [request.body for request in fake.posts[count:]] == [
+        event.to_json().encode() for event in (start, start, added, stop)
+    ]
+
+
+@pytest.mark.parametrize("is_resolved", [True, False])
+@pytest.mark.parametrize("is_stop_lost", [True, False])
+def test_an_initsync_ends_that_lost_events_are_recognised(
+    plugin: Any, fake: FakeSidecar, *, is_resolved: bool, is_stop_lost: bool
+) -> None:
+    """Hermes makes it of its cache, which lacks them: a new client needs them again."""
+    added = user("added")
+    start, stop = (
+        new_event("initsync", kind, objtype=None, objpkey=None)
+        for kind in ("init-start", "init-stop")
+    )
+    if is_resolved:
+        lose_and_learn(plugin, fake, added)
+        learns = []
+    else:
+        learns = [taken(lose(plugin, fake, added), L + 1)]
+    stop_answer = unknown() if is_stop_lost else stored(L + 3)
+    fake.then(stands(L + 1), *learns, stored(L + 2), stop_answer)
+    assert (a_pass(plugin, start, stop) is not None) is is_stop_lost
+    key = fake.posts[-1].headers["idempotency-key"]
+    learns = [taken(key, L + 3)] if is_stop_lost else []
+    fake.then(stands(L + 3), *learns, stored(L + 4))
+    assert a_pass(plugin, added) is None
+    assert fake.posts[-1].body == added.to_json().encode()
+    assert fake.posts[-1].headers["if-match"] == f'"{L + 3}"'

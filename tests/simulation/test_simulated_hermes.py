@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The models of hermes-server and hermes-client, on a bus in memory."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from simulation.actors import Actors
+from simulation.clients import ClientHabits, HermesClient, Target
+from simulation.clock import VirtualLoop
+from simulation.events import new_event
+from simulation.hermes import Habits, HermesServer
+from simulation.history import History, Told
+from simulation.source import SECRET, Source
+from support.memory_bus import Consumer, MemoryBus, Producer
+from support.memory_world import MemoryWorld
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SEEDS = int(os.environ.get("SIMULATED_HERMES_SEEDS", "40"))
+
+BROKEN = {
+    "drops": "lost",
+    "doubles": "doubled",
+    "doubles under another key": "doubled",
+    "reorders": "wrong_place",
+    "says not stored": "not_stored_stands",
+    "recognises nothing": "doubled_change",
+    "remembers for ever": "swallowed",
+    "no precondition": "behind_foreign",
+    "no fence": "behind_foreign",
+    "offsets again": "offsets",
+    "ends falsely": "false_end",
+    "refuses falsely": "reader_refused",
+    "skips": "reader_skipped",
+    "repeats": "reader_skipped",
+    "alters": "reader_altered",
+    "finds nothing": "false_end",
+    "finds the second": "reader_skipped",
+}
+
+
+def run(seed: int, broken: str = "") -> MemoryWorld:
+    world = MemoryWorld(seed, broken)
+    world.run()
+    return world
+
+
+def test_no_seed_shows_a_violation_on_a_right_bus() -> None:
+    for seed in range(SEEDS):
+        world = MemoryWorld(seed)
+        violations = world.run()
+        assert not violations, f"seed {seed}: {violations[0]}\n{world.told()}"
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_bus_that_is_broken_is_found(how: str) -> None:
+    found: Counter[str] = Counter()
+    for seed in range(60):
+        found += Counter(each.name for each in MemoryWorld(seed, how).run())
+        if found[BROKEN[how]]:
+            return
+    pytest.fail(f"{how}: found only {found}")
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    assert run(3).told() == run(3).told()
+
+
+def test_runs_hold_what_they_are_for() -> None:
+    """Byte-identical events, doubts, kills, two servers, aborted initsyncs."""
+    seen: Counter[str] = Counter()
+    for seed in range(12):
+        history = run(seed).history
+        bodies = Counter(s.body for s in history.sends if s.category == "base")
+        seen["recurring"] += sum(count > 2 for count in bodies.values())
+        seen.update(send.told for send in history.sends)
+        seen["forgotten"] += sum(send.is_forgotten for send in history.sends)
+        seen["standby"] += len({send.server for send in history.sends}) - 1
+        seen["schemas"] += sum(send.kind == "dataschema" for send in history.sends)
+        seen["aborted initsyncs"] += sum(
+            each.kind == "initsync" and not each.went_through for each in history.passes
+        )
+        seen["secrets"] += sum(SECRET.encode() in send.body for send in history.sends)
+        seen["killed"] += sum(each.was_killed for each in history.restarts)
+        seen["refused"] += sum(
+            asking.outcome == "refused" for asking in history.askings
+        )
+    for what in (
+        *("recurring", "forgotten", "standby", "schemas", "aborted initsyncs"),
+        *("secrets", "killed", "refused"),
+        *(Told.STORED, Told.STANDING, Told.NOT_STORED, Told.UNKNOWN),
+    ):
+        assert seen[what], f"no {what} in 12 seeds: {seen}"
+
+
+class Bench:
+    """One server, one client and a bus that never fails."""
+
+    def __init__(self) -> None:
+        self.rng = random.Random(1)  # noqa: S311 - no secret
+        self.loop = VirtualLoop()
+        self.actors = Actors(self.loop)
+        self.history = History(self.loop.time)
+        sleep = self.actors.sleep
+        self.supervisor = MemoryBus(self.loop, sleep, self.rng, self.history)
+        self.source = Source(self.rng, self.loop.time)
+        self.source.objects = {("Users", 1): {"state": 1}, ("Users", 2): {"state": 2}}
+        self.server = HermesServer(
+            "server",
+            partial(Producer, self.supervisor),
+            self.rng,
+            self.record,
+            self.source,
+            sleep,
+            self.history,
+            habits=Habits(freeze_chance=0.0, slow_chance=0.0),
+        )
+        self.client = HermesClient(
+            "client",
+            partial(Consumer, self.supervisor),
+            self.rng,
+            self.record,
+            sleep,
+            self.history,
+            habits=ClientHabits(pause_chance=0.0, find_chance=0.0),
+        )
+
+    def record(self, who: str, text: str, *arguments: Any) -> None:
+        assert who
+        assert text % arguments
+
+    def run_until(self, time: float) -> None:
+        self.loop.call_at(time, self.loop.stop)
+        self.loop.run_forever()
+
+    def kinds(self) -> list[str]:
+        return [send.kind for send in self.history.sends]
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    for actor in bench.actors.all:
+        bench.actors.kill(actor)
+    bench.run_until(bench.loop.time() + 1.0)
+    bench.loop.close()
+
+
+def test_the_first_pass_ever_fills_the_cache_and_sends_nothing(bench: Bench) -> None:
+    bench.actors.spawn("server", bench.server.run)
+    bench.run_until(10.0)
+    assert not bench.history.sends
+    assert bench.server.disk.objects == bench.source.objects
+
+
+def test_an_initsync_is_one_event_for_each_object_between_its_ends(
+    bench: Bench,
+) -> None:
+    bench.actors.spawn("server", bench.server.run)
+    bench.run_until(10.0)
+    bench.server.wants_initsync = True
+    bench.run_until(29.0)
+    assert bench.kinds() == ["init-start", "added", "added", "init-stop"]
+
+
+def test_an_initsync_waits_for_the_first_fetch(bench: Bench) -> None:
+    bench.supervisor.fault_chance = 1.0
+    bench.actors.spawn("server", bench.server.run)
+    bench.run_until(5.0)
+    bench.server.wants_initsync = True
+    bench.supervisor.fault_chance = 0.0
+    bench.run_until(200.0)
+    assert bench.kinds() == ["init-start", "added", "added", "init-stop"]
+
+
+def test_a_secret_is_wiped_once_sent_and_reaches_the_client_alone(
+    bench: Bench,
+) -> None:
+    user = ("Users", 1)
+    bench.actors.spawn("server", bench.server.run)
+    bench.actors.spawn("client", bench.client.run)
+    bench.run_until(10.0)
+    bench.server.wants_initsync = True
+    bench.run_until(29.0)
+    bench.source.objects[user] = {"state": 1, SECRET: "s"}
+    bench.run_until(40.0)
+    assert bench.source.objects[user] == {"state": 1}
+    assert bench.server.disk.objects[user] == {"state": 1}
+    assert bench.client.target.objects[user] == {"state": 1, SECRET: "s"}
+    bench.run_until(100.0)  # and no later pass takes it back
+    assert bench.kinds().count("modified") == 1
+
+
+def test_a_killed_server_forgets_what_it_sent_since_the_cache_was_saved(
+    bench: Bench,
+) -> None:
+    actor = bench.actors.spawn("server", bench.server.run)
+    bench.run_until(10.0)
+    bench.source.objects |= {("Users", 3): {"state": 0}, ("Users", 4): {"state": 0}}
+    bench.loop.call_at(30.003 + 0.0014, bench.actors.kill, actor)
+    bench.run_until(40.0)
+    assert [send.told for send in bench.history.sends] == [Told.STORED, Told.KILLED]
+    assert bench.history.sends[0].is_forgotten
+    bench.actors.spawn("server", bench.server.run)
+    bench.run_until(80.0)
+    assert bench.kinds() == ["added", "added", "added", "added"]
+
+
+def test_a_failed_pass_saves_what_was_sent_and_is_computed_anew(bench: Bench) -> None:
+    bench.actors.spawn("server", bench.server.run)
+    bench.run_until(10.0)
+    bench.source.objects |= {("Users", 3): {"state": 0}, ("Users", 4): {"state": 0}}
+    bench.loop.call_at(30.004, setattr, bench.supervisor, "fault_chance", 1.0)
+    bench.run_until(31.0)
+    bench.supervisor.fault_chance = 0.0
+    del bench.source.objects["Users", 2]
+    bench.run_until(200.0)
+    failed, passed = bench.history.passes[1:3]
+    assert not failed.went_through
+    assert passed.began - failed.ended == pytest.approx(60.0)
+    sends = bench.history.sends
+    told = (Told.STORED, Told.STANDING)
+    sent = [send.object for send in sends if send.told in told]
+    assert Counter(sent) == Counter([("Users", 3), ("Users", 4), ("Users", 2)])
+
+
+def test_a_stopped_server_ends_its_pass_first(bench: Bench) -> None:
+    actor = bench.actors.spawn("server", bench.server.run)
+    bench.run_until(10.0)
+    bench.source.objects |= {("Users", 3): {"state": 0}, ("Users", 4): {"state": 0}}
+    bench.loop.call_at(30.002, setattr, bench.server, "is_stopping", True)
+    bench.run_until(40.0)
+    assert actor.is_done
+    assert bench.kinds() == ["added", "added"]
+    assert bench.history.passes[-1].went_through
+
+
+def test_a_client_takes_its_cache_back_when_killed(bench: Bench) -> None:
+    bench.actors.spawn("server", bench.server.run)
+    bench.run_until(10.0)
+    bench.server.wants_initsync = True
+    actor = bench.actors.spawn("client", bench.client.run)
+    bench.run_until(29.0)
+    saved = bench.client.disk.next_offset
+    bench.source.objects["Users", 1] = {"state": 0}
+    bench.run_until(31.0)
+    bench.actors.kill(actor)
+    bench.run_until(32.0)
+    assert bench.client.disk.next_offset == saved
+    bench.actors.spawn("client", bench.client.run)
+    bench.run_until(50.0)
+    assert bench.client.target.objects["Users", 1] == {"state": 0}
+
+
+def _event(kind: str, offset: int, attrs: Any) -> Any:
+    event = new_event("base", kind, ("Users", 1), attrs)
+    event.offset = offset
+    return event
+
+
+def test_a_second_removed_destroys_what_the_trashbin_held() -> None:
+    target = Target()
+    target.apply(_event("added", 1, {"state": 1}))
+    target.apply(_event("removed", 2, {}))
+    assert target.trashbin == {("Users", 1): ({"state": 1}, 2)}
+    target.apply(_event("removed", 3, {}))
+    assert not target.trashbin
+    assert target.destroyed == [(("Users", 1), 2, 3)]
+
+
+def test_an_object_comes_back_out_of_the_trashbin() -> None:
+    target = Target()
+    target.apply(_event("added", 1, {"state": 1}))
+    target.apply(_event("removed", 2, {}))
+    target.apply(_event("added", 3, {"state": 2}))
+    assert target.objects == {("Users", 1): {"state": 2}}
+    assert not target.destroyed

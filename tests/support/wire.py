@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real transport on a socket pair, whose protocol a test feeds by hand.
+
+So it is the test that says in which pieces a request arrives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from uvicorn.server import ServerState
+
+from sidecar.http.protocol import BoundedProtocol
+
+from .process import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.responses import Response
+    from starlette.types import Receive, Scope, Send
+
+    from sidecar.http.protocol import Respond
+
+BODY = b'{"evcategory": "base"}'
+HEAD = (
+    b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nIf-Match: *\r\n"
+    b"Content-Length: %d\r\n\r\n" % len(BODY)
+)
+WHOLE = HEAD + BODY
+
+
+class Wire:
+    """One connection: what came which way, and what was answered."""
+
+    def __init__(self, caller: socket.socket) -> None:
+        self.direct: list[bytes] = []
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.responds: list[Respond] = []
+        self.asgi: list[bytes] = []
+        self.is_known = True
+        self.probes: dict[bytes, Response] = {}
+        self.caller = caller
+        self.protocol: BoundedProtocol = None  # type: ignore[assignment]
+
+    def serve_directly(
+        self, headers: list[tuple[bytes, bytes]], body: bytes, respond: Respond
+    ) -> None:
+        self.direct.append(body)
+        self.headers = headers
+        self.responds.append(respond)
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await Request(scope, receive).body()
+        self.asgi.append(body)
+        await PlainTextResponse("by uvicorn")(scope, receive, send)
+
+    async def read(self) -> bytes:
+        async with asyncio.timeout(10):
+            return await asyncio.get_running_loop().sock_recv(self.caller, 65_536)
+
+    async def ends(self) -> None:
+        """Wait until the sidecar has cut it."""
+        async with asyncio.timeout(5):
+            await asyncio.to_thread(
+                wait_until, lambda: self.protocol not in self.protocol.connections
+            )
+
+    async def read_to(self, end: bytes) -> bytes:
+        answers = b""
+        while not answers.endswith(end):
+            piece = await self.read()
+            assert piece, answers
+            answers += piece
+        return answers
+
+
+class NoTurns:
+    """A crowd in which nobody's turn comes."""
+
+    def ask(self, *, is_first: bool) -> asyncio.Future[None]:  # noqa: ARG002
+        return asyncio.get_running_loop().create_future()
+
+
+@asynccontextmanager
+async def wire(
+    kind: type[BoundedProtocol] = BoundedProtocol,
+) -> AsyncIterator[Wire]:
+    caller, server = socket.socketpair()
+    caller.setblocking(False)
+    one = Wire(caller)
+    config = uvicorn.Config(
+        one.serve,
+        interface="asgi3",
+        log_config=None,
+        lifespan="off",
+        ws="none",
+        proxy_headers=False,
+    )
+    config.load()
+    transport, one.protocol = await asyncio.get_running_loop().connect_accepted_socket(
+        lambda: kind(
+            one.serve_directly,
+            one.probes.get,
+            lambda _path, _headers: one.is_known,
+            config=config,
+            server_state=ServerState(),
+            app_state={},
+        ),
+        server,
+    )
+    try:
+        yield one
+    finally:
+        transport.abort()
+        caller.close()
+
+
+GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
