@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar.model.health import Facts
 from sidecar.model.initsync import Initsync, Mark
-from sidecar.model.reply import Position
+from sidecar.model.publish_reply import Position
 from sidecar.model.stream import StreamInfo
 from sidecar.telemetry.metrics import Metrics
 

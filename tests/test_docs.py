@@ -14,7 +14,7 @@ import pytest
 from sidecar import errors
 from sidecar.model import health
 from sidecar.model.initsync import Initsync, Mark
-from sidecar.model.reply import Position
+from sidecar.model.publish_reply import Position
 from sidecar.model.stream import StreamInfo
 from sidecar.settings import PREFIX, Settings
 from sidecar.telemetry.metrics import Metrics

@@ -32,7 +32,7 @@ from sidecar.jetstream.connection import Connection
 from sidecar.jetstream.credentials import NatsServer
 from sidecar.libraries import LibraryError
 from sidecar.model.event import parse_event
-from sidecar.model.reply import Acknowledged
+from sidecar.model.publish_reply import Acknowledged
 from sidecar.model.stream import StreamPlan
 from sidecar.services.daemon import Daemon
 from sidecar.settings import Settings

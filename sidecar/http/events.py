@@ -20,7 +20,7 @@ from sidecar.http.protocol import EVENTS, body_seconds
 from sidecar.http.responses import json_response, problem_response
 from sidecar.jetstream.callbacks import await_callback
 from sidecar.model.event import START_BYTES, parse_event, parse_key, parse_precondition
-from sidecar.model.failures import producer_of
+from sidecar.model.producers import producer_of
 from sidecar.telemetry.log import internal_error, log, tell_repeats
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from sidecar.jetstream.requests import Requests
     from sidecar.model.evidence import Came
-    from sidecar.model.reply import StoredMessage
+    from sidecar.model.publish_reply import StoredMessage
     from sidecar.model.stream import StreamInfo, StreamPlan
 
 REQUEST_SECONDS: Final = 2.0

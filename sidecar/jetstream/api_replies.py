@@ -21,7 +21,7 @@ from sidecar.jetstream.headers import (
     TYPE_HEADER,
 )
 from sidecar.model.evidence import Came
-from sidecar.model.reply import StoredMessage
+from sidecar.model.publish_reply import StoredMessage
 from sidecar.model.stream import StreamInfo, StreamPlan, parse_stream_info
 
 if TYPE_CHECKING:

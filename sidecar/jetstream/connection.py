@@ -31,7 +31,7 @@ from sidecar.jetstream.connection_errors import explain, unforeseen
 from sidecar.jetstream.credentials import read_login
 from sidecar.jetstream.headers import event_block
 from sidecar.jetstream.requests import RawReply, Requests
-from sidecar.model.reply import (
+from sidecar.model.publish_reply import (
     Answer,
     Disconnected,
     NoAnswer,

@@ -16,7 +16,7 @@ from sidecar.errors import Cause, Outcome, Problem
 from sidecar.jetstream.api_replies import ApiError
 from sidecar.jetstream.requests import NoReply
 from sidecar.model.evidence import SILENT, Said, Silent
-from sidecar.model.reply import Observation, Position
+from sidecar.model.publish_reply import Observation, Position
 from sidecar.model.scan import INITSYNC, scan_at
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sidecar.jetstream.connection import Connection
     from sidecar.jetstream.monitor import StreamMonitor
     from sidecar.model.evidence import Asked
-    from sidecar.model.reply import StoredMessage
+    from sidecar.model.publish_reply import StoredMessage
     from sidecar.model.scan import Scan
     from sidecar.model.stream import StreamInfo
 

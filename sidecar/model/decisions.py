@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from sidecar import errors
 from sidecar.errors import Cause, Outcome, Problem
-from sidecar.model.reply import (
+from sidecar.model.publish_reply import (
     Acknowledged,
     Answer,
     Disconnected,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sidecar.errors import Cause
-    from sidecar.model.reply import Position, StoredMessage
+    from sidecar.model.publish_reply import Position, StoredMessage
 
 End = Literal["marked", "late", "stranger", "unreadable", "unasked"]
 """Why no more came of a copy: its end mark, nothing for a second, another stream's

@@ -11,9 +11,9 @@ from sidecar.model.initsync import REMEDY, max_age_seconds, warning_seconds
 
 if TYPE_CHECKING:
     from sidecar.errors import Cause
-    from sidecar.model.failures import Failure
     from sidecar.model.initsync import Initsync
     from sidecar.model.memory_budget import Full
+    from sidecar.model.producers import Failure
     from sidecar.model.stream import StreamInfo
 
 ROUND_TRIP_LIMIT_SECONDS: Final = 5.0

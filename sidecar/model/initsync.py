@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sidecar.model.scan import INITSYNC, START, STOP
 
 if TYPE_CHECKING:
-    from sidecar.model.reply import Position, StoredMessage
+    from sidecar.model.publish_reply import Position, StoredMessage
 
 REMEDY: Final = "Run hermes-server-cli initsync."
 

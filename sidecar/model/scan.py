@@ -14,7 +14,7 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from sidecar.model.reply import StoredMessage
+    from sidecar.model.publish_reply import StoredMessage
 
 INITSYNC: Final = "initsync"
 START: Final = "init-start"

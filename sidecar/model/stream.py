@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 
 from sidecar.model.event import MAX_OFFSET
-from sidecar.model.reply import Position
+from sidecar.model.publish_reply import Position
 
 OLDEST_SERVER: Final = (2, 11, 11)
 """The lowest that the fault runs drive; batched direct get came with 2.11.0."""

@@ -20,7 +20,7 @@ from sidecar.model.initsync import rfc3339
 
 if TYPE_CHECKING:
     from sidecar.jetstream.leader import StreamLeader
-    from sidecar.model.reply import StoredMessage
+    from sidecar.model.publish_reply import StoredMessage
     from sidecar.model.stream import StreamInfo
 
 EVENTS: Final = 50

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 
 from sidecar.errors import Outcome
 from sidecar.jetstream.supervisor import StreamSupervisor
-from sidecar.model.failures import Failures
 from sidecar.model.health import Facts, Reading
 from sidecar.model.initsync import max_age_seconds
 from sidecar.model.last_offset import LastOffset
 from sidecar.model.memory_budget import MemoryBudget
+from sidecar.model.producers import Failures
 from sidecar.model.stream import told_name
 from sidecar.services import certificates
 from sidecar.services.activity import Recent
+from sidecar.services.initsync_lookup import RetentionGuard
 from sidecar.services.large_events import Apart
 from sidecar.services.publisher import Publisher
 from sidecar.services.reader import Reader
-from sidecar.services.retention import RetentionGuard
 from sidecar.telemetry.deduplication import Deduplication
 from sidecar.telemetry.log import tell_repeats
 from sidecar.telemetry.metrics import Metrics

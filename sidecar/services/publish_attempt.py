@@ -26,8 +26,8 @@ from sidecar.model.decisions import (
     resolve,
     timed_out,
 )
-from sidecar.model.reply import NoAnswer
-from sidecar.services.scans import needs_scan
+from sidecar.model.publish_reply import NoAnswer
+from sidecar.services.scan_header import needs_scan
 from sidecar.telemetry.log import internal_error
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from sidecar.jetstream.connection import Connection
     from sidecar.jetstream.supervisor import StreamSupervisor
     from sidecar.model.event import Event
-    from sidecar.model.failures import Failures
-    from sidecar.model.reply import Answer
-    from sidecar.services.scans import Scans
+    from sidecar.model.producers import Failures
+    from sidecar.model.publish_reply import Answer
+    from sidecar.services.scan_header import Scans
     from sidecar.telemetry.metrics import Metrics
 
     OnDone = Callable[[Result], None]

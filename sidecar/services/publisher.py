@@ -13,16 +13,16 @@ from sidecar.errors import Outcome, Problem
 from sidecar.jetstream.callbacks import await_callback
 from sidecar.model.decisions import Expected
 from sidecar.model.event import LAST
-from sidecar.model.failures import is_second_writer
+from sidecar.model.producers import is_second_writer
 from sidecar.services.publish_attempt import Context, PublishAttempt
-from sidecar.services.scans import Scans
+from sidecar.services.scan_header import Scans
 from sidecar.telemetry.log import log
 
 if TYPE_CHECKING:
     from sidecar.jetstream.supervisor import StreamSupervisor
     from sidecar.model.decisions import Result
     from sidecar.model.event import Event
-    from sidecar.model.failures import Failures
+    from sidecar.model.producers import Failures
     from sidecar.services.publish_attempt import OnDone
     from sidecar.telemetry.metrics import Metrics
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from sidecar.errors import Cause
     from sidecar.jetstream.api import JetStreamApi
     from sidecar.jetstream.supervisor import StreamSupervisor
-    from sidecar.model.reply import Position, StoredMessage
+    from sidecar.model.publish_reply import Position, StoredMessage
     from sidecar.model.stream import StreamInfo
     from sidecar.telemetry.metrics import Metrics
 

@@ -19,7 +19,7 @@ from sidecar import errors
 from sidecar.http.status_page import HEADERS, STYLE, StatusView, duration, render, size
 from sidecar.model.health import Check
 from sidecar.model.initsync import Initsync, Mark
-from sidecar.model.reply import Position
+from sidecar.model.publish_reply import Position
 from sidecar.model.stream import StreamInfo
 from sidecar.services.activity import Row
 

@@ -18,7 +18,7 @@ from support.sidecar import SidecarProcess, event, post
 from sidecar import errors
 from sidecar.jetstream.requests import NoReply
 from sidecar.model.event import parse_event
-from sidecar.model.reply import Refused
+from sidecar.model.publish_reply import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,7 +25,7 @@ from sidecar.jetstream.credentials import NatsServer
 from sidecar.jetstream.requests import Requests
 from sidecar.jetstream.supervisor import StreamSupervisor
 from sidecar.model.event import parse_event
-from sidecar.model.reply import Acknowledged, StoredMessage, TooLarge, Undecided
+from sidecar.model.publish_reply import Acknowledged, StoredMessage, TooLarge, Undecided
 from sidecar.model.stream import StreamPlan
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from sidecar.model.decisions import (
     decide,
     timed_out,
 )
-from sidecar.model.reply import (
+from sidecar.model.publish_reply import (
     Acknowledged,
     Answer,
     Disconnected,

@@ -28,7 +28,7 @@ from sidecar.model.evidence import (
     decide,
     jumps,
 )
-from sidecar.model.reply import Position, StoredMessage
+from sidecar.model.publish_reply import Position, StoredMessage
 
 if TYPE_CHECKING:
     from sidecar.model.evidence import End, Silent, Step

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from sidecar import errors
-from sidecar.model.failures import Failure
 from sidecar.model.health import Check, Facts, Reading, assess, document, is_ready
 from sidecar.model.initsync import Initsync, Mark
 from sidecar.model.memory_budget import Full
-from sidecar.model.reply import Position
+from sidecar.model.producers import Failure
+from sidecar.model.publish_reply import Position
 from sidecar.model.stream import StreamInfo
 
 DAY = 86_400.0

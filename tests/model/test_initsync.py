@@ -16,7 +16,7 @@ from sidecar.model.initsync import (
     seconds,
     warning_seconds,
 )
-from sidecar.model.reply import Position, StoredMessage
+from sidecar.model.publish_reply import Position, StoredMessage
 
 DAY = 86_400.0
 START = Mark(1, "initsync", "init-start", 1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.model.last_offset import LastOffset
-from sidecar.model.reply import Position
+from sidecar.model.publish_reply import Position
 from sidecar.model.stream import StreamInfo
 
 

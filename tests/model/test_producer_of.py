@@ -12,7 +12,7 @@ from support.sidecar import PRODUCER as P
 from support.sidecar import event
 
 from sidecar.model.event import Object, parse_object
-from sidecar.model.failures import producer_of
+from sidecar.model.producers import producer_of
 
 # -- Whose key it is -------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from sidecar.model.decisions import (
     Stored,
     resolve,
 )
-from sidecar.model.reply import (
+from sidecar.model.publish_reply import (
     Observation,
     Position,
     StoredMessage,

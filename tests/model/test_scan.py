@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 from support.initsyncs import KINDS, histories
 
-from sidecar.model.reply import StoredMessage
+from sidecar.model.publish_reply import StoredMessage
 from sidecar.model.scan import UNKNOWN, Complete, Open, Scan, read_header, scan_at
 
 STAMP = "1970-01-01T00:00:00Z"

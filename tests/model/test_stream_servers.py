@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.stream_documents import PLAN, SECOND, config, document
 
-from sidecar.model.reply import Position
+from sidecar.model.publish_reply import Position
 from sidecar.model.stream import (
     parse_stream_info,
     server_too_old,

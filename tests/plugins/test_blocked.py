@@ -2,7 +2,7 @@
 """/health says that Hermes is blocked when it is, and not when somebody else is.
 
 The real producer plugin, a real sidecar, a real NATS. How long a failure stands is a
-table in tests/model/test_failures.py.
+table in tests/model/test_producers.py.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidecar import errors
 from sidecar.errors import Problem
-from sidecar.model.reply import Position, StoredMessage
+from sidecar.model.publish_reply import Position, StoredMessage
 from sidecar.services import activity
 from sidecar.services.activity import EVENTS, MOST_BYTES, Recent
 

@@ -11,8 +11,8 @@ from sidecar import errors
 from sidecar.errors import Outcome, Problem
 from sidecar.model.decisions import Expected, Result, Stored
 from sidecar.model.event import parse_event
-from sidecar.model.failures import Failures
-from sidecar.model.reply import (
+from sidecar.model.producers import Failures
+from sidecar.model.publish_reply import (
     Acknowledged,
     Disconnected,
     NoAnswer,
@@ -24,7 +24,7 @@ from sidecar.services.publish_attempt import Context, PublishAttempt
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sidecar.model.reply import Answer
+    from sidecar.model.publish_reply import Answer
 
 BODY = b'{"evcategory": "base", "eventtype": "added"}'
 STORED = Acknowledged(42, duplicate=False)

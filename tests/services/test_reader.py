@@ -7,7 +7,7 @@ import pytest
 
 from sidecar import errors
 from sidecar.errors import Cause, Problem
-from sidecar.model.reply import Position
+from sidecar.model.publish_reply import Position
 from sidecar.model.stream import StreamInfo
 from sidecar.services.reader import (
     NEXT,

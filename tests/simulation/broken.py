@@ -17,12 +17,12 @@ from sidecar.jetstream.api_replies import ApiError, Batch
 from sidecar.jetstream.client import header_fields
 from sidecar.jetstream.leader import StreamLeader
 from sidecar.jetstream.requests import NoReply, Requests
-from sidecar.model import decisions, evidence, last_offset, reply
+from sidecar.model import decisions, evidence, last_offset, publish_reply
 from sidecar.model import stream as stream_module
 from sidecar.model.event import LAST
 from sidecar.model.evidence import AskCopy, AskLeader, Ended, Said, Serve
-from sidecar.model.reply import Refused
-from sidecar.services import activity, publish_attempt, reader, scans
+from sidecar.model.publish_reply import Refused
+from sidecar.services import activity, publish_attempt, reader, scan_header
 
 from .http_hop import VirtualSocket
 from .nats_hop import VirtualNatsClient
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from sidecar.model.reply import Answer, Observation
+    from sidecar.model.publish_reply import Answer, Observation
 
     Context = AbstractContextManager[object]
 
@@ -142,7 +142,7 @@ def _believes_a_foreign_refusal() -> Context:
     def parse(payload: bytes, *rest: Any, **options: Any) -> Answer:
         if b'"err_code":10060' in payload.replace(b" ", b""):
             return Refused(errors.PUBLISH_REFUSED, 10060)
-        return reply.parse_answer(payload, *rest, **options)
+        return publish_reply.parse_answer(payload, *rest, **options)
 
     return patch.object(connection, "parse_answer", parse)
 
@@ -377,7 +377,7 @@ def _remembers_any_scan() -> Context:
         self._known = self._known._replace(offset=last)
         return event._replace(scan=scan)
 
-    return patch.object(scans.Scans, "known", known)
+    return patch.object(scan_header.Scans, "known", known)
 
 
 BROKEN: Final[dict[str, Callable[[], Context]]] = {

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from sidecar.errors import Outcome, Problem
 from sidecar.model.event import parse_event
-from sidecar.model.failures import Failures
+from sidecar.model.producers import Failures
 
 from .sidecar import event, plugin_key
 
 if TYPE_CHECKING:
     from sidecar.errors import Cause
-    from sidecar.model.failures import Failure
+    from sidecar.model.producers import Failure
 
 Q = "0a1b2c3d-4e5f-4a6b-9c7d-"
 CURL = "7e2d3c4b-5a6f-4d1e-9b8c-a1b2c3d4e5f6"

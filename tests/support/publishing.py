@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sidecar.errors import Cause
     from sidecar.jetstream.credentials import NatsServer
     from sidecar.model.decisions import Stored
-    from sidecar.model.reply import (
+    from sidecar.model.publish_reply import (
         Answer,
     )
     from sidecar.services.publisher import Publisher

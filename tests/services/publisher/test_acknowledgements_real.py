@@ -28,7 +28,7 @@ from sidecar import errors
 from sidecar.errors import Outcome
 from sidecar.model.decisions import Stored
 from sidecar.model.event import LAST, Event
-from sidecar.model.reply import (
+from sidecar.model.publish_reply import (
     Acknowledged,
     Undecided,
     WrongLast,

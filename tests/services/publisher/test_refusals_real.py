@@ -33,7 +33,7 @@ from sidecar import errors
 from sidecar.errors import Outcome, Problem
 from sidecar.jetstream.credentials import NatsServer
 from sidecar.model.decisions import Stored
-from sidecar.model.reply import (
+from sidecar.model.publish_reply import (
     Acknowledged,
     Disconnected,
     NoAnswer,

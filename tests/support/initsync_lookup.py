@@ -15,7 +15,7 @@ from sidecar.jetstream.supervisor import StreamSupervisor
 from sidecar.model.event import parse_event
 from sidecar.model.stream import StreamPlan
 from sidecar.services.daemon import Daemon
-from sidecar.services.retention import RetentionGuard
+from sidecar.services.initsync_lookup import RetentionGuard
 from sidecar.settings import Settings
 
 from .initsyncs import KINDS

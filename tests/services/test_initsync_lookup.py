@@ -11,10 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.initsyncs import histories
-from support.jetstream import RawNatsClient
-from support.process import wait_until
-from support.retention import (
+from support.initsync_lookup import (
     ends,
     fill,
     fresh_verdict,
@@ -23,6 +20,9 @@ from support.retention import (
     scanned,
     store,
 )
+from support.initsyncs import histories
+from support.jetstream import RawNatsClient
+from support.process import wait_until
 from support.sidecar import SidecarProcess, event, post
 
 from sidecar.errors import Problem
@@ -31,7 +31,7 @@ from sidecar.model.decisions import Stored
 from sidecar.model.event import LAST, parse_event
 from sidecar.model.initsync import Verdict
 from sidecar.model.scan import Scan, scan_at
-from sidecar.services.retention import RetentionGuard
+from sidecar.services.initsync_lookup import RetentionGuard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,7 +11,7 @@ from support.sidecar import PRODUCER as P
 
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
-from sidecar.model.failures import (
+from sidecar.model.producers import (
     FULL_SECONDS,
     GONE_SECONDS,
     MAX_OBJECTS,

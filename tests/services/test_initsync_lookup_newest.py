@@ -10,10 +10,10 @@ import pytest
 from sidecar.errors import Problem
 from sidecar.jetstream.credentials import NatsServer
 from sidecar.jetstream.supervisor import StreamSupervisor
-from sidecar.model.reply import Position, StoredMessage
+from sidecar.model.publish_reply import Position, StoredMessage
 from sidecar.model.scan import Open, Scan
 from sidecar.model.stream import StreamInfo, StreamPlan
-from sidecar.services.retention import RetentionGuard
+from sidecar.services.initsync_lookup import RetentionGuard
 
 
 def newest_at(offset: int | None, header: str = "open=5,1") -> StoredMessage | None:
@@ -93,8 +93,8 @@ async def test_what_one_of_several_leaders_said_is_asked_once_more(
     monkeypatch: pytest.MonkeyPatch, replicas: int, looks: int
 ) -> None:
     """An old leader may have answered, and nothing moves until it is noticed."""
-    monkeypatch.setattr("sidecar.services.retention.LOOK_SECONDS", 0.02)
-    monkeypatch.setattr("sidecar.services.retention.SETTLED_SECONDS", 0.2)
+    monkeypatch.setattr("sidecar.services.initsync_lookup.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("sidecar.services.initsync_lookup.SETTLED_SECONDS", 0.2)
     bus = StreamSupervisor(
         "test", NatsServer(("nats://127.0.0.1:1",)), StreamPlan("s", "s", replicas, 0)
     )

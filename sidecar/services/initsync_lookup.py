@@ -31,7 +31,7 @@ from sidecar.telemetry.log import log
 
 if TYPE_CHECKING:
     from sidecar.jetstream.supervisor import StreamSupervisor
-    from sidecar.model.reply import Position
+    from sidecar.model.publish_reply import Position
     from sidecar.model.scan import Complete
     from sidecar.model.stream import StreamInfo
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from sidecar import errors
-from sidecar.model.reply import (
+from sidecar.model.publish_reply import (
     Acknowledged,
     Answer,
     InProcess,
