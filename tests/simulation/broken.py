@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Known bugs, each put back alone, to show that the simulation finds it."""
+"""Known bugs, each put back alone, to show that the simulation finds it.
+
+A bug is ten lines or so: the file is long because they are many.
+"""
 
 from __future__ import annotations
 

@@ -15,11 +15,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def fake() -> Iterator[FakeSidecar]:
     with FakeSidecar(stands(L)) as fake:
         yield fake
