@@ -182,7 +182,7 @@ def resolve(expected: Expected, sequence: int, seen: Observation) -> Result | Re
 def timed_out(
     in_doubt: InDoubt, bus_cause: Cause | None, cause: Cause, jetstream_code: int | None
 ) -> Problem:
-    """Say what came of a request when its time is up; the monitor's cause goes first.
+    """Say what came of a request when its time is up; the stream's cause goes first.
 
     The outcome unknown has a reason, or nobody could mend it.
     """

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of a stream, and what is logged of it, without a NATS."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from structlog.testing import capture_logs
+
+from sidecar import errors
+from sidecar.jetstream.monitor import StreamMonitor
+from sidecar.model.publish_reply import Position
+from sidecar.model.stream import StreamInfo
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict
+
+INFO = StreamInfo({}, Position(1, 7), 7, 100, "", "n1", 3, 3, {})
+
+
+def names(lines: list[EventDict]) -> list[str]:
+    return [line["event"] for line in lines]
+
+
+def test_what_comes_again_is_logged_once_until_events_flow() -> None:
+    monitor = StreamMonitor("writes", "hermes")
+    with capture_logs() as lines:
+        for _ in range(2):
+            monitor.report(errors.STREAM_UNFIT, ["a"])
+            monitor.report(errors.STREAM_UNFIT, ["b"])
+            monitor.report(errors.STREAM_MISSING, [])
+    assert names(lines) == ["stream_unfit", "stream_unfit", "stream_missing"]
+    with capture_logs() as lines:
+        monitor.report(None, [])
+        monitor.report(None, [])
+        monitor.report(errors.STREAM_MISSING, [])
+        monitor.report(None, [])
+    assert names(lines) == ["nats_connected", "stream_missing", "nats_reconnected"]
+
+
+def test_of_connections_that_end_at_once_nothing_more_is_logged() -> None:
+    monitor = StreamMonitor("writes", "hermes")
+    monitor.is_flapping = True
+    with capture_logs() as lines:
+        monitor.report(errors.STREAM_MISSING, [])
+        monitor.report(None, [])
+    assert lines == []
+    assert monitor.cause is None
+
+
+async def test_whoever_waits_for_an_offset_wakes_when_the_leader_names_it() -> None:
+    monitor = StreamMonitor("reads", "hermes")
+    waiting = asyncio.create_task(monitor.wait_for(8, 60))
+    await asyncio.wait_for(monitor.reader_waits.wait(), 10)
+    await monitor.note(INFO)
+    assert not waiting.done()
+    await monitor.note(replace(INFO, position=Position(1, 8)))
+    await asyncio.wait_for(waiting, 10)
+    assert not monitor.reader_waits.is_set()
+    await monitor.wait_for(9, 0.01)
+    assert not monitor.reader_waits.is_set()
+
+
+async def test_what_a_leader_without_majority_said_is_not_recent() -> None:
+    monitor = StreamMonitor("reads", "hermes")
+    await monitor.note(INFO)
+    assert monitor.recent_info() is INFO
+    monitor.note_follower(replace(INFO, leader=None))
+    assert monitor.recent_info() is None
+    assert monitor.info == replace(INFO, leader=None)
+    await monitor.note(replace(INFO, live_replicas=1))
+    assert monitor.recent_info() is None
