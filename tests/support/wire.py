@@ -107,7 +107,7 @@ async def wire(
     transport, one.protocol = await asyncio.get_running_loop().connect_accepted_socket(
         lambda: kind(
             one.serve_directly,
-            one.probes.get,
+            lambda target, _: one.probes.get(target),
             lambda _path, _headers: one.is_known,
             config=config,
             server_state=ServerState(),
