@@ -6,16 +6,15 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.facts import FACTS
 
 from sidecar import errors
 from sidecar.model import health
-from sidecar.model.initsync import Initsync, Mark
-from sidecar.model.publish_reply import Position
-from sidecar.model.stream import StreamInfo
 from sidecar.settings import PREFIX, Settings
 from sidecar.telemetry.metrics import Metrics
 
@@ -168,42 +167,12 @@ def test_each_test_that_the_field_names_exists() -> None:
 # -- tests/stable_names.txt ------------------------------------------------------------
 
 
-def facts_with_everything() -> health.Facts:
-    """Give facts that each metric has a value for."""
-    start, stop = (
-        Mark(1, "initsync", "init-start", 0),
-        Mark(2, "initsync", "init-stop", 1),
-    )
-    return health.Facts(
-        stopping=False,
-        writes=True,
-        cause=None,
-        faults=[],
-        info=StreamInfo(
-            config={},
-            position=Position(1, 2),
-            messages=2,
-            size_bytes=1,
-            created="",
-            leader=None,
-            replicas=1,
-            live_replicas=1,
-            categories={},
-        ),
-        round_trip_age=0.1,
-        acknowledgement_age=0.1,
-        doubt_age=None,
-        second_writer_age=None,
-        reads=health.Reading(),
-        is_initsync_known=True,
-        initsync=Initsync(start, stop, 0),
-        initsync_stays=1.0,
-    )
+READING = replace(FACTS, reads=health.Reading())
 
 
 def metric_names() -> set[str]:
     """Give each metric of ours with its labels."""
-    metrics = Metrics(facts_with_everything, lambda: {"SIDECAR_TLS_CERT_FILE": 1.0})
+    metrics = Metrics(lambda: READING, lambda: {"SIDECAR_TLS_CERT_FILE": 1.0})
     metrics.refused("busy")
     lines = metrics.text().decode().splitlines()
     samples = [line for line in lines if line.startswith("hermes_sidecar_")]
@@ -214,7 +183,7 @@ def metric_names() -> set[str]:
 def stable_names() -> list[str]:
     """Give every name of the code that users, alerts and scripts rely on."""
     causes = [each for each in vars(errors).values() if isinstance(each, errors.Cause)]
-    checks = health.assess(facts_with_everything())
+    checks = health.assess(READING)
     return [
         *sorted(f"code {cause.code} {int(cause.status)}" for cause in causes),
         *sorted(f"outcome {outcome}" for outcome in errors.Outcome),

@@ -48,8 +48,6 @@ class Publisher:
         timeout_seconds: float,
     ) -> None:
         self._supervisor = supervisor
-        self._leader = supervisor.leader
-        self._monitor = supervisor.monitor
         self._metrics = metrics
         self._failures = failures
         self._timeout_seconds = timeout_seconds
@@ -111,7 +109,7 @@ class Publisher:
             self.failed(key, result, event.body, started_at)
             on_done(result)
             return
-        self._monitor.proven(result.offset)
+        self._supervisor.monitor.proven(result.offset)
         self.acknowledged_at = now
         self._scans.record_stored(event, result.offset, now)
         on_done(result)
@@ -153,7 +151,7 @@ class Publisher:
         the whole request is recognised only inside the stream's duplicate window.
         Raises Problem if nobody says what is last.
         """
-        last = (await self._leader.position()).last
+        last = (await self._supervisor.leader.position()).last
         while True:
             expected = Expected(key, event.body, last, anywhere=True)
             attempt = PublishAttempt(self._context, event, expected, ends_at)

@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse
 from support.wire import NoTurns, Wire, wire
 
 from sidecar.http import protocol
+from sidecar.http.probes import Probes
 from sidecar.http.strangers import Arrival
 
 if TYPE_CHECKING:
@@ -77,3 +78,46 @@ async def test_of_probes_in_a_pipeline_one_is_answered_directly() -> None:
         while answers.count(b"by uvicorn") < 2:
             answers += await one.read()
         assert answers.count(b"directly") == 1
+
+
+async def test_strangers_share_a_look_of_50_ms_and_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who was just refused, and asks why, is told what holds now."""
+    looks = 0
+
+    def look(_: object) -> PlainTextResponse:
+        nonlocal looks
+        looks += 1
+        return PlainTextResponse(str(looks))
+
+    monkeypatch.setattr("sidecar.http.probes.ready_response", look)
+    daemon: Any = None
+    probes = Probes(daemon)
+
+    def seen(*, is_stranger: bool) -> bytes:
+        response = probes(b"/health", is_stranger)
+        assert response is not None
+        return bytes(response.body)
+
+    assert [seen(is_stranger=True) for _ in range(3)] == [b"1"] * 3
+    assert seen(is_stranger=False) == b"2"
+    assert seen(is_stranger=False) == b"3"
+    assert seen(is_stranger=True) == b"3"
+
+
+@pytest.mark.parametrize(
+    ("is_known", "over_tcp", "is_stranger"),
+    [(True, True, False), (False, False, False), (False, True, True)],
+)
+async def test_a_stranger_is_who_came_over_tcp_and_was_never_authorised(
+    is_known: bool, over_tcp: bool, is_stranger: bool
+) -> None:
+    async with probed_wire() as one:
+        one.is_known = is_known
+        arrivals: Any = SimpleNamespace(turns=NoTurns(), strangers={}, known={})
+        if over_tcp:
+            one.protocol.arrival = Arrival(arrivals, one.caller)
+        one.protocol.data_received(LIVE)
+        assert one.probed_by_stranger == [is_stranger]
+        one.protocol.arrival = None

@@ -205,19 +205,19 @@ async def test_a_line_without_end_is_cut_and_the_server_stays(tmp_path: Path) ->
     server = Supervised(tmp_path)
     line = "printf '[1] d t [ERR] long'; head -c 200000 /dev/zero | tr '\\0' x; echo"
     with capture_logs() as rows:
-        server.place(f"({line}; echo '[1] d t [INF] next'; {line}) >&2; exec sleep 60")
+        said = f"{line}; echo '[1] d t [INF] next'; {line}; echo '[1] d t [INF] last'"
+        server.place(f"({said}) >&2; exec sleep 60")
         supervisor = asyncio.create_task(server.supervise())
         try:
             async with asyncio.timeout(20):
-                while len(rows) < 3 and not supervisor.done():
+                while len(rows) < 4 and not supervisor.done():
                     await asyncio.wait({supervisor}, timeout=0.01)
             assert not supervisor.done()
         finally:
             supervisor.cancel()
             await asyncio.wait([supervisor])
     texts = [row["text"] for row in rows]
-    # What a server that is stopped had not ended yet is logged as it is.
-    assert [text[:5] for text in texts[:3]] == ["longx", "next", "longx"]
+    assert [text[:5] for text in texts] == ["longx", "next", "longx", "last"]
     assert max(map(len, texts)) < 10_000
 
 

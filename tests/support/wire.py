@@ -46,8 +46,13 @@ class Wire:
         self.asgi: list[bytes] = []
         self.is_known = True
         self.probes: dict[bytes, Response] = {}
+        self.probed_by_stranger: list[bool] = []
         self.caller = caller
         self.protocol: BoundedProtocol = None  # type: ignore[assignment]
+
+    def probe(self, target: bytes, is_stranger: bool) -> Response | None:
+        self.probed_by_stranger.append(is_stranger)
+        return self.probes.get(target)
 
     def serve_directly(
         self, headers: list[tuple[bytes, bytes]], body: bytes, respond: Respond
@@ -107,7 +112,7 @@ async def wire(
     transport, one.protocol = await asyncio.get_running_loop().connect_accepted_socket(
         lambda: kind(
             one.serve_directly,
-            lambda target, _: one.probes.get(target),
+            one.probe,
             lambda _path, _headers: one.is_known,
             config=config,
             server_state=ServerState(),
