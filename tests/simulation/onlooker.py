@@ -28,9 +28,22 @@ NAME: Final = "onlooker"
 _SECONDS = 20.0
 _MOST_PAGES = 5
 _ROW = re.compile(
-    r'<tr><td class="right">(\d+)</td><td>[^<]*</td><td>([^<]*)</td>'
-    r'<td>([^<]*)</td><td>[^<]*</td><td class="right">([^<]*)</td></tr>'
+    r'<tr><td class="right">(\d+)</td><td>[^<]*</td>\s*<td>([^<]*)</td>\s*'
+    r'<td>([^<]*)</td>\s*<td>[^<]*</td>\s*<td class="right">([^<]*)</td></tr>'
 )
+
+
+def rows_of(page: str) -> list[tuple[int, str, str, str]]:
+    """Read offset, category, type and size of each event that a status page shows.
+
+    A row that cannot be read is a mistake here: else nothing would be looked at.
+    """
+    rows = [
+        (int(offset), unescape(category), unescape(kind), size)
+        for offset, category, kind, size in _ROW.findall(page)
+    ]
+    assert len(rows) == page.count("<tr><td"), "the page has other rows than we read"
+    return rows
 
 
 class Onlooker:
@@ -72,10 +85,7 @@ class Onlooker:
     def _page(self) -> None:
         began = self._history.clock()
         _, text = self._get("/")
-        rows = [
-            (int(offset), unescape(category), unescape(kind), size)
-            for offset, category, kind, size in _ROW.findall(text.decode())
-        ]
+        rows = rows_of(text.decode())
         self._history.sights.append(Sight(began, self._history.clock(), rows))
 
     def _stream(self) -> None:
