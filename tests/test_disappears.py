@@ -42,9 +42,7 @@ def running(nats: NatsProcess, tmp_path: Path) -> Iterator[SidecarProcess]:
 
 
 def over_tcp(sidecar: SidecarProcess, path: str = "/health") -> dict[str, Any]:
-    url = f"http://127.0.0.1:{sidecar.tcp_port}{path}"
-    answer = httpx.get(url, trust_env=False)
-    document: dict[str, Any] = answer.json()
+    document: dict[str, Any] = sidecar.get(path).json()
     return document
 
 
@@ -258,9 +256,7 @@ def test_a_working_directory_that_is_gone_is_not_missed(
     ]
     with sidecar:
         assert stores(sidecar)
-        assert httpx.get(
-            f"http://127.0.0.1:{sidecar.tcp_port}/", trust_env=False
-        ).is_success
+        assert sidecar.get("/").is_success
 
 
 def test_without_home_and_a_name_it_starts(nats: NatsProcess) -> None:

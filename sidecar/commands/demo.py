@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 
 from sidecar.command_error import NOT_INSTALLED, CommandError
+from sidecar.commands.http_client import at_socket
 from sidecar.commands.install import install_plugins
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _sidecar(directory: Path) -> Iterator[Path]:
 
 def _wait_until_ready(process: subprocess.Popen[bytes], socket: Path) -> None:
     ends_at = time.monotonic() + _START_SECONDS
-    with _client(socket) as http:
+    with at_socket(socket, 30) as http:
         while time.monotonic() < ends_at and process.poll() is None:
             try:
                 if http.get("/health/ready").is_success:
@@ -113,15 +114,6 @@ def _wait_until_ready(process: subprocess.Popen[bytes], socket: Path) -> None:
                 pass
             time.sleep(0.05)
     raise DemoError("The sidecar did not become ready; its log above says why.")
-
-
-def _client(socket: Path) -> httpx.Client:
-    return httpx.Client(
-        transport=httpx.HTTPTransport(uds=str(socket)),
-        base_url="http://localhost",
-        trust_env=False,
-        timeout=30,
-    )
 
 
 def _prepare_hermes(hermes: Path) -> None:

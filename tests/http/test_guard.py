@@ -6,7 +6,6 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 from support.sidecar import SidecarProcess, event, post, sidecar_on
 
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import httpx
     from support.nats import NatsProcess
 
 
@@ -33,9 +33,7 @@ def guarded(
 
 
 def ask(sidecar: SidecarProcess, path: str, *hosts: str) -> httpx.Response:
-    headers = [("Host", host) for host in hosts]
-    url = f"http://127.0.0.1:{sidecar.tcp_port}{path}"
-    return httpx.get(url, headers=headers, trust_env=False)
+    return sidecar.get(path, [("Host", host) for host in hosts])
 
 
 def test_a_forged_host_is_refused_but_for_probes(guarded: SidecarProcess) -> None:

@@ -10,7 +10,6 @@ from hashlib import sha256
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 from support.jetstream import RawNatsClient
 from support.sidecar import event, last_offset, post
@@ -24,6 +23,7 @@ from sidecar.model.stream import StreamInfo
 from sidecar.services.activity import Row
 
 if TYPE_CHECKING:
+    import httpx
     from support.nats import NatsProcess
     from support.sidecar import SidecarProcess
 
@@ -191,8 +191,7 @@ def test_durations_are_for_people(seconds: float, expected: str) -> None:
 
 def get(sidecar: SidecarProcess) -> httpx.Response:
     """Get the page over TCP, as a browser does."""
-    url = f"http://127.0.0.1:{sidecar.tcp_port}/"
-    return httpx.get(url, trust_env=False).raise_for_status()
+    return sidecar.get("/").raise_for_status()
 
 
 def test_it_shows_stream_and_events_and_nothing_of_a_payload(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from support.sidecar import SidecarProcess, post, sidecar_on
+from support.sidecar import WITHOUT_TLS, SidecarProcess, post, sidecar_on
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 def tcp(process: SidecarProcess, host: str = "127.0.0.1", token: str = "") -> Any:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return httpx.Client(
-        base_url=f"http://{host}:{process.tcp_port}", headers=headers, trust_env=False
+        base_url=f"http://{host}:{process.tcp_port}",
+        headers=headers,
+        trust_env=False,
+        verify=WITHOUT_TLS,
     )
 
 

@@ -7,12 +7,13 @@ import base64
 import socket
 import uuid
 from dataclasses import dataclass, field
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from .canary import new_canary
 from .sidecar import SidecarProcess, event
+
+if TYPE_CHECKING:
+    import httpx
 
 MOST_BYTES = 4000
 
@@ -67,8 +68,7 @@ class Walk:
 
     def ask_tcp(self, path: str, authorization: str | None) -> httpx.Response:
         headers = {} if authorization is None else {"Authorization": authorization}
-        url = f"http://127.0.0.1:{self.tcp_port}{path}"
-        return self._note(httpx.get(url, headers=headers, trust_env=False))
+        return self._note(self.process.get(path, headers))
 
     def say(self, data: bytes) -> None:
         """Send bytes that are no HTTP."""
@@ -84,7 +84,3 @@ class Walk:
         self.statuses.add(answer.status_code)
         self.answers.append(f"{answer.headers!r}\n{answer.text}")
         return answer
-
-    @property
-    def tcp_port(self) -> int:
-        return int(str(self.process.settings["http_port"]))

@@ -14,7 +14,6 @@ import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 from support.nats import free_port
 from support.process import Process, wait_until
@@ -137,8 +136,7 @@ def test_a_renewed_certificate_is_taken_up_and_no_sidecar_notices(
             wait_until(lambda: _certificate(port, secrets) != before, what="taken up")
             with sidecar.client() as http:
                 assert post(http).status_code == 201
-            url = f"http://127.0.0.1:{sidecar.tcp_port}/metrics"
-            metrics = httpx.get(url, trust_env=False).text
+            metrics = sidecar.get("/metrics").text
             name = 'certificate_end_timestamp_seconds{setting="NATS_TLS_CA_FILE"}'
             assert name in metrics
         with SidecarProcess(tmp_path / "another", **login) as sidecar:

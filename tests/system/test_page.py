@@ -8,7 +8,6 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 from support.jetstream import RawNatsClient
 from support.nats import NatsProcess
@@ -82,7 +81,7 @@ def sidecar(nats: NatsProcess, tmp_path: Path) -> Iterator[SidecarProcess]:
 
 
 def page(sidecar: SidecarProcess) -> str:
-    return httpx.get(url(sidecar), trust_env=False).text
+    return sidecar.get("/").text
 
 
 def state(sidecar: SidecarProcess) -> str:

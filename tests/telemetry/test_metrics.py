@@ -6,13 +6,13 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
-import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from support.jetstream import RawNatsClient
 from support.process import wait_until
 from support.sidecar import event, last_offset, post
 
 if TYPE_CHECKING:
+    import httpx
     from prometheus_client import Metric
     from support.nats import NatsProcess
     from support.sidecar import SidecarProcess
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 def scrape(sidecar: SidecarProcess) -> dict[tuple[str, str], float]:
     """Read the metrics over TCP, by name and the values of their labels."""
-    url = f"http://127.0.0.1:{sidecar.tcp_port}/metrics"
-    text = httpx.get(url, trust_env=False).text
+    text = sidecar.get("/metrics").text
     return {
         (
             sample.name.removeprefix("hermes_sidecar_"),
@@ -108,8 +107,7 @@ NAMES = {
 
 
 def families(sidecar: SidecarProcess) -> dict[str, Metric]:
-    url = f"http://127.0.0.1:{sidecar.tcp_port}/metrics"
-    text = httpx.get(url, trust_env=False).text
+    text = sidecar.get("/metrics").text
     # Prometheus' text format knows no info: it is a gauge that is always 1. When a
     # counter was made, the client library says in a gauge of its own.
     return {
