@@ -5,7 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
-WORKERS ?= 2
+CORES := $(shell nproc)
+# Most tests wait for processes and clocks: more of them than there are cores.
+WORKERS ?= $(shell expr 2 '*' $(CORES))
+# A file's tests stay together, with the servers that they share.
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 HERMES_VENV := .venv-hermes
 CLUSTER ?= run/cluster
 IMAGE ?= hermes-nats-sidecar
@@ -16,6 +20,7 @@ BUILD ?= $(shell if docker info >/dev/null 2>&1; then echo docker build; \
 CONTRACT := tests/plugins/producer tests/plugins/consumer tests/plugins/test_other_pythons.py
 
 unexport CDPATH
+unexport PYTHONDONTWRITEBYTECODE # each of some hundred processes would compile all
 
 .DEFAULT_GOAL := help
 .PHONY: help demo run test test-lowest test-newest test-hermes chaos simulate bench fuzz crowd coverage mutants check format docs lock clean cluster audit image test-image test-system release
@@ -32,17 +37,17 @@ run: $(VENV)/installed ## run a sidecar with an embedded NATS, API on run/api.so
 	  $(BIN)/hermes-nats-sidecar serve --embedded
 
 test: $(VENV)/developed ## run all tests that need Python alone
-	env -u HERMES_HOME $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	env -u HERMES_HOME $(BIN)/python -m pytest $(PARALLEL)
 
 test-hermes: $(VENV)/developed $(HERMES_VENV)/installed ## test on a real Hermes: HERMES_HOME=DIR
 	HERMES_HOME="$$(cd "$(HERMES_HOME)" && pwd)" \
 	HERMES_PYTHON="$$(cd "$(HERMES_VENV)" && pwd)/bin/python" \
-	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/hermes $(CONTRACT)
+	  $(BIN)/python -m pytest $(PARALLEL) tests/hermes $(CONTRACT)
 
 test-lowest: ## run the tests and a short chaos on the lowest allowed dependencies
 test-newest: ## the same on the newest of all: no lock and no cap holds them back
 test-lowest test-newest: test-%: .venv-%/developed
-	env -u HERMES_HOME .venv-$*/bin/python -m pytest -n $(WORKERS) --dist worksteal
+	env -u HERMES_HOME .venv-$*/bin/python -m pytest $(PARALLEL)
 	PYTHONPATH=tests .venv-$*/bin/python -m chaos.run --seconds 60
 
 cluster: $(VENV)/installed ## start three NATS nodes on this machine, in run/cluster
@@ -57,7 +62,7 @@ test-image: $(VENV)/system ## build and run image and compose here, as root: HER
 	$(BIN)/python -m pytest -rs tests/system/test_image.py
 
 test-system: $(VENV)/system ## test all of deploy/ with the real tools, as root
-	$(BIN)/python -m pytest -rs -n $(WORKERS) --dist loadfile tests/system
+	$(BIN)/python -m pytest -rs -n $(CORES) --dist loadfile tests/system
 
 chaos: $(VENV)/developed ## prove exactly once under faults (50 minutes), ARGS="--minutes 10"
 	PYTHONPATH=tests $(BIN)/python -m chaos.campaign --report .cache/chaos.json $(ARGS)
@@ -81,12 +86,12 @@ coverage: $(VENV)/probed ## show the lines that no test runs, by Python 3.12 or 
 	  echo "Use: make coverage PYTHON=python3.12 VENV=.venv-coverage"; exit 1; }
 	rm -rf .cache/coverage; mkdir -p .cache/coverage
 	env -u HERMES_HOME COVERAGE_CORE=sysmon \
-	  $(BIN)/coverage run -m pytest -n $(WORKERS) --dist worksteal
+	  $(BIN)/coverage run -m pytest $(PARALLEL)
 	$(BIN)/coverage combine --quiet; $(BIN)/coverage report
 
 mutants: $(VENV)/probed ## change each decision, see that a test fails: docs/mutants.md
 	rm -rf mutants
-	$(BIN)/mutmut run --max-children $(WORKERS)
+	$(BIN)/mutmut run --max-children $(CORES)
 	$(BIN)/mutmut results | grep -v ': no tests'
 
 check: $(VENV)/developed ## check format, lint and types

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import gc
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 from support.hermes import make_hermes_home, use_hermes_home
 from support.jetstream import wait_jetstream
@@ -15,9 +16,25 @@ from support.sidecar import SidecarProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import httpx
+
+LONGEST = (
+    *("simulation/test_simulation.py", "simulation/test_simulated_jetstream.py"),
+)
+"""Files, the longest first: they begin first, so that no worker is alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long files first; pytest-randomly has put all in a random order."""
+    tests = Path(__file__).parent
+    rank = {tests / file: number for number, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was loaded out of each later garbage collection."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")

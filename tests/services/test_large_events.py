@@ -20,6 +20,8 @@ from sidecar.services import large_events
 from sidecar.services.large_events import MANY_VALUES, SMALL_BYTES, Apart
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import httpx
 
 MOST_SECONDS = 0.25
@@ -40,43 +42,51 @@ def hermes(attributes: object) -> bytes:
     return json.dumps(document, indent=4).encode()
 
 
-SHAPES = {
-    "one text": of(b'"%b"' % (b"x" * SIZE_BYTES)),
-    "escapes": of(b'"%b"' % (rb"\ud83d\ude00" * (SIZE_BYTES // 12))),
-    "a photo": hermes({"photo": "x" * (SIZE_BYTES - 100)}),
-    "members": hermes({"members": [f"uid={n:09d},dc=org" for n in range(210_000)]}),
-    "short members": hermes({"members": [f"{n:x}" for n in range(350_000)]}),
-    "attributes": hermes({f"{n:x}": f"{n:x}" for n in range(290_000)}),
-    "lists": hermes({f"{n:x}": [f"{n:x}"] for n in range(140_000)}),
-    "empty objects": hermes({"x": [{}] * 420_000}),
-    "zeros": full_of(b"0"),
-    "large numbers": full_of(b"9" * 4299),
-    "a larger number": full_of(b"9" * 4301),
-    "long fractions": full_of(b"0." + b"9" * 4000),
-    "wrong at its end": full_of(b"0")[:-2],
-    "too deep": of(b"[" * 10**6),
-    "no object": b"[%b0]" % (b"0," * MANY_VALUES * 2),
-    "no UTF-8": of(b"0," * MANY_VALUES * 2 + b'"\xff"'),
-    "odd names": b'{"evcategory":"a b","eventtype":7,"x":[%b0]}'
-    % (b"0," * MANY_VALUES * 2),
-    "a long name": b'{"evcategory":"base","objtype":"%b","x":[%b0]}'
-    % (b"x" * 100_000, b"0," * MANY_VALUES * 2),
-    "no number": of(b"NaN," * MANY_VALUES * 2 + b"Infinity"),
-    "half a character": of(rb'"\ud83d",' * MANY_VALUES * 2 + b"0"),
-    "small": of(b"0," * 10_000 + b"0"),
+# Made by the test that needs it: pytest collects in each of its workers.
+SHAPES: dict[str, Callable[[], bytes]] = {
+    "one text": lambda: of(b'"%b"' % (b"x" * SIZE_BYTES)),
+    "escapes": lambda: of(b'"%b"' % (rb"\ud83d\ude00" * (SIZE_BYTES // 12))),
+    "a photo": lambda: hermes({"photo": "x" * (SIZE_BYTES - 100)}),
+    "members": lambda: hermes(
+        {"members": [f"uid={n:09d},dc=org" for n in range(210_000)]}
+    ),
+    "short members": lambda: hermes({"members": [f"{n:x}" for n in range(350_000)]}),
+    "attributes": lambda: hermes({f"{n:x}": f"{n:x}" for n in range(290_000)}),
+    "lists": lambda: hermes({f"{n:x}": [f"{n:x}"] for n in range(140_000)}),
+    "empty objects": lambda: hermes({"x": [{}] * 420_000}),
+    "zeros": lambda: full_of(b"0"),
+    "large numbers": lambda: full_of(b"9" * 4299),
+    "a larger number": lambda: full_of(b"9" * 4301),
+    "long fractions": lambda: full_of(b"0." + b"9" * 4000),
+    "wrong at its end": lambda: full_of(b"0")[:-2],
+    "too deep": lambda: of(b"[" * 10**6),
+    "no object": lambda: b"[%b0]" % (b"0," * MANY_VALUES * 2),
+    "no UTF-8": lambda: of(b"0," * MANY_VALUES * 2 + b'"\xff"'),
+    "odd names": lambda: (
+        b'{"evcategory":"a b","eventtype":7,"x":[%b0]}' % (b"0," * MANY_VALUES * 2)
+    ),
+    "a long name": lambda: (
+        b'{"evcategory":"base","objtype":"%b","x":[%b0]}'
+        % (b"x" * 100_000, b"0," * MANY_VALUES * 2)
+    ),
+    "no number": lambda: of(b"NaN," * MANY_VALUES * 2 + b"Infinity"),
+    "half a character": lambda: of(rb'"\ud83d",' * MANY_VALUES * 2 + b"0"),
+    "small": lambda: of(b"0," * 10_000 + b"0"),
 }
 
 
-WIDE = {
-    "empty lists": full_of(b"[]"),
-    "lists in lists": full_of(b"[[]]"),
-    "deep lists": full_of(b"[" * 900 + b"]" * 900),
-    "objects": full_of(b'{"a":0}'),
-    "nested objects": full_of(b'{"a":{"b":{"c":{}}}}'),
-    "keys": b'{"evcategory":"base",%b}'
-    % b",".join(b'"%x":0' % number for number in range(SIZE_BYTES // 11)),
-    "texts": full_of(b'"ab"'),
-    "wrong at its end": full_of(b"[]")[:-2],
+WIDE: dict[str, Callable[[], bytes]] = {
+    "empty lists": lambda: full_of(b"[]"),
+    "lists in lists": lambda: full_of(b"[[]]"),
+    "deep lists": lambda: full_of(b"[" * 900 + b"]" * 900),
+    "objects": lambda: full_of(b'{"a":0}'),
+    "nested objects": lambda: full_of(b'{"a":{"b":{"c":{}}}}'),
+    "keys": lambda: (
+        b'{"evcategory":"base",%b}'
+        % b",".join(b'"%x":0' % number for number in range(SIZE_BYTES // 11))
+    ),
+    "texts": lambda: full_of(b'"ab"'),
+    "wrong at its end": lambda: full_of(b"[]")[:-2],
 }
 """Each takes 145 to 317 MiB."""
 
@@ -94,8 +104,11 @@ def outcome(read: Any) -> Any:
         return problem.document()
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-async def test_it_is_read_as_ever_and_nobody_waits_for_it(shape: bytes) -> None:
+@pytest.mark.parametrize("make", SHAPES.values(), ids=SHAPES)
+async def test_it_is_read_as_ever_and_nobody_waits_for_it(
+    make: Callable[[], bytes],
+) -> None:
+    shape = make()
     # Of this process alone: the machine may have more to do.
     held, ends = [0.0], asyncio.Event()
 
@@ -118,10 +131,12 @@ async def test_it_is_read_as_ever_and_nobody_waits_for_it(shape: bytes) -> None:
     assert max(held) < MOST_SECONDS
 
 
-@pytest.mark.parametrize("shape", WIDE.values(), ids=WIDE)
-async def test_what_takes_many_times_its_size_is_refused(shape: bytes) -> None:
+@pytest.mark.parametrize("make", WIDE.values(), ids=WIDE)
+async def test_what_takes_many_times_its_size_is_refused(
+    make: Callable[[], bytes],
+) -> None:
     with pytest.raises(Problem) as caught:
-        await Apart().parse(shape)
+        await Apart().parse(make())
     assert caught.value.cause is errors.TOO_WIDE
     assert caught.value.outcome is Outcome.NOT_STORED
 
@@ -130,7 +145,7 @@ async def test_where_no_process_can_be_made_it_is_read_nevertheless(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    shape = SHAPES["zeros"]
+    shape = SHAPES["zeros"]()
     assert await Apart().parse(shape) == parse_event(shape)
 
 
@@ -139,12 +154,12 @@ async def test_a_process_that_fails_is_no_verdict_on_the_event(
 ) -> None:
     monkeypatch.setattr(large_events, "_program", lambda: "raise MemoryError")
     with pytest.raises(Problem) as caught:
-        await Apart().parse(SHAPES["zeros"])
+        await Apart().parse(SHAPES["zeros"]())
     assert caught.value.cause is errors.BUSY
     monkeypatch.setattr(large_events, "_program", lambda: "import time; time.sleep(60)")
     monkeypatch.setattr(large_events, "READ_SECONDS", 0.2)
     with pytest.raises(Problem) as caught:
-        await Apart().parse(SHAPES["zeros"])
+        await Apart().parse(SHAPES["zeros"]())
     assert caught.value.cause is errors.BUSY
 
 

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,13 +55,18 @@ def load_plugin(home: Path, family: str, settings: dict[str, Any]) -> Any:
     """Do what HermesConfig._loadPlugin does; raise ValueError for wrong settings."""
     module = importlib.import_module(f"plugins.{family}.nats_sidecar.nats_sidecar")
     plugin_class = getattr(module, module.HERMES_PLUGIN_CLASSNAME)
-    schema = (
+    validator = _validator(
         home / f"plugins/{family}/nats_sidecar/config-schema-plugin-nats_sidecar.yml"
     )
-    validator = Validator(yaml.safe_load(schema.read_text("utf-8")))
     if not validator.validate(settings):
         raise ValueError(str(validator.errors))
     return plugin_class(validator.normalized(settings))
+
+
+@cache
+def _validator(schema: Path) -> Any:
+    """Read a schema, once: to parse YAML takes longer than most tests of a plugin."""
+    return Validator(yaml.safe_load(schema.read_text("utf-8")))
 
 
 def new_event(category: str = "base", kind: str = "added", **values: Any) -> Any:
