@@ -3,18 +3,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import uuid
 from typing import TYPE_CHECKING
 
 import pytest
-from support.commands import SECRET, Ran, Run, run_process
+from support.commands import SECRET, Run, run_command
 from support.jetstream import wait_jetstream
 from support.nats import NatsProcess
-from support.sidecar import environment
-
-from sidecar.cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,29 +17,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command: `serve` as a process, the others here, which is much faster.
-
-    What the command would show as a traceback is raised into the test.
-    """
-
-    def run_it(*arguments: str | Path, **settings: object) -> Ran:
-        if arguments[:1] == ("serve",):
-            return run_process(*arguments, **settings)
-        wanted = environment(**settings)
-        for name in set(os.environ) - set(wanted):
-            monkeypatch.delenv(name)
-        for name, value in wanted.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(sys, "argv", ["hermes-nats-sidecar", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Ran(arguments, ended.value.code, out, err)
-
-    return run_it
+def run() -> Run:
+    return run_command
 
 
 @pytest.fixture(scope="module")

@@ -3,22 +3,15 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chaos.servers import REFUSED, VERSIONS, nats_server
+from support.commands import run_here
 from support.jetstream import RawNatsClient, wait_jetstream
 from support.nats import NatsProcess
 from support.process import wait_until
-from support.sidecar import (
-    COMMAND,
-    SidecarProcess,
-    environment,
-    event,
-    post,
-    sidecar_on,
-)
+from support.sidecar import SidecarProcess, event, post, sidecar_on
 
 from sidecar import errors
 from sidecar.model.stream import DEFECTS, OLDEST_SERVER, server_unfitness
@@ -86,13 +79,7 @@ def test_a_server_that_loses_events_is_given_none(tmp_path: Path) -> None:
         finally:
             process.stop()
         for command in ("check", "provision"):
-            result = subprocess.run(
-                [*COMMAND, command],
-                env=environment(nats_url=nats.url),
-                capture_output=True,
-                check=False,
-                text=True,
-            )
+            result = run_here(command, nats_url=nats.url)
             assert result.returncode == 5
             assert f"NATS server {LOSES}" in result.stdout + result.stderr
             assert "nats-server #6753" in result.stdout + result.stderr

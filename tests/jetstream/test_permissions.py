@@ -6,24 +6,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nats as nats_py
 import pytest
+from support.commands import run_here
 from support.nats import NatsProcess
 from support.process import wait_until
-from support.sidecar import (
-    COMMAND,
-    SidecarProcess,
-    environment,
-    event,
-    last_offset,
-    plugin_key,
-    post,
-)
+from support.sidecar import SidecarProcess, event, last_offset, plugin_key, post
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +39,7 @@ def guarded_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsProce
     }
     with server:
         settings = login(directory, server, "provision")
-        subprocess.run([*COMMAND, "provision"], env=environment(**settings), check=True)
+        assert run_here("provision", **settings).returncode == 0
         yield server
 
 
@@ -144,13 +136,7 @@ def test_a_reading_role_whose_user_may_not_read_says_so(
             health = http.get("/health")
             assert health.status_code == 503
             assert "lacks a permission" in health.text
-        check = subprocess.run(
-            [*COMMAND, "check"],
-            env=environment(**settings, role="consumer"),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        check = run_here("check", **settings, role="consumer")
         assert check.returncode != 0
         assert "lacks a permission" in check.stdout + check.stderr
 

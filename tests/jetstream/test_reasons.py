@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
+from support.commands import run_here
 from support.nats import NatsProcess, free_port
 from support.process import wait_until
-from support.sidecar import COMMAND, SidecarProcess, environment
+from support.sidecar import SidecarProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,13 +78,7 @@ def told_in_all_places(
         time.sleep(3)
         assert len(sidecar.rows()) < 12, sidecar.output()[-3000:]
     del sidecar.settings["unix_socket"]
-    answer = subprocess.run(
-        [*COMMAND, "check"],
-        env=environment(**sidecar.settings),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    answer = run_here("check", **sidecar.settings)
     assert answer.returncode == 4
     assert words in answer.stderr, (reason, answer.stderr)
     assert remedy in answer.stderr
@@ -106,74 +100,100 @@ def test_who_is_not_there(url: str, words: str, tmp_path: Path) -> None:
     )
 
 
-def test_the_reasons_of_a_server_in_clear(files: Path, tmp_path: Path) -> None:
-    with NatsProcess(tmp_path / "nats", extra=USERS) as nats:
-        login = {"nats_url": nats.url, "nats_user": "a"}
-        told_in_all_places(
-            tmp_path / "wrong",
-            "nats_refused",
-            "it refused the login",
-            **login,
-            nats_password_file=files / "wrong",
-        )
-        told_in_all_places(
-            tmp_path / "tls",
-            "nats_tls",
-            "it offers no TLS",
-            **login,
-            nats_password_file=files / "right",
-            nats_tls_ca_file=files / "ca.pem",
-        )
-        told_in_all_places(
-            tmp_path / "first",
+@pytest.fixture(scope="module")
+def clear(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsProcess]:
+    with NatsProcess(tmp_path_factory.mktemp("clear"), extra=USERS) as nats:
+        yield nats
+
+
+@pytest.fixture(scope="module")
+def with_tls(
+    files: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[NatsProcess]:
+    extra = USERS + tls(files, "127.0.0.1")
+    with NatsProcess(tmp_path_factory.mktemp("tls"), extra=extra) as nats:
+        yield nats
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "password", "settings"),
+    [
+        ("nats_refused", "it refused the login", "wrong", {}),
+        ("nats_tls", "it offers no TLS", "right", {"nats_tls_ca_file": "ca.pem"}),
+        (
             "nats_tls",
             "it does not speak TLS",
-            **login,
-            nats_password_file=files / "right",
-            nats_tls_ca_file=files / "ca.pem",
-            nats_tls_handshake_first=True,
-        )
-        told_in_all_places(
-            tmp_path / "poor",
+            "right",
+            {"nats_tls_ca_file": "ca.pem", "nats_tls_handshake_first": True},
+        ),
+        (
             "nats_permission",
             "a permission for publish to $",
-            **(login | {"nats_user": "poor"}),
-            nats_password_file=files / "right",
-        )
-        told_in_all_places(
-            tmp_path / "none",
-            "credentials_unreadable",
-            str(files / "none"),
-            **login,
-            nats_password_file=files / "none",
-        )
+            "right",
+            {"nats_user": "poor"},
+        ),
+        ("credentials_unreadable", "{files}/none", "none", {}),
+    ],
+)
+def test_the_reasons_of_a_server_in_clear(
+    clear: NatsProcess,
+    files: Path,
+    tmp_path: Path,
+    *,
+    code: str,
+    words: str,
+    password: str,
+    settings: dict[str, Any],
+) -> None:
+    if "nats_tls_ca_file" in settings:
+        settings = settings | {"nats_tls_ca_file": files / "ca.pem"}
+    login = {"nats_url": clear.url, "nats_user": "a"}
+    told_in_all_places(
+        tmp_path / "run",
+        code,
+        words.format(files=files),
+        **(login | settings),
+        nats_password_file=files / password,
+    )
 
 
-def test_the_reasons_of_tls(files: Path, tmp_path: Path) -> None:
-    extra = USERS + tls(files, "127.0.0.1")
-    with NatsProcess(tmp_path / "nats", extra=extra) as nats:
-        login = {"nats_url": nats.url, "nats_user": "a"}
-        right = {**login, "nats_password_file": files / "right"}
-        told_in_all_places(
-            tmp_path / "authority",
-            "nats_tls",
-            "an untrusted CA",
-            **right,
-            nats_tls_ca_file=files / "other.pem",
-        )
-        told_in_all_places(
-            tmp_path / "name",
-            "nats_tls",
-            "its certificate is not for this name",
-            **(right | {"nats_url": nats.url.replace("127.0.0.1", "localhost")}),
-            nats_tls_ca_file=files / "ca.pem",
-        )
-        wrong = told_in_all_places(
-            tmp_path / "wrong",
-            "nats_refused",
-            "it refused the login",
-            **login,
-            nats_password_file=files / "wrong",
-            nats_tls_ca_file=files / "ca.pem",
-        )
-        assert len(wrong.rows()) < 10
+@pytest.mark.parametrize(
+    ("host", "authority", "words"),
+    [
+        ("127.0.0.1", "other.pem", "an untrusted CA"),
+        ("localhost", "ca.pem", "its certificate is not for this name"),
+    ],
+)
+def test_the_reasons_of_tls(
+    with_tls: NatsProcess,
+    files: Path,
+    tmp_path: Path,
+    *,
+    host: str,
+    authority: str,
+    words: str,
+) -> None:
+    told_in_all_places(
+        tmp_path / "run",
+        "nats_tls",
+        words,
+        nats_url=with_tls.url.replace("127.0.0.1", host),
+        nats_user="a",
+        nats_password_file=files / "right",
+        nats_tls_ca_file=files / authority,
+    )
+
+
+def test_a_wrong_password_over_tls(
+    with_tls: NatsProcess, files: Path, tmp_path: Path
+) -> None:
+    wrong = told_in_all_places(
+        tmp_path / "run",
+        "nats_refused",
+        "it refused the login",
+        nats_url=with_tls.url,
+        nats_user="a",
+        nats_password_file=files / "wrong",
+        nats_tls_ca_file=files / "ca.pem",
+    )
+    assert len(wrong.rows()) < 10

@@ -3,22 +3,15 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from support.commands import run_here
 from support.jetstream import RawNatsClient
 from support.process import wait_until
-from support.sidecar import (
-    COMMAND,
-    SidecarProcess,
-    environment,
-    event,
-    post,
-    sidecar_on,
-)
+from support.sidecar import SidecarProcess, event, post, sidecar_on
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,13 +117,7 @@ def test_a_mirror_that_answers_reads_is_named_by_health_and_commands(
         sentence = f"Stream {name}b answers direct gets in place"
         settings = {"nats_url": nats.url, "stream": name, "subject_prefix": name}
         for command in ("check", "provision"):
-            ran = subprocess.run(
-                [*COMMAND, command],
-                env=environment(**settings),
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            ran = run_here(command, **settings)
             assert sentence in ran.stdout + ran.stderr
             assert ran.returncode != 0
 
@@ -150,13 +137,7 @@ def test_a_mirror_that_answers_reads_is_named_by_health_and_commands(
         operator.api(f"STREAM.CREATE.{name}c", copy | {"first_seq": first})
         wait_until(lambda: operator.state(f"{name}c")["messages"] == 1, what="copied")
         assert operator.state(f"{name}c")["last_seq"] == first
-        wait_until(
-            lambda: (
-                not subprocess.run(
-                    [*COMMAND, "check"], env=environment(**settings), check=False
-                ).returncode
-            )
-        )
+        wait_until(lambda: run_here("check", **settings).returncode == 0)
 
 
 def test_a_copy_that_lacks_a_category_does_not_end_it(

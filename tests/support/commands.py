@@ -3,10 +3,18 @@
 
 from __future__ import annotations
 
+import io
+import os
 import signal
 import subprocess
-from contextlib import contextmanager
+import sys
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Protocol
+from unittest.mock import patch
+
+import pytest
+
+from sidecar.cli import main
 
 from .sidecar import COMMAND, environment
 
@@ -31,6 +39,30 @@ def run_process(*arguments: str | Path, **settings: object) -> Ran:
         timeout=15,
         check=False,
     )
+
+
+def run_here(*arguments: str | Path, **settings: object) -> Ran:
+    """Run a command in this process, which is much faster: not for `serve`.
+
+    What the command would show as a traceback is raised into the test.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        patch.dict(os.environ, environment(**settings), clear=True),
+        patch.object(sys, "argv", ["hermes-nats-sidecar", *map(str, arguments)]),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    assert isinstance(ended.value.code, int)
+    return Ran(arguments, ended.value.code, out.getvalue(), err.getvalue())
+
+
+def run_command(*arguments: str | Path, **settings: object) -> Ran:
+    """Run a command: `serve` as a process, the others here."""
+    run = run_process if arguments[:1] == ("serve",) else run_here
+    return run(*arguments, **settings)
 
 
 @contextmanager
