@@ -9,7 +9,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,18 +34,18 @@ pytestmark = [
 
 TESTS = Path(__file__).resolve().parents[1]
 
-PART_SECONDS = 10.0
-"""Of each of six parts: a minute of fixed seeds, and half a minute of fresh ones."""
+PART = 8
+"""Seeds of a part. Two parts have one of each kind that `draw` makes."""
 
 FOUND_AT = {
-    "no-fence": 7,
+    "no-fence": 43,
     "no-stable-id": 3,
-    "fences-itself": 3,
-    "believes-any-leader": 9,
+    "fences-itself": 56,
+    "believes-any-leader": 51,
     "believes-a-foreign-refusal": 40,
     "numbers-by-seconds": 10,
     "sees-ahead-at-once": 51,
-    "chains-publishes": 132,
+    "chains-publishes": 118,
     "takes-two-answers-for-gone": 77,
     "remembers-any-scan": 18,
     "believes-a-forged-ack": 62,
@@ -85,27 +84,22 @@ print(hashlib.sha256(lines.encode()).hexdigest())
 """
 
 
-def violations(first: int, seconds: float) -> str:
-    """Run seeds for some seconds; say which violate something, and how to see it."""
-    ends_at = time.monotonic() + seconds
-    seed = first
-    while time.monotonic() < ends_at:
-        if run_batch([seed]).violated:
-            return draw(seed).command
-        seed += 1
-    return ""
+def violations(first: int) -> list[str]:
+    """Run a part of the seeds; say how to see those that violate something."""
+    violated = run_batch(list(range(first, first + PART))).violated
+    return [draw(seed).command for seed in violated]
 
 
-@pytest.mark.parametrize("part", range(6))
+@pytest.mark.parametrize("part", range(4))
 def test_fixed_seeds_violate_nothing(part: int) -> None:
-    assert violations(1_000 * part, PART_SECONDS) == ""
+    assert violations(PART * part) == []
 
 
-@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("part", range(2))
 def test_fresh_seeds_violate_nothing(part: int) -> None:
-    """Half a minute of seeds that nobody has tried; a violation names its own."""
-    first = random.SystemRandom().randrange(1 << 40)
-    assert violations(first, PART_SECONDS) == "", part
+    """Seeds that nobody has tried; a violation names its own. `.ci/run` tries more."""
+    first = random.SystemRandom().randrange(1 << 40) // 16 * 16
+    assert violations(first + PART * part) == []
 
 
 def test_a_seed_is_the_same_run_in_every_process() -> None:
