@@ -92,7 +92,7 @@ def _sidecar(directory: Path) -> Iterator[Path]:
         [sys.executable, "-m", "sidecar", "serve"],
         env=environ | settings,
         start_new_session=True,  # Ctrl-C is for us; we stop it afterwards
-        preexec_fn=partial(signal.pthread_sigmask, signal.SIG_SETMASK, others),  # noqa: PLW1509 - there is no other thread
+        preexec_fn=partial(_take_signals, others),  # noqa: PLW1509 - there is no other thread
     )
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, others)
@@ -101,6 +101,13 @@ def _sidecar(directory: Path) -> Iterator[Path]:
     finally:
         process.terminate()
         process.wait()
+
+
+def _take_signals(others: set[int | signal.Signals]) -> None:
+    """Let what was held back end this process, which is not the sidecar yet."""
+    for each in (*_ENDS, signal.SIGINT):  # our handlers would raise in the demo
+        signal.signal(each, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, others)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], socket: Path) -> None:

@@ -15,6 +15,8 @@ from support.commands import interruptible
 from support.process import wait_until
 from support.sidecar import COMMAND, environment
 
+from sidecar.commands import demo as demo_command
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -90,9 +92,20 @@ def test_whatever_ends_the_demo_it_leaves_nothing(
         else:
             os.killpg(demo.pid, end)  # as a terminal does
         _, complaint = demo.communicate(timeout=30)
-    assert demo.returncode in (128 + end, 0)
     assert complaint == ""
+    assert demo.returncode in (128 + end, 0)
     assert_nothing_left(short)
+
+
+def test_a_signal_before_the_new_process_is_the_sidecar_ends_it() -> None:
+    def take_ctrl_c() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        others = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        os.kill(os.getpid(), signal.SIGINT)
+        demo_command._take_signals(others)
+
+    with subprocess.Popen(["/bin/true"], preexec_fn=take_ctrl_c) as process:  # noqa: PLW1509 - nothing that it does needs a lock
+        assert process.wait(30) == -signal.SIGINT
 
 
 def test_ctrl_c_while_python_still_imports_is_no_traceback() -> None:
