@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     import httpx
 
 LONGEST = (
-    *("simulation/test_simulation.py", "simulation/test_simulated_jetstream.py"),
+    *("simulation/test_simulation.py", "simulation/test_simulated_hermes.py"),
+    *("simulation/test_simulated_jetstream.py", "services/test_reading.py"),
+    *("services/test_slow_readers.py", "services/test_initsync_lookup.py"),
+    *("plugins/producer/test_producer_real_sidecars.py", "test_disappears.py"),
+    *("services/test_large_events.py", "jetstream/test_reasons.py"),
+    *("chaos/test_chaos.py", "plugins/test_blocked.py", "fuzz/test_fuzz.py"),
+    *("jetstream/test_limits.py", "commands/test_cli.py", "test_lifecycle.py"),
+    *("http/test_protocol.py", "test_stopping_daemon.py", "http/test_two_ways.py"),
+    *("plugins/consumer/test_consumer_real_sidecars.py", "test_canary.py"),
+    "test_strangers.py",
 )
 """Files, the longest first: they begin first, so that no worker is alone at the end."""
 
@@ -28,7 +37,8 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put long files first; pytest-randomly has put all in a random order."""
     tests = Path(__file__).parent
-    rank = {tests / file: number for number, file in enumerate(LONGEST)}
+    files = [(tests / file).resolve(strict=True) for file in LONGEST]
+    rank = {file: number for number, file in enumerate(files)}
     items.sort(key=lambda item: rank.get(item.path, len(LONGEST)))
 
 

@@ -15,14 +15,18 @@ if TYPE_CHECKING:
 
 
 def wait_until(
-    condition: Callable[[], object], seconds: float = 20, what: str = ""
+    condition: Callable[[], object],
+    seconds: float = 20,
+    what: str = "",
+    *,
+    pause_seconds: float = 0.01,
 ) -> None:
     """Poll until the condition holds; fail with `what` when it does not in time."""
     ends_at = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > ends_at:
             raise AssertionError(f"not in {seconds} s: {what or condition}")
-        time.sleep(0.01)
+        time.sleep(pause_seconds)
 
 
 def quickest(action: Callable[[], object], tries: int = 3) -> float:
