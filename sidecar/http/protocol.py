@@ -157,9 +157,10 @@ class _Direct:
 class BoundedProtocol(HttpToolsProtocol):
     """An HTTP connection that can neither fill the memory nor stay half a request.
 
-    A POST to EVENTS that arrives in one piece is served directly: uvicorn's and
-    FastAPI's layers cost a fifth of an acknowledged event (docs/adr/0007, 0010); so is
-    a probe, which in a crowd would wait for ever. What is less plain goes their way.
+    A POST to EVENTS that arrives in one piece is served directly, but not a stranger's:
+    uvicorn's and FastAPI's layers cost a fifth of an acknowledged event (docs/adr/0007,
+    0010); so is a probe, which in a crowd would wait for ever. What is less plain goes
+    their way.
     """
 
     arrival: Arrival | None = None
@@ -362,8 +363,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
             return head + data[upgrade.args[0] :]
         except HttpParserError:
-            self.logger.warning("Invalid HTTP request received.")
-            self.send_400_response("Invalid HTTP request received.")
+            if not self._is_deaf:
+                self.logger.warning("Invalid HTTP request received.")
+                self.send_400_response("Invalid HTTP request received.")
         return None
 
     def send_400_response(self, msg: str) -> None:
@@ -452,6 +454,8 @@ class BoundedProtocol(HttpToolsProtocol):
         ):
             self.cycle.keep_alive = False
             self._is_deaf = True
+            self.on_message_complete()
+            raise _TooMuch  # small chunks take long to parse, and nobody wants them
 
     async def _in_turn(
         self, turns: Turns, is_first: bool, scope: Scope, receive: Receive, send: Send
@@ -466,7 +470,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _may_be_direct(self) -> bool:
         return (
-            self.url == _URL
+            self._is_known
+            and self.url == _URL
             and self.parser.get_method() == b"POST"
             and self.parser.get_http_version() == "1.1"
             and self.parser.should_keep_alive()

@@ -15,11 +15,13 @@ from support.process import wait_until
 from support.wire import BODY, GET, HEAD, WHOLE, NoTurns, wire
 
 from sidecar.http import protocol
-from sidecar.http.protocol import UvicornsProtocol
+from sidecar.http.protocol import BoundedProtocol, UvicornsProtocol
 from sidecar.http.strangers import Arrival
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
+
+CHUNKED = HEAD.partition(b"Content-Length")[0] + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 async def test_a_whole_request_is_served_directly() -> None:
@@ -50,6 +52,31 @@ async def test_a_request_in_two_pieces_is_served_once_and_whole(cut: int) -> Non
         assert (await one.read()).startswith(b"HTTP/1.1 200 OK\r\n")
         if cut >= len(HEAD):
             assert (one.direct, one.asgi) == ([], [BODY])
+
+
+async def test_a_stranger_is_not_served_directly() -> None:
+    async with wire() as one:
+        one.is_known = False
+        one.protocol.data_received(WHOLE)
+        assert (await one.read()).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert (one.direct, one.asgi) == ([], [b""])
+
+
+async def test_of_a_strangers_chunks_none_is_parsed() -> None:
+    parsed = []
+
+    class Counts(BoundedProtocol):
+        def on_body(self, body: bytes) -> None:
+            parsed.append(body)
+
+    chunks = b"1\r\nx\r\n" * 10_000
+    async with wire(Counts) as one:
+        one.is_known = False
+        one.protocol.data_received(CHUNKED + chunks)
+        one.protocol.data_received(chunks)
+        assert (await one.read_to(b"by uvicorn")).count(b"HTTP/1.1") == 1
+        assert await one.read() == b""
+        assert (parsed, one.asgi, one.direct) == ([], [b""], [])
 
 
 async def test_a_body_in_many_pieces_is_put_together() -> None:
