@@ -9,7 +9,9 @@ counts from its first packet on, before any TLS handshake.
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
+from collections import OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -32,8 +34,10 @@ HANDSHAKE_SECONDS: Final = 10.0
 """How long a TLS handshake may take, and how long the goodbye of TLS."""
 
 _TAKEN_AT_ONCE = 512  # what waits in the kernel waits behind everybody
-_OPENED_AT_ONCE = 64  # so few that a newcomer is served before 500 more are opened
+_OPENED_AT_ONCE = 128  # so few that one is read before 500 more are opened
 _HANDSHAKES_AT_ONCE = 12  # each takes a millisecond
+_ITERATIONS_TO_READ = 3  # of the event loop, from its opening
+_NEWEST_ONE_IN = 4
 _PAUSE_SECONDS = 0.1
 _SERVED_AT_ONCE = 2  # a page or the metrics take some milliseconds
 
@@ -121,8 +125,9 @@ class Arrival:
 class Arrivals:
     """Those that are there, the oldest first.
 
-    All that come are taken at once, and of them the newest opened first. In a crowd the
-    others wait, which costs nothing, and do not come again.
+    All that come are taken at once. In a crowd most of them wait to be opened, which
+    costs nothing. They are opened in the order in which they came, so that none waits
+    for ever; but one in four is the newest, who need not wait for a crowd before him.
     """
 
     def __init__(
@@ -134,11 +139,12 @@ class Arrivals:
         self.all: dict[Arrival, None] = {}
         self.strangers: dict[Arrival, None] = {}
         self.turns = Turns()
-        self.unopened: dict[Arrival, socket.socket] = {}
+        self.unopened: OrderedDict[Arrival, socket.socket] = OrderedDict()
         self._listener = listener
         self._make_protocol = make_protocol
         self._tls = tls
         self._max_strangers = MAX_STRANGERS if tls is None else MAX_TLS_STRANGERS
+        self._at_once = _OPENED_AT_ONCE if tls is None else _HANDSHAKES_AT_ONCE
         self._opening: set[asyncio.Task[None]] = set()
         self._next: asyncio.Handle | None = None
         self._pause: asyncio.TimerHandle | None = None
@@ -170,7 +176,7 @@ class Arrivals:
     def _take(self) -> None:
         self._take_all()
         if self._next is None:
-            self._open_newest()
+            self._next = asyncio.get_running_loop().call_soon(self._open_some)
 
     def _take_all(self) -> None:
         for _ in range(_TAKEN_AT_ONCE):
@@ -194,11 +200,17 @@ class Arrivals:
         if len(self.all) > MAX_CONNECTIONS:
             self._make_room()
 
-    def _open_newest(self) -> None:
+    def _open_some(self) -> None:
         self._next = None
-        most = _OPENED_AT_ONCE if self._tls is None else _HANDSHAKES_AT_ONCE
-        for _ in range(min(most, len(self.unopened))):
-            arrival, taken = self.unopened.popitem()
+        left = self._at_once
+        is_crowd = len(self.unopened) > left
+        while left > 0 and self.unopened:
+            arrival, taken = self.unopened.popitem(last=left % _NEWEST_ONE_IN == 0)
+            if is_crowd and _has_hung_up(taken):
+                taken.close()
+                arrival.has_left()
+                continue
+            left -= 1
             self.strangers[arrival] = None
             if len(self.strangers) > self._max_strangers:
                 next(iter(self.strangers)).end()
@@ -206,11 +218,12 @@ class Arrivals:
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
         if self.unopened:
-            self._next = asyncio.get_running_loop().call_soon(self._open_newest)
+            self._next = asyncio.get_running_loop().call_soon(self._open_some)
 
     def _make_room(self) -> None:
-        """End the oldest of those that nothing was done for, else of the strangers."""
-        for arrival in self.unopened or self.strangers:
+        """End the oldest stranger, or whoever waits longest if all are just opened."""
+        has_old = len(self.strangers) > _ITERATIONS_TO_READ * self._at_once
+        for arrival in self.strangers if has_old else self.unopened or self.strangers:
             arrival.end()
             return
 
@@ -231,3 +244,9 @@ class Arrivals:
             )
         except OSError:  # it left, or its handshake failed; TimeoutError is one
             arrival.has_left()
+
+
+def _has_hung_up(taken: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(taken, select.POLLRDHUP)
+    return bool(poll.poll(0))

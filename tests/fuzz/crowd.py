@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -161,14 +162,14 @@ class Seen(NamedTuple):
 
     grown_kib: int
     slowest_probe_seconds: float
-    failed_probes: int
+    failures: Counter[str]
     probes: int
     events: int
 
     def __str__(self) -> str:
         return (
             f"memory {self.grown_kib / 1024:+.0f} MiB over idle, {self.probes} probes, "
-            f"{self.failed_probes} failed, the slowest "
+            f"{self.failures.total()} failed {dict(self.failures)}, the slowest "
             f"{self.slowest_probe_seconds:.2f} s, {self.events} events stored"
         )
 
@@ -178,7 +179,7 @@ class Seen(NamedTuple):
         return (
             self.grown_kib < GROWTH_KIB
             and self.slowest_probe_seconds < PROBE_SECONDS
-            and not self.failed_probes
+            and not self.failures
         )
 
 
@@ -195,7 +196,8 @@ def _probe(port: int, *, tls: bool) -> None:
 def watch(sidecar: SidecarProcess, seconds: float, *, tls: bool = False) -> Seen:
     """Measure a sidecar under attack; each event must be stored as the next offset."""
     pid, port = sidecar.running.pid, sidecar.tcp_port
-    slowest, failed, probes, events, most_kib = 0.0, 0, 0, 0, 0
+    slowest, probes, events, most_kib = 0.0, 0, 0, 0
+    failures: Counter[str] = Counter()
     idle_kib = memory_kib(pid)
     with sidecar.client() as http, attacked(port, tls=tls):
         last, ends_at = last_offset(http), time.monotonic() + seconds
@@ -204,16 +206,17 @@ def watch(sidecar: SidecarProcess, seconds: float, *, tls: bool = False) -> Seen
             probes += 1
             try:
                 _probe(port, tls=tls)
-            except OSError:
-                failed += 1
+            except OSError as error:
+                failures[type(error).__name__] += 1
             slowest = max(slowest, time.monotonic() - started_at)
             last += 1
             answer = post(http, last=last - 1)
-            assert (answer.status_code, answer.json()["offset"]) == (201, last)
+            assert answer.status_code == 201, answer.text
+            assert answer.json()["offset"] == last
             events += 1
             most_kib = max(most_kib, memory_kib(pid))
             time.sleep(0.05)
-    return Seen(most_kib - idle_kib, slowest, failed, probes, events)
+    return Seen(most_kib - idle_kib, slowest, failures, probes, events)
 
 
 def tls_files(directory: Path) -> tuple[Path, Path]:
