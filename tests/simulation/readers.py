@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from .claims import Held, Stored, Timeline
-    from .history import Asking, History, Scan, Sight
+    from .history import Asking, Ends, History, Scan, Sight
 
 _DAMAGES = ("hole", "displaced", "unreadable")
 """What the sidecar tells of a stream that has lost something."""
@@ -257,16 +257,9 @@ def _check_scan(
     initsyncs: Sequence[tuple[int, Stored, Stored]],
     timeline: Timeline,
 ) -> Iterator[Violation]:
-    at_first = timeline.at(scan.began)
     for moment in _moments(scan, initsyncs, timeline):
         ends = timeline.at(moment)
-        # What went after it was read may have been read.
-        lowest = (
-            min(ends.first, at_first.first)
-            if ends.epoch == at_first.epoch
-            else ends.first
-        )
-        for first in (ends.first, lowest):
+        for first in (ends.first, _lowest_first(scan, ends, timeline)):
             complete = [
                 (start.offset, stop.offset)
                 for epoch, start, stop in initsyncs
@@ -277,6 +270,16 @@ def _check_scan(
                 return
     text = f"{scan.client} took initsync {scan.found}; right was {right}"
     yield Violation("wrong_initsync", text, scan.ended)
+
+
+def _lowest_first(scan: Scan, ends: Ends, timeline: Timeline) -> int:
+    """Give the first offset that a copy of this stream may have shown to a scan.
+
+    What goes after it was read has been read; what went just before the scan began may
+    still stand on a replica that is late with it.
+    """
+    seen = timeline.within(scan.began, scan.ended)
+    return min([ends.first, *(e.first for e in seen if e.epoch == ends.epoch)])
 
 
 def _moments(

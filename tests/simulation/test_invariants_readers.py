@@ -158,8 +158,28 @@ def test_a_client_may_take_an_initsync_whose_start_went_after_it_was_read(
     found = (start, story.last)
     story.history.scans[:] = [Scan("c", began, story.now, True, found)]
     assert story.names() == set()
+    story.now += STALE_SECONDS
     story.history.scans[:] = [Scan("c", story.now, story.now, True, found)]
     assert story.names() == {"wrong_initsync"}
+
+
+def test_a_client_may_take_an_initsync_whose_start_went_just_before_the_scan(
+    story: Story,
+) -> None:
+    """A replica is late with it, and has the whole; no leader ever showed both ends."""
+    story.begin(kind="initsync")
+    story.send(event=init("init-start"))
+    start = story.last
+    story.purge(start + 1)
+    purged = story.now
+    story.send(event=init("init-stop"))
+    for began, found in (
+        (purged + STALE_SECONDS - 0.5, set()),
+        (purged + STALE_SECONDS + 0.5, {"wrong_initsync"}),
+    ):
+        scan = Scan("c", began, began + 1, False, (start, story.last))
+        story.history.scans[:] = [scan]
+        assert story.names() == found
 
 
 def test_a_client_does_not_take_an_initsync_whose_start_is_gone(story: Story) -> None:
