@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .events import changes_of, new_event, schema
 from .history import Told
-from .source import TYPES, without_secret
+from .source import SECRET, TYPES, without_secret
 
 if TYPE_CHECKING:
     import random
@@ -206,6 +206,11 @@ class HermesServer:
 
     def _fill(self, fetched: dict[Object, Values]) -> None:
         self._cache = dict(fetched)
+        self._history.filled |= {
+            (self.name, self.life, each, values[SECRET])
+            for each, values in fetched.items()
+            if SECRET in values
+        }
         self._save()
 
     def _send_difference(self, fetched: dict[Object, Values]) -> None:
@@ -220,9 +225,14 @@ class HermesServer:
                 if values is None:
                     del self._cache[each]
                 else:
-                    self._source.commit_one(each, values)
+                    self._commit_one(each, values)
                     self._cache[each] = values
             self._save()
+
+    def _commit_one(self, each: Object, values: Values) -> None:
+        secret = self._source.commit_one(each, values)
+        if secret is not None and self._send is not None:
+            self._history.wiped[each, secret] = self._send
 
     def _difference(
         self, fetched: dict[Object, Values]

@@ -174,6 +174,10 @@ class History:
         self.samples: list[Sample] = []
         self.verdicts: list[tuple[str, float, str]] = []  # in the end: who, when, what
         self.restarts: list[Restart] = []
+        self.filled: set[tuple[str, int, Object, str]] = set()
+        """The secrets that a life of a server took into its first cache, unsent."""
+        self.wiped: dict[tuple[Object, str], Send] = {}
+        """By object and secret: the last send after which its source was told so."""
 
     def begin_pass(self, server: str, life: int, kind: str, began: float) -> Pass:
         """Note that a pass begins, of a source that was fetched at `began`."""

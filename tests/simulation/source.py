@@ -104,11 +104,13 @@ class Source:
                 fetched[each] = values | {SECRET: cached[SECRET]}
         return fetched
 
-    def commit_one(self, sent: Object, values: Values) -> None:
-        """Wipe a password that was sent: from now on the bus alone has it."""
-        held = self.objects.get(sent)
-        if held is not None and SECRET in held and held[SECRET] == values.get(SECRET):
-            self.objects[sent] = without_secret(held)
+    def commit_one(self, sent: Object, values: Values) -> str | None:
+        """Wipe a password that was sent, and give it: the bus alone has it now."""
+        secret: str | None = self.objects.get(sent, {}).get(SECRET)
+        if secret is None or secret != values.get(SECRET):
+            return None
+        self.objects[sent] = without_secret(self.objects[sent])
+        return secret
 
     def _put(self, changed: Object, values: Values | None) -> None:
         if values is None:

@@ -44,7 +44,7 @@ def check_targets(
             if not restored and excused.is_one_change(first, second):
                 text = f"{name}: {each} by {first} and {second}"
                 yield Violation("destroyed", text, now)
-    yield from _check_secrets(end.source, stored, claims, now)
+    yield from _check_secrets(history, end.source, stored, claims)
 
 
 class _Excuses:
@@ -228,9 +228,13 @@ def _secret_of(event: Any) -> str | None:
 
 
 def _check_secrets(
-    source: Source, stored: Sequence[Stored], claims: Claims, now: float
+    history: History, source: Source, stored: Sequence[Stored], claims: Claims
 ) -> Iterator[Violation]:
-    """See that what the source has no more was stored at some time."""
+    """See that what the source has no more was stored at some time.
+
+    But for what a server's first cache began with, unsent, and the source wiped after
+    another change of that object: only an initsync made before a restart would tell it.
+    """
     seen: set[tuple[Object, str]] = set()
     for message, owner in zip(stored, claims.owners, strict=True):
         if owner is not None:  # an initsync has it, where the cache began with it
@@ -239,8 +243,15 @@ def _check_secrets(
                 seen.add((owner.object, secret))
     for each, secret in source.last_secret.items():
         # What it still has is not sent yet, or is again what Hermes remembers.
-        if SECRET not in source.objects[each] and (each, secret) not in seen:
-            yield Violation("secret_lost", f"that of {each}", now)
+        if SECRET in source.objects[each] or (each, secret) in seen:
+            continue
+        wiper = history.wiped.get((each, secret))
+        is_unsent = wiper is not None and (
+            (wiper.server, wiper.life, each, secret) in history.filled
+            and _secret_of(parsed(wiper.body)) is None
+        )
+        if not is_unsent:
+            yield Violation("secret_lost", f"that of {each}", history.clock())
 
 
 def _check_stuck(history: History, end: End, now: float) -> Iterator[Violation]:

@@ -91,6 +91,25 @@ def test_a_secret_that_stands_nowhere_is_found(
     assert story.names(ended()) == {"secret_lost"}
 
 
+@pytest.mark.parametrize(
+    ("life", "values", "is_lost"),
+    [(1, TWO, False), (2, TWO, True), (1, TWO | {SECRET: "wiped"}, True)],
+)
+def test_a_secret_of_a_first_cache_that_was_never_sent_cannot_be_helped(
+    story: Story, ended: Callable[[], End], life: int, values: Any, is_lost: bool
+) -> None:
+    """It is wiped with the next change; only where that cache itself began with it."""
+    story.source.last_secret = {USER: "wiped"}
+    story.history.filled.add(("a", life, USER, "wiped"))
+    end = ended()
+    assert "secret_lost" in story.names(end)
+    send = story.send(event=modified(USER, ONE, values))
+    story.history.wiped[USER, "wiped"] = send
+    if is_lost and life == 1:  # what was told sent is a promise
+        del story.stored[-1]
+    assert ("secret_lost" in story.names(end)) is is_lost
+
+
 def test_a_secret_that_did_not_reach_a_target_is_found(
     story: Story, ended: Callable[[], End]
 ) -> None:

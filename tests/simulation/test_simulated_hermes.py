@@ -199,6 +199,24 @@ def test_a_secret_is_wiped_once_sent_and_reaches_the_client_alone(
     assert bench.kinds().count("modified") == 1
 
 
+def test_a_secret_of_the_first_cache_is_wiped_with_another_change(
+    bench: Bench,
+) -> None:
+    """No event has it; the model says so, and which send had it wiped."""
+    user = ("Users", 1)
+    bench.source.objects[user] = {"state": 1, SECRET: "s"}
+    bench.actors.spawn("server", bench.server.run)
+    bench.run_until(10.0)
+    assert bench.history.filled == {("server", 1, user, "s")}
+    assert not bench.history.wiped
+    bench.source.objects[user] = {"state": 2, SECRET: "s"}
+    bench.run_until(40.0)
+    assert bench.source.objects[user] == {"state": 2}
+    [send] = bench.history.sends
+    assert SECRET.encode() not in send.body
+    assert bench.history.wiped == {(user, "s"): send}
+
+
 def test_a_killed_server_forgets_what_it_sent_since_the_cache_was_saved(
     bench: Bench,
 ) -> None:
