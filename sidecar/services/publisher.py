@@ -20,7 +20,7 @@ from sidecar.telemetry.log import log
 
 if TYPE_CHECKING:
     from sidecar.jetstream.supervisor import StreamSupervisor
-    from sidecar.model.decisions import Result
+    from sidecar.model.decisions import Result, Stored
     from sidecar.model.event import Event
     from sidecar.model.producers import Failures
     from sidecar.services.publish_attempt import OnDone
@@ -53,16 +53,14 @@ class Publisher:
         self._timeout_seconds = timeout_seconds
         self._scans = Scans(supervisor.leader)
         copy_seconds = min(COPY_TIMEOUT_SECONDS, timeout_seconds)
-        self._context = Context(
-            supervisor, metrics, failures, self._scans, copy_seconds
-        )
+        self.context = Context(supervisor, metrics, failures, self._scans, copy_seconds)
         self.in_flight = 0
         self.acknowledged_at: float | None = None
 
     @property
     def oldest_doubt_at(self) -> float | None:
         """When the oldest publish without a definite answer was sent, monotonic."""
-        return min(self._context.doubts.values(), default=None)
+        return min(self.context.doubts.values(), default=None)
 
     def start(
         self,
@@ -88,10 +86,10 @@ class Publisher:
         ends_at = now + min(self._timeout_seconds, hold_seconds)
         complete = partial(self._complete, event, key, now, on_done)
         if precondition == LAST:
-            self._context.run(self._append(event, key, ends_at), complete)
+            self.context.run(self._append(event, key, ends_at), complete)
         else:
             expected = Expected(key, event.body, int(precondition))
-            PublishAttempt(self._context, event, expected, ends_at).send(complete)
+            PublishAttempt(self.context, event, expected, ends_at).send(complete)
 
     def _complete(
         self,
@@ -102,27 +100,34 @@ class Publisher:
         result: Result,
     ) -> None:
         self.in_flight -= 1
-        now = time.monotonic()
         if isinstance(result, Problem):
             outcome = result.outcome or Outcome.UNKNOWN
-            self._metrics.not_stored(event.category, outcome, now - started_at)
+            seconds = time.monotonic() - started_at
+            self._metrics.not_stored(event.category, outcome, seconds)
             self.failed(key, result, event.body, started_at)
             on_done(result)
             return
-        self._supervisor.monitor.proven(result.offset)
-        self.acknowledged_at = now
-        self._scans.record_stored(event, result.offset, now)
         on_done(result)
         # Counted while the answer is on its way: nobody waits for that.
+        self.record_stored(event, key, result, started_at)
+
+    def record_stored(
+        self, event: Event, key: str, stored: Stored, started_at: float
+    ) -> None:
+        """Remember that an event stands, however that was found out."""
+        now = time.monotonic()
+        self._supervisor.monitor.proven(stored.offset)
+        self.acknowledged_at = now
+        self._scans.record_stored(event, stored.offset, now)
         self._failures.record_stored(key, event, now)
         size_bytes = len(event.body)
         self._metrics.stored(
-            event.category, result.duplicate, size_bytes, now - started_at
+            event.category, stored.duplicate, size_bytes, now - started_at
         )
         log.debug(
             "stored",
-            offset=result.offset,
-            duplicate=result.duplicate,
+            offset=stored.offset,
+            duplicate=stored.duplicate,
             category=event.category,
             event_type=event.type,
             size_bytes=size_bytes,
@@ -154,7 +159,7 @@ class Publisher:
         last = (await self._supervisor.leader.position()).last
         while True:
             expected = Expected(key, event.body, last, anywhere=True)
-            attempt = PublishAttempt(self._context, event, expected, ends_at)
+            attempt = PublishAttempt(self.context, event, expected, ends_at)
             result = await await_callback(attempt.send)
             if (
                 not isinstance(result, Problem)
