@@ -104,6 +104,32 @@ seconds (at least 2), or within `SIDECAR_PUBLISH_TIMEOUT_SECONDS` if that is les
 caller that gives up earlier could miss a response that says `not_stored`. The plugin
 sends `Prefer: return=minimal, wait=15`.
 
+## Many events of an initsync
+
+    printf '\\036%s\\n' "$(cat user1.json)" "$(cat user2.json)" |
+    curl --unix-socket /run/hermes-nats-sidecar/api.sock http://localhost/v1/events \\
+      -H 'Content-Type: application/json-seq' -H 'Idempotency-Key: 7f3a...' \\
+      -H 'If-Match: "1795426702876123"' --data-binary @-
+
+The body is a JSON text sequence (RFC 7464), exactly: before each event an RS (0x1E),
+after it an LF; the bytes between them are stored unchanged. It contains 1 to 1,000
+events and at most 1 MiB, all of category `initsync` and type `added`: no client uses
+them before their `init-stop`. Anything else is `not_a_batch`, and `If-Match: *` too.
+
+- The i-th event is stored at L + i with the key `KEY.i`, one after the other, each when
+  the one before is stored. `201` means that all are, `200` that all already were;
+  `offset` and `ETag` are those of the last one, L + n.
+- Send `init-stop` alone, after that response.
+- The request can be repeated like that of one event: it continues where the earlier one
+  ended, and is answered the same.
+- An error names the event by `index`, i. `outcome` concerns that event; nothing after
+  it is stored. All events are checked before the first one is sent, so after 400, 415
+  or `not_a_batch` nothing before it is stored either; after other errors, those before
+  it may be.
+- The time limit is `SIDECAR_PUBLISH_TIMEOUT_SECONDS` and 50 ms for each event, or what
+  `Prefer: wait=N` leaves. If it ends between two events, the error is
+  `batch_unfinished`: send the same request again.
+
 ## Reading events
 
 The response of `GET /v1/events` contains `events`, each with `offset`, `timestamp` (the

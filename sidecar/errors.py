@@ -155,8 +155,16 @@ EVENT_TOO_LARGE = Cause(
 UNSUPPORTED_MEDIA_TYPE = Cause(
     "unsupported_media_type",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    "Only application/json without a Content-Encoding is accepted.",
+    "Only application/json and application/json-seq without a Content-Encoding are "
+    "accepted.",
     "Send Content-Type: application/json and an uncompressed body.",
+)
+NOT_A_BATCH = Cause(
+    "not_a_batch",
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    "A batch is 1 to 1,000 events of category initsync and type added, of 1 MiB at "
+    "most, after one offset; before each is an RS, after it an LF.",
+    "Send other events alone, as application/json; see docs/http-api.md.",
 )
 ILLEGAL_CATEGORY = Cause(
     "illegal_category",
@@ -246,6 +254,14 @@ UNKNOWN_OUTCOME = Cause(
     HTTPStatus.GATEWAY_TIMEOUT,
     "It is not known yet whether the event was stored.",
     "Send exactly the same request again until the outcome is known.",
+    retry_after_seconds=1,
+)
+BATCH_UNFINISHED = Cause(
+    "batch_unfinished",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The time of the request was over before all its events were stored.",
+    "Send the same request again: it goes on where this one ended. If this repeats, "
+    "send fewer events in one request, or wait longer.",
     retry_after_seconds=1,
 )
 

@@ -87,7 +87,7 @@ def create_app(daemon: Daemon) -> FastAPI:
         openapi_extra=POST_EVENT_REQUEST,
     )
     async def post_event(request: Request) -> Response:
-        """Store one Hermes event at the offset after If-Match."""
+        """Store one Hermes event, or many of an initsync, after the offset If-Match."""
         return await store_event(daemon, request)
 
     @app.get(

@@ -19,8 +19,19 @@ from sidecar.errors import Outcome, Problem
 from sidecar.http.protocol import EVENTS, body_seconds
 from sidecar.http.responses import json_response, problem_response
 from sidecar.jetstream.callbacks import await_callback
-from sidecar.model.event import START_BYTES, parse_event, parse_key, parse_precondition
+from sidecar.model.batch import MAX_BYTES, RECORD_SEPARATOR, key_of, not_a_batch
+from sidecar.model.batch import MEDIA_TYPE as SEQUENCE
+from sidecar.model.event import (
+    LAST,
+    START_BYTES,
+    parse_event,
+    parse_key,
+    parse_precondition,
+    too_large,
+)
 from sidecar.model.producers import producer_of
+from sidecar.model.scan import INITSYNC
+from sidecar.services.batches import Batch
 from sidecar.telemetry.log import internal_error, log, tell_repeats
 
 if TYPE_CHECKING:
@@ -61,12 +72,17 @@ class Direct:
             self._guard.check(EVENTS, headers, "POST")
             try:
                 head = _read_head(self._daemon, headers)
-                _take_piece(held, len(body), head.limit_bytes)
-                event = parse_event(body)
+                _take_piece(held, len(body), head)
+                if head.is_batch:
+                    held.add(len(body))  # its texts are copies
+                event = None if head.is_batch else parse_event(body)
             except Problem as problem:
                 _refused(self._daemon, problem, headers, body)
                 raise
-            _publish(self._daemon, head, event, end)
+            if event is None:
+                _publish_batch(self._daemon, head, body, end)
+            else:
+                _publish(self._daemon, head, event, end)
         except Problem as problem:
             end(problem_response(problem))
         except Exception as error:  # noqa: BLE001 - the last line of defence
@@ -85,11 +101,15 @@ async def post_event(daemon: Daemon, request: Request) -> Response:
                 if producer_of(_key(headers)) is not None:
                     start += await _read_start(request)
                 raise
-            body = await _read_body(request, held, head.limit_bytes, start)
-            event = await daemon.apart.parse(body)
+            body = await _read_body(request, held, head, start)
+            if head.is_batch:
+                held.add(len(body))  # its texts are copies
+            event = None if head.is_batch else await daemon.apart.parse(body)
         except Problem as problem:
             _refused(daemon, problem, headers, bytes(start))
             raise
+        if event is None:
+            return await await_callback(partial(_publish_batch, daemon, head, body))
         return await await_callback(partial(_publish, daemon, head, event))
 
 
@@ -97,7 +117,18 @@ class _Head(NamedTuple):
     key: str
     precondition: int | str
     limit_bytes: int
+    """Of one event."""
     preferences: Preferences
+    is_batch: bool = False
+
+    @property
+    def body_limit_bytes(self) -> int:
+        return MAX_BYTES if self.is_batch else self.limit_bytes
+
+    def too_large(self, size_bytes: int) -> Problem:
+        if self.is_batch:
+            return not_a_batch()
+        return too_large(size_bytes, self.limit_bytes)
 
 
 class Preferences(NamedTuple):
@@ -130,20 +161,25 @@ def _read_head(daemon: Daemon, raw_headers: RawHeaders) -> _Head:
     if daemon.stopping.is_set():
         raise Problem(errors.STOPPING, Outcome.NOT_STORED)
     headers = dict(reversed(raw_headers))  # of two with one name the first counts
-    media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    media_type = _media_type(headers)
     coding = headers.get(b"content-encoding", b"identity").strip().lower()
-    if media_type != b"application/json" or coding not in (b"identity", b""):
+    is_batch = media_type == SEQUENCE
+    is_known = is_batch or media_type == b"application/json"
+    if not is_known or coding not in (b"identity", b""):
         raise Problem(errors.UNSUPPORTED_MEDIA_TYPE, Outcome.NOT_STORED)
     key = parse_key(_text(headers.get(b"idempotency-key")))
     precondition = parse_precondition(_text(headers.get(b"if-match")))
+    if is_batch and precondition == LAST:
+        raise not_a_batch()
     limit_bytes = (
         daemon.settings.max_event_bytes or daemon.supervisor.connection().limit_bytes
     )
-    declared = headers.get(b"content-length", b"0")
-    if declared.isdigit() and int(declared) > limit_bytes:
-        raise _too_large(int(declared), limit_bytes)
     preferences = read_preferences(headers.get(b"prefer", b""))
-    return _Head(key, precondition, limit_bytes, preferences)
+    head = _Head(key, precondition, limit_bytes, preferences, is_batch)
+    declared = headers.get(b"content-length", b"0")
+    if declared.isdigit() and int(declared) > head.body_limit_bytes:
+        raise head.too_large(int(declared))
+    return head
 
 
 def _text(value: bytes | None) -> str | None:
@@ -152,26 +188,46 @@ def _text(value: bytes | None) -> str | None:
 
 def _publish(daemon: Daemon, head: _Head, event: Event, respond: Respond) -> None:
     """Publish the event, and respond when its outcome is known."""
-
-    def end(result: Result) -> None:
-        if isinstance(result, Problem):
-            _log_refusal(daemon, result, head.key)
-            respond(problem_response(result))
-            return
-        if daemon.refusals:
-            tell_repeats(daemon.refusals)
-        respond(_stored_response(daemon, head, event, result))
-
+    end = partial(_respond_result, daemon, head, event.category, respond)
     hold_seconds = head.preferences.hold_seconds
     daemon.publisher.start(event, head.key, head.precondition, end, hold_seconds)
+
+
+def _publish_batch(daemon: Daemon, head: _Head, body: bytes, respond: Respond) -> None:
+    """Store the batch, and respond when its outcome is known."""
+    end = partial(_respond_result, daemon, head, INITSYNC, respond)
+    batch = Batch(head.key, int(head.precondition), body, head.limit_bytes)
+    daemon.batches.start(batch, end, head.preferences.hold_seconds)
+
+
+def _respond_result(
+    daemon: Daemon, head: _Head, category: str, respond: Respond, result: Result
+) -> None:
+    if isinstance(result, Problem):
+        key = head.key
+        if head.is_batch:
+            key = key_of(key, int(result.members.get("index") or 1))
+        _log_refusal(daemon, result, key)
+        respond(problem_response(result))
+        return
+    if daemon.refusals:
+        tell_repeats(daemon.refusals)
+    respond(_stored_response(daemon, head, category, result))
 
 
 def _refused(
     daemon: Daemon, problem: Problem, headers: RawHeaders, start: bytes
 ) -> None:
     """Count and log what was refused before a copy of it left."""
-    daemon.publisher.failed(_key(headers), problem, start)
+    key = _key(headers)
+    if _media_type(dict(reversed(headers))) == SEQUENCE:
+        key, start = key_of(key, 1), start.removeprefix(RECORD_SEPARATOR)
+    daemon.publisher.failed(key, problem, start)
     _log_refusal(daemon, problem)
+
+
+def _media_type(headers: dict[bytes, bytes]) -> bytes:
+    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
 
 
 def _key(headers: RawHeaders) -> str:
@@ -181,7 +237,7 @@ def _key(headers: RawHeaders) -> str:
 
 
 def _stored_response(
-    daemon: Daemon, head: _Head, event: Event, stored: Stored
+    daemon: Daemon, head: _Head, category: str, stored: Stored
 ) -> Response:
     """Respond with the offset. It shows nothing of an event, so anybody may keep it."""
     if head.preferences.is_minimal:
@@ -189,7 +245,7 @@ def _stored_response(
     document = {
         "offset": stored.offset,
         "stream": daemon.settings.stream,
-        "subject": f"{daemon.settings.subject_prefix}.{event.category}",
+        "subject": f"{daemon.settings.subject_prefix}.{category}",
         "duplicate": stored.duplicate,
     }
     return json_response(document, _status(stored), {"ETag": f'"{stored.offset}"'})
@@ -229,7 +285,7 @@ async def _read_start(request: Request) -> bytes:
 
 
 async def _read_body(
-    request: Request, held: Reservation, limit_bytes: int, start: bytearray
+    request: Request, held: Reservation, head: _Head, start: bytearray
 ) -> bytes:
     """Read the body, never more of it than the limit; `start` gets its first bytes."""
     body = bytearray()
@@ -240,26 +296,17 @@ async def _read_body(
                 body += piece
                 clock.reschedule(started_at + body_seconds(len(body)))
                 start += piece[: START_BYTES - len(start)]
-                _take_piece(held, len(piece), limit_bytes)
+                _take_piece(held, len(piece), head)
     except TimeoutError:
         raise Problem(errors.SLOW_BODY, Outcome.NOT_STORED) from None
     return bytes(body)
 
 
-def _take_piece(held: Reservation, size_bytes: int, limit_bytes: int) -> None:
+def _take_piece(held: Reservation, size_bytes: int, head: _Head) -> None:
     """Count a piece of a body; raise Problem if there is no room for it."""
     held.add(size_bytes)
-    if held.bytes > limit_bytes:
-        raise _too_large(held.bytes, limit_bytes)
-
-
-def _too_large(size_bytes: int, limit_bytes: int) -> Problem:
-    return Problem(
-        errors.EVENT_TOO_LARGE,
-        Outcome.NOT_STORED,
-        size_bytes=size_bytes,
-        limit_bytes=limit_bytes,
-    )
+    if held.bytes > head.body_limit_bytes:
+        raise head.too_large(held.bytes)
 
 
 def _log_refusal(daemon: Daemon, problem: Problem, key: str | None = None) -> None:

@@ -22,6 +22,9 @@ from typing_extensions import TypedDict
 
 from sidecar import errors
 from sidecar.errors import Problem
+from sidecar.model.batch import MAX_BYTES as BATCH_BYTES
+from sidecar.model.batch import MAX_EVENTS as BATCH_EVENTS
+from sidecar.model.batch import MEDIA_TYPE as SEQUENCE
 from sidecar.model.event import CATEGORY, ENTITY_TAG, KEY, MAX_OFFSET
 from sidecar.services.reader import MAX_BYTES, NEXT, Query
 
@@ -80,7 +83,7 @@ def read_query(parameters: Mapping[str, str]) -> Query:
 
 
 class StoredDocument(BaseModel):
-    """The response to an event that is stored."""
+    """The response to an event that is stored, or to the last of a batch."""
 
     offset: int
     stream: str
@@ -194,7 +197,7 @@ def _stored(description: str) -> dict[str, Any]:
         "model": StoredDocument,
         "description": f"{description} Without a body if the request says "
         "Prefer: return=minimal.",
-        "headers": _header("ETag", 'The offset, "L".'),
+        "headers": _header("ETag", "The offset of the event, of a batch the last."),
     }
 
 
@@ -214,7 +217,7 @@ def _field(name: str, description: str, pattern: str | None = None) -> dict[str,
 
 
 POST_EVENT: Final[_Responses] = {
-    200: _stored("Already stored: same key, same bytes."),
+    200: _stored("Already stored: same key, same bytes; of a batch every event."),
     201: _stored("Stored."),
     **_problems(
         {
@@ -226,13 +229,13 @@ POST_EVENT: Final[_Responses] = {
             410: "The next offset is no longer in the stream.",
             412: "Another event is already stored at the next offset.",
             413: "Larger than the limit, including message headers.",
-            415: "Not application/json.",
+            415: "Neither application/json nor application/json-seq.",
             421: _WRONG_HOST,
-            422: "Invalid category, JSON too deep or too wide, or the key of another "
-            "event.",
+            422: "Invalid category, JSON too deep or too wide, the key of another "
+            "event, or not a batch.",
             428: "No If-Match.",
             429: _BUSY,
-            503: "Not stored; try again after Retry-After.",
+            503: "Not stored, of a batch from index on; try again after Retry-After.",
             504: "The outcome is not known yet; send the same request again.",
         }
     ),
@@ -309,12 +312,12 @@ POST_EVENT_REQUEST: Final[dict[str, Any]] = {
     "parameters": [
         _field(
             "Idempotency-Key",
-            "A new one for each event; the same when it is repeated.",
+            "A new one for each event or batch; the same when it is repeated.",
             KEY.pattern,
         ),
         _field(
             "If-Match",
-            'The last offset the caller knows, "L", or *.',
+            'The last offset the caller knows, "L", or for one event *.',
             rf"({ENTITY_TAG.pattern}|\*)",
         ),
         _field(
@@ -337,7 +340,15 @@ POST_EVENT_REQUEST: Final[dict[str, Any]] = {
                         }
                     },
                 }
-            }
+            },
+            SEQUENCE.decode(): {
+                "schema": {
+                    "type": "string",
+                    "maxLength": BATCH_BYTES,
+                    "description": f"1 to {BATCH_EVENTS} events of category initsync "
+                    "and type added, each between RS and LF (RFC 7464).",
+                }
+            },
         },
     },
 }

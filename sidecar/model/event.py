@@ -157,6 +157,16 @@ def is_deep(document: object) -> bool:
     return True
 
 
+def too_large(size_bytes: int, limit_bytes: int) -> Problem:
+    """Say how large an event may be."""
+    return Problem(
+        errors.EVENT_TOO_LARGE,
+        Outcome.NOT_STORED,
+        size_bytes=size_bytes,
+        limit_bytes=limit_bytes,
+    )
+
+
 def too_wide() -> Problem:
     """Say that so many values are no event's."""
     return Problem(errors.TOO_WIDE, Outcome.NOT_STORED)

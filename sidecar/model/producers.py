@@ -54,8 +54,9 @@ MAX_OBJECTS: Final = 64
 
 _NAME_LENGTH = 24
 _NAME = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-")
-_COUNT = re.compile(r"0000[0-9a-f]{8}")
-"""The rest of a plugin's key, which counts from 0; of one UUID in 65,536 it is, too."""
+_COUNT = re.compile(r"0000[0-9a-f]{8}(?:\.[1-9][0-9]{0,3})?")
+"""The rest of a plugin's key, which counts from 0; of one UUID in 65,536 it is, too.
+And where in a batch an event stands (model/batch.key_of)."""
 
 _FINAL = frozenset(
     {
@@ -73,6 +74,7 @@ _FINAL = frozenset(
         errors.MALFORMED_PRECONDITION,
         errors.PRECONDITION_REQUIRED,
         errors.UNSUPPORTED_MEDIA_TYPE,
+        errors.NOT_A_BATCH,
     }
 )
 """What does not pass by itself: Hermes comes with the same event again and again."""

@@ -18,6 +18,7 @@ from sidecar.model.producers import Failures
 from sidecar.model.stream import told_name
 from sidecar.services import certificates
 from sidecar.services.activity import Recent
+from sidecar.services.batches import Batches
 from sidecar.services.initsync_lookup import RetentionGuard
 from sidecar.services.large_events import Apart
 from sidecar.services.publisher import Publisher
@@ -64,6 +65,13 @@ class Daemon:
         # Apart, so that readers who stall leave room for events.
         self.bodies, self.pages = MemoryBudget(Outcome.NOT_STORED), MemoryBudget()
         self.apart = Apart()
+        self.batches = Batches(
+            self.publisher,
+            writing.leader,
+            self.apart,
+            self.stopping,
+            settings.publish_timeout_seconds,
+        )
         self.supervisors = [writing] * self.writes + [reading] * self.reads
         self.guard = RetentionGuard(self.supervisors[-1])
         self.recent = Recent(self.supervisors[-1].leader)

@@ -60,8 +60,8 @@ class Metrics:
         ProcessCollector(registry=self._registry)
         self._published = self._counter(
             "events_published_total",
-            "Requests to store an event, by category and result: stored, duplicate, "
-            "not_stored, unknown.",
+            "Events that were to be stored, by category and result: stored, "
+            "duplicate, not_stored, unknown.",
             ("category", "result"),
         )
         self._bytes = self._counter(
@@ -69,7 +69,7 @@ class Metrics:
         )
         self._duplicates = self._counter(
             "duplicates_answered_total",
-            "Requests whose event was already stored.",
+            "Events of requests that were already stored.",
             (),
         )
         self._resolutions = self._counter(
@@ -91,7 +91,7 @@ class Metrics:
         )
         self._seconds = Histogram(
             f"{_PREFIX}publish_duration_seconds",
-            "Time from a complete request to its outcome.",
+            "Time from a complete event to its outcome.",
             buckets=_SECONDS,
             registry=self._registry,
         )

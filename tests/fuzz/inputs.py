@@ -54,11 +54,13 @@ _TOKENS = (
     ),
     *(b"Idempotency-Key: \r\n", b"Content-Type: text/plain\r\n", b"{", b"}", b"[" * 50),
     *(b"\\ud800", b"NaN", b"1e999", b"9" * 400, b"A" * 20_000, b"-", b'""'),
+    b"\x1e",
 )
 _VALUES = (
     *(b"", b" ", b"\t", b"*/*", b'"', b'"1', b'W/"1"', b'"1", "2"', b'"-1"', b'"01"'),
     *(b'"99999999999999999999"', b"\xc3\xa9", b"\xff\xfe", b"a" * 200, b"a" * 5000),
     *(b"application/json; charset=utf-16", b"application/json, text/html", b"a\0b"),
+    *(b"application/json-seq", b"application/json-seq; a=b"),
     *(b"100-continue", b"websocket", b"chunked, chunked", b"identity", b"0", b"1 1"),
 )
 _NAMES = (

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
 from sidecar.http import events, protocol
+from sidecar.model import batch
 from sidecar.model.memory_budget import MAX_BYTES, MemoryBudget
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ def test_what_is_alone_may_be_as_large_as_it_likes() -> None:
         one.add(1)
 
 
+def head(limit_bytes: int, *, is_batch: bool = False) -> events._Head:
+    return events._Head("key", 0, limit_bytes, events.Preferences(), is_batch)
+
+
 async def test_a_body_that_does_not_come_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -71,7 +76,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
     room = MemoryBudget()
     request = Request({"type": "http", "headers": []}, receive)
     with room.reserve() as held, pytest.raises(Problem) as raised:
-        await events._read_body(request, held, 9, bytearray())
+        await events._read_body(request, held, head(9), bytearray())
     assert raised.value.cause is errors.SLOW_BODY
     assert raised.value.outcome is Outcome.NOT_STORED
 
@@ -90,8 +95,26 @@ async def test_a_body_has_more_time_as_long_as_it_comes(
     room = MemoryBudget()
     request = Request({"type": "http", "headers": []}, receive)
     with room.reserve() as held:
-        body = await events._read_body(request, held, 99, bytearray())
+        body = await events._read_body(request, held, head(99), bytearray())
     assert body == b"x" * 50
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+async def test_no_more_of_a_body_is_read_than_its_limit(is_batch: bool) -> None:
+    """That of a batch is its own, however large an event may be."""
+    limit_bytes = batch.MAX_BYTES if is_batch else 3 * batch.MAX_BYTES
+    room = MemoryBudget()
+
+    async def receive() -> Message:
+        assert room.bytes <= limit_bytes
+        return {"type": "http.request", "body": b"x" * 100_000, "more_body": True}
+
+    request = Request({"type": "http", "headers": []}, receive)
+    of = head(3 * batch.MAX_BYTES, is_batch=is_batch)
+    with room.reserve() as held, pytest.raises(Problem) as raised:
+        await events._read_body(request, held, of, bytearray())
+    cause = errors.NOT_A_BATCH if is_batch else errors.EVENT_TOO_LARGE
+    assert raised.value.cause is cause
 
 
 def test_the_time_of_a_body_grows_with_what_came_and_has_an_end() -> None:

@@ -55,9 +55,9 @@ async def connected(server: NatsServer, plan: StreamPlan) -> AsyncIterator[Conne
 
 
 @asynccontextmanager
-async def publishing(
+async def running_daemon(
     server: NatsServer, plan: StreamPlan, seconds: float = 10
-) -> AsyncIterator[Publisher]:
+) -> AsyncIterator[Daemon]:
     settings = Settings(
         stream=plan.name,
         subject_prefix=plan.subject_prefix,
@@ -68,6 +68,14 @@ async def publishing(
     async with running(daemon.run()):
         async with asyncio.timeout(20):
             await daemon.supervisor.wait()
+        yield daemon
+
+
+@asynccontextmanager
+async def publishing(
+    server: NatsServer, plan: StreamPlan, seconds: float = 10
+) -> AsyncIterator[Publisher]:
+    async with running_daemon(server, plan, seconds) as daemon:
         yield daemon.publisher
 
 

@@ -178,5 +178,25 @@ def post(
     )
 
 
+def sequence(*texts: bytes) -> bytes:
+    """Write a JSON text sequence (RFC 7464)."""
+    return b"".join(b"\x1e%s\n" % text for text in texts)
+
+
+def post_batch(
+    http: httpx.Client, body: bytes, last: int | str, key: str | None = None
+) -> httpx.Response:
+    """POST events of an initsync as one body."""
+    return http.post(
+        "/v1/events",
+        content=body,
+        headers={
+            "Content-Type": "application/json-seq",
+            "Idempotency-Key": key or str(uuid.uuid4()),
+            "If-Match": last if last == "*" else f'"{last}"',
+        },
+    )
+
+
 def last_offset(http: httpx.Client) -> int:
     return int(http.get("/v1/stream").raise_for_status().json()["last_offset"])
