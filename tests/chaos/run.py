@@ -54,7 +54,7 @@ _STARTS = 3
 _OTHERS = 10
 _OTHERS_ON_CLUSTER = 3
 _LAST_SCAN_SECONDS = 90.0
-"""Beyond the 30 s that the plugin may ask for an end, and its pauses."""
+"""Beyond the 20 s that the plugin may ask for an end, and its pauses."""
 
 
 @dataclass

@@ -34,11 +34,8 @@ LONGEST_WAIT_SECONDS = 20.0
 PATIENCE_SECONDS = 10.0
 """How long open() and seek() bear a sidecar or a NATS that is just restarting."""
 
-MORE_SECONDS = 30.0
+MORE_SECONDS = 20.0
 """How long beyond Hermes' timeout an end is asked for that nobody can say."""
-
-STRANGERS_SECONDS = 20.0
-"""The same where something answers that is no sidecar: a gateway, while it restarts."""
 
 MAX_OFFSET = 2**53 - 1
 
@@ -46,7 +43,7 @@ ERROR_PAUSE_SECONDS = 5.0
 """Hermes tries a failed seek or read again at once, and tells of it each time."""
 
 NO_END = (
-    "No message bus: nobody could say for 30 seconds whether there are more events. "
+    "No message bus: nobody could say for 20 seconds whether there are more events. "
     "Look at /health of the sidecar"
 )
 NO_PAGE = "what answers at the plugin's url gives no page of events"
@@ -172,10 +169,11 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
                 raise self._error(answer)
             pause_seconds = _pause_seconds(answer)
             asked_until = self._now() + pause_seconds - ends_at
-            if answer.status == STRANGERS and asked_until > STRANGERS_SECONDS:
-                raise NatsSidecarError(f"No message bus: {answer.reason}")
-            if asked_until > MORE_SECONDS:
-                raise NatsSidecarError(NO_END)  # no pause: 30 seconds have passed
+            if asked_until > MORE_SECONDS:  # no pause: so many seconds have passed
+                is_known = answer.status != STRANGERS
+                raise NatsSidecarError(
+                    NO_END if is_known else f"No message bus: {answer.reason}"
+                )
             self._sleep(pause_seconds)
 
     def _go_to(self, offset: int | str) -> None:
