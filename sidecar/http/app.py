@@ -8,17 +8,16 @@ import json
 import time
 from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request  # noqa: TC002 - FastAPI reads it
 from starlette.responses import (
     HTMLResponse,
     PlainTextResponse,
     Response,
-    StreamingResponse,
 )
 from starlette.routing import Match
 
@@ -30,36 +29,33 @@ from sidecar.http.models import (
     GET_EVENTS_REQUEST,
     GET_HEALTH,
     GET_LIVE,
+    GET_PASS,
+    GET_PASS_REQUEST,
     GET_STREAM,
     GET_STREAM_REQUEST,
     POST_EVENT,
     POST_EVENT_REQUEST,
+    POST_MATCH,
+    POST_MATCH_REQUEST,
     read_query,
 )
+from sidecar.http.passes import beginning_pass, get_pass, post_match
 from sidecar.http.probes import live_response, ready_response
-from sidecar.http.protocol import EVENTS, UNIX
+from sidecar.http.protocol import EVENTS
 from sidecar.http.responses import PRIVATE, json_response, problem_response
 from sidecar.http.status_page import HEADERS as PAGE_HEADERS
 from sidecar.http.status_page import StatusView, render
+from sidecar.http.waiting import BYTE_SECONDS, SLOW_SECONDS, done_or_slow, peer_of
 from sidecar.model import health
 from sidecar.model.initsync import max_age_seconds
 from sidecar.telemetry import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
-
     from starlette.types import Message, Receive, Scope, Send
 
     from sidecar.model.memory_budget import MemoryBudget
     from sidecar.services.daemon import Daemon
     from sidecar.services.reader import Page
-
-_T = TypeVar("_T")
-
-SLOW_SECONDS: Final = 2.0
-"""How long after its time a page may come before its reader is shown that it comes."""
-
-BYTE_SECONDS: Final = 1.0
 
 _REACHED = (None, errors.STREAM_MISSING, errors.STREAM_UNFIT, errors.SERVER_TOO_OLD)
 """What is said of a stream by a NATS server that replies."""
@@ -108,14 +104,28 @@ def create_app(daemon: Daemon) -> FastAPI:
     )
     async def get_stream(request: Request) -> Response:
         """Give the first and last offset of the stream."""
-        producer = request.headers.get("hermes-producer", "")
-        try:
-            response = await _get_stream(daemon)
-        except Problem as problem:
-            daemon.failures.record_open(producer, time.monotonic(), problem.cause)
-            raise
-        daemon.failures.record_open(producer, time.monotonic())
-        return response
+        with beginning_pass(daemon, request):
+            return await _get_stream(daemon)
+
+    @app.get(
+        "/v1/passes/{start}",  # noqa: FAST003 - read of the request: no 422 of FastAPI
+        response_class=Response,
+        responses=GET_PASS,
+        openapi_extra=GET_PASS_REQUEST,
+    )
+    async def get_last_pass(request: Request) -> Response:
+        """Give the objects whose newest event is of a pass that may not be saved."""
+        return await get_pass(daemon, request)
+
+    @app.post(
+        "/v1/match",
+        response_class=Response,
+        responses=POST_MATCH,
+        openapi_extra=POST_MATCH_REQUEST,
+    )
+    async def match_event(request: Request) -> Response:
+        """Tell whether the event at an offset is this one, as Hermes writes it."""
+        return await post_match(daemon, request)
 
     @app.get(
         "/metrics",
@@ -150,16 +160,10 @@ async def _get_events(daemon: Daemon, request: Request) -> Response:
         raise Problem(errors.WRONG_ROLE)
     query = read_query(dict(request.query_params))
     reading = asyncio.create_task(daemon.reader.read(query))
-    try:
-        slow = _until_slow(daemon, reading, query.wait_seconds + SLOW_SECONDS)
-        await _while_wanted(daemon, request, slow)
-    except BaseException:
-        reading.cancel()
-        raise
-    if not reading.done():
-        body = _slow_page(daemon, reading, _peer(request.scope))
-        return StreamingResponse(body, headers=PRIVATE, media_type="application/json")
-    page = reading.result()
+    slow = _until_slow(daemon, reading, query.wait_seconds + SLOW_SECONDS)
+    page = await done_or_slow(daemon, request, reading, slow, _page_document)
+    if isinstance(page, Response):
+        return page
     headers = PRIVATE
     if page.events and page.next_offset <= page.position.last:
         headers = headers | {"Link": _next_link(request, page.next_offset)}
@@ -173,31 +177,6 @@ async def _until_slow(
     await asyncio.wait({reading}, timeout=timeout_seconds)
     while not (reading.done() or daemon.reader.is_coming()):
         await asyncio.wait({reading}, timeout=BYTE_SECONDS)
-
-
-async def _slow_page(
-    daemon: Daemon, reading: asyncio.Task[Page], peer: str
-) -> AsyncIterator[bytes]:
-    """Give white space, which JSON allows, while a page comes, and then the page.
-
-    So nobody on the way takes the sidecar for dead. What fails by then is said in the
-    place of the page, and the reader asks again.
-    """
-    try:
-        while not (reading.done() or daemon.stopping.is_set()):
-            yield b" "
-            await asyncio.wait({reading}, timeout=BYTE_SECONDS)
-        if not reading.done():
-            yield json.dumps(Problem(errors.STOPPING).document()).encode()
-            return
-        with daemon.pages.reserve(peer) as held:
-            body = json.dumps(_page_document(reading.result())).encode()
-            held.add(len(body))
-            yield body
-    except Problem as problem:
-        yield json.dumps(problem.document()).encode()
-    finally:
-        reading.cancel()
 
 
 def _page_document(page: Page) -> dict[str, Any]:
@@ -243,41 +222,9 @@ class _PageResponse(Response):
                 message = {"type": "http.response.body"}
             await send(message)
 
-        with self._budget.reserve(_peer(scope)) as held:
+        with self._budget.reserve(peer_of(scope)) as held:
             held.add(len(self.body))
             await super().__call__(scope, receive, send_and_wait)
-
-
-def _peer(scope: Scope) -> str:
-    """Name who asks: an address, or a process at the Unix socket."""
-    host, number = scope.get("client") or ("", 0)
-    return f"process {number} at the Unix socket" if host == UNIX else str(host)
-
-
-async def _while_wanted(
-    daemon: Daemon, request: Request, work: Coroutine[Any, Any, _T]
-) -> _T:
-    """Do the work unless the caller leaves or the daemon stops."""
-    doing = asyncio.create_task(work)
-    ends = [
-        asyncio.create_task(_leave(request)),
-        asyncio.create_task(daemon.stopping.wait()),
-    ]
-    try:
-        await asyncio.wait({doing, *ends}, return_when=asyncio.FIRST_COMPLETED)
-        if doing.done():
-            return doing.result()
-        if daemon.stopping.is_set():
-            raise Problem(errors.STOPPING)
-        raise ClientDisconnect
-    finally:
-        for task in (doing, *ends):
-            task.cancel()
-
-
-async def _leave(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _get_stream(daemon: Daemon) -> Response:
@@ -315,6 +262,7 @@ async def _get_page(daemon: Daemon) -> Response:
         is_initsync_known=facts.is_initsync_known,
         initsync=facts.initsync,
         initsync_stays=facts.initsync_stays,
+        recognised_count=daemon.last_passes.recognised_count,
     )
     glance = await daemon.recent.glance()
     if glance is not None:

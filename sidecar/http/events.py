@@ -29,7 +29,7 @@ from sidecar.model.event import (
     parse_precondition,
     too_large,
 )
-from sidecar.model.producers import producer_of
+from sidecar.model.producer_key import producer_of
 from sidecar.model.scan import INITSYNC
 from sidecar.services.batches import Batch
 from sidecar.telemetry.log import internal_error, log, tell_repeats
@@ -101,7 +101,7 @@ async def post_event(daemon: Daemon, request: Request) -> Response:
                 if producer_of(_key(headers)) is not None:
                     start += await _read_start(request)
                 raise
-            body = await _read_body(request, held, head, start)
+            body = await read_body(request, held, head, start)
             if head.is_batch:
                 held.add(len(body))  # its texts are copies
             event = None if head.is_batch else await daemon.apart.parse(body)
@@ -129,6 +129,16 @@ class _Head(NamedTuple):
         if self.is_batch:
             return not_a_batch()
         return too_large(size_bytes, self.limit_bytes)
+
+
+class EventLimit(NamedTuple):
+    """How large the body of one event may be."""
+
+    body_limit_bytes: int
+
+    def too_large(self, size_bytes: int) -> Problem:
+        """Say how large it may be."""
+        return too_large(size_bytes, self.body_limit_bytes)
 
 
 class Preferences(NamedTuple):
@@ -284,8 +294,8 @@ async def _read_start(request: Request) -> bytes:
     return b""
 
 
-async def _read_body(
-    request: Request, held: Reservation, head: _Head, start: bytearray
+async def read_body(
+    request: Request, held: Reservation, limits: _Head | EventLimit, start: bytearray
 ) -> bytes:
     """Read the body, never more of it than the limit; `start` gets its first bytes."""
     body = bytearray()
@@ -296,17 +306,17 @@ async def _read_body(
                 body += piece
                 clock.reschedule(started_at + body_seconds(len(body)))
                 start += piece[: START_BYTES - len(start)]
-                _take_piece(held, len(piece), head)
+                _take_piece(held, len(piece), limits)
     except TimeoutError:
         raise Problem(errors.SLOW_BODY, Outcome.NOT_STORED) from None
     return bytes(body)
 
 
-def _take_piece(held: Reservation, size_bytes: int, head: _Head) -> None:
+def _take_piece(held: Reservation, size_bytes: int, limits: _Head | EventLimit) -> None:
     """Count a piece of a body; raise Problem if there is no room for it."""
     held.add(size_bytes)
-    if held.bytes > head.body_limit_bytes:
-        raise head.too_large(held.bytes)
+    if held.bytes > limits.body_limit_bytes:
+        raise limits.too_large(held.bytes)
 
 
 def _log_refusal(daemon: Daemon, problem: Problem, key: str | None = None) -> None:

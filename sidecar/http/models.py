@@ -7,7 +7,7 @@ longer. Responses are only described: no event's bytes are to be read and writte
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, NotRequired
+from typing import Annotated, Any, Final, Literal, NotRequired, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -26,6 +26,7 @@ from sidecar.model.batch import MAX_BYTES as BATCH_BYTES
 from sidecar.model.batch import MAX_EVENTS as BATCH_EVENTS
 from sidecar.model.batch import MEDIA_TYPE as SEQUENCE
 from sidecar.model.event import CATEGORY, ENTITY_TAG, KEY, MAX_OFFSET
+from sidecar.model.producer_key import PASS
 from sidecar.services.reader import MAX_BYTES, NEXT, Query
 
 
@@ -44,6 +45,9 @@ _INTEGER: Final = _written("[0-9]{1,18}")
 _DECIMAL: Final = _written(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 
 
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
 class EventsQuery(BaseModel):
     """The query of GET /v1/events."""
 
@@ -60,17 +64,35 @@ class EventsQuery(BaseModel):
     ) = None
 
 
-def read_query(parameters: Mapping[str, str]) -> Query:
-    """Read the query of GET /v1/events; raise Problem naming the parameter.
+class MatchQuery(BaseModel):
+    """The query of POST /v1/match."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    offset: Annotated[int, Field(ge=0, le=MAX_OFFSET), _INTEGER]
+
+
+def _validate(model: type[_Model], parameters: Mapping[str, str]) -> _Model:
+    """Read a query; raise Problem naming the parameter.
 
     Never its value; nor a name that is none of ours, for it may be one.
     """
     try:
-        asked = EventsQuery.model_validate(parameters)
+        return model.model_validate(parameters)
     except ValidationError as error:
         name = error.errors(include_url=False)[0]["loc"][0]
-        members = {"parameter": name} if name in EventsQuery.model_fields else {}
+        members = {"parameter": name} if name in model.model_fields else {}
         raise Problem(errors.MALFORMED_QUERY, **members) from None
+
+
+def read_match_query(parameters: Mapping[str, str]) -> int:
+    """Read the offset of POST /v1/match; raise Problem."""
+    return _validate(MatchQuery, parameters).offset
+
+
+def read_query(parameters: Mapping[str, str]) -> Query:
+    """Read the query of GET /v1/events; raise Problem."""
+    asked = _validate(EventsQuery, parameters)
     match asked.offset:
         case "first":
             offset = None
@@ -134,6 +156,30 @@ class StreamDocument(BaseModel):
     categories: dict[str, int]
     last_complete_initsync: InitsyncDocument | None
     initsync_known: bool
+
+
+class PassDocument(BaseModel):
+    """A pass of a hermes-server, and what of it its successor may send again.
+
+    Each text of `objects` is `DIGEST OFFSET`: eleven characters of the BLAKE2b of an
+    object's type and primary key, keyed by Hermes-Producer, and the offset of its
+    newest event.
+    """
+
+    start: int | None
+    objects: list[str]
+    complete: bool
+    first_offset: int
+    last_offset: int
+
+
+class MatchDocument(BaseModel):
+    """Whether an event is at an offset, and where the stream ends."""
+
+    matches: bool
+    first_offset: int
+    last_offset: int
+    last_key: str | None
 
 
 class CheckDocument(BaseModel):
@@ -280,6 +326,45 @@ GET_STREAM: Final[_Responses] = {
     ),
 }
 
+GET_PASS: Final[_Responses] = {
+    200: {
+        "model": PassDocument,
+        "description": "Each object whose newest base event since START was sent by "
+        "another process in the pass that began after START. No objects, and complete "
+        "false, if more than 100,000 messages follow START.",
+    },
+    **_problems(
+        {
+            401: _UNAUTHORIZED,
+            403: "The API is off on this listener, or the role is not producer.",
+            404: "START is neither an offset nor last.",
+            421: _WRONG_HOST,
+            429: _BUSY,
+            503: "The stream cannot be read now.",
+        }
+    ),
+}
+
+POST_MATCH: Final[_Responses] = {
+    200: {
+        "model": MatchDocument,
+        "description": "Whether the event at the offset is this one, byte for byte but "
+        "for the order of its attributes. Nothing is stored.",
+    },
+    **_problems(
+        {
+            400: "The parameter offset is missing or out of range.",
+            401: _UNAUTHORIZED,
+            403: "The API is off on this listener, or the role is not producer.",
+            408: "The body did not arrive in time.",
+            413: "Larger than the limit.",
+            421: _WRONG_HOST,
+            429: _BUSY,
+            503: "The stream cannot be read now.",
+        }
+    ),
+}
+
 GET_HEALTH: Final[_Responses] = {
     200: {"model": HealthDocument, "description": "Ready."},
     503: {
@@ -306,6 +391,35 @@ GET_STREAM_REQUEST: Final[dict[str, Any]] = {
             "only for /health.",
         )
     ]
+}
+
+GET_PASS_REQUEST: Final[dict[str, Any]] = {
+    "parameters": [
+        {
+            "name": "start",
+            "in": "path",
+            "required": True,
+            "description": "The offset after which the pass began, as in the keys of "
+            "its events; or last, for that of the newest base event.",
+            "schema": {"type": "string", "pattern": f"^({PASS.pattern}|last)$"},
+        },
+        _field(
+            "Hermes-Producer",
+            "The first 24 characters of the keys of the producer that asks: its own "
+            "events are left out, and the digests are keyed by it.",
+        ),
+    ]
+}
+
+POST_MATCH_REQUEST: Final[dict[str, Any]] = {
+    "parameters": [
+        {"name": name, "in": "query", "required": True, "schema": schema}
+        for name, schema in MatchQuery.model_json_schema()["properties"].items()
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"type": "object"}}},
+    },
 }
 
 POST_EVENT_REQUEST: Final[dict[str, Any]] = {

@@ -60,6 +60,7 @@ class StatusView:
     is_initsync_known: bool | None = None
     initsync: Initsync | None = None
     initsync_stays: float | None = None
+    recognised_count: int = 0
     minutes: list[int] | None = None
     rows: list[Row] | None = field(default=None, repr=False)
 
@@ -79,6 +80,10 @@ def _facts(view: StatusView) -> list[tuple[str, str]]:
         facts += _stream_facts(view.info)
     if view.is_initsync_known is not None:
         facts += _initsync_facts(view)
+    if view.recognised_count:
+        facts.append(
+            ("Sent again by Hermes and recognised", str(view.recognised_count))
+        )
     return facts
 
 

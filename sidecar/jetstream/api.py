@@ -102,7 +102,12 @@ class JetStreamApi:
             raise
 
     async def batch(
-        self, start: int, limit: int, max_bytes: int, category: str | None
+        self,
+        start: int,
+        limit: int,
+        max_bytes: int,
+        category: str | None,
+        with_keys: bool = False,
     ) -> Came:
         """Read messages from `start` on, of whoever answers (NATS ADR-31).
 
@@ -112,7 +117,8 @@ class JetStreamApi:
         request: dict[str, Any] = {"seq": start, "batch": limit, "max_bytes": max_bytes}
         if category is not None:
             request["next_by_subj"] = self._plan.subject_of(category)
-        return await self._collect(request, request.get("next_by_subj", ""))
+        subject = request.get("next_by_subj", "")
+        return await self._collect(request, subject, with_keys)
 
     async def newest(self, category: str, max_bytes: int) -> Came:
         """Read the newest message of a category, of whoever answers (NATS ADR-31).
@@ -124,13 +130,15 @@ class JetStreamApi:
         request = {"multi_last": [subject], "batch": 1, "max_bytes": max_bytes}
         return await self._collect(request, subject)
 
-    async def _collect(self, request: dict[str, Any], subject: str) -> Came:
+    async def _collect(
+        self, request: dict[str, Any], subject: str, with_keys: bool = False
+    ) -> Came:
         """Ask for messages of one subject, or of any where it is empty."""
         most_bytes = request["max_bytes"] + self._requests.most_bytes
         return await self._requests.collect(
             f"$JS.API.DIRECT.GET.{self._plan.name}",
             json.dumps(request).encode(),
-            Batch(self._plan.name, request["batch"], most_bytes, subject),
+            Batch(self._plan.name, request["batch"], most_bytes, subject, with_keys),
         )
 
     async def _ask(

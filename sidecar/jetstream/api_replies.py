@@ -34,13 +34,15 @@ _TYPES: Final = {
     "STREAM.CREATE": "stream_create",
     "STREAM.MSG.GET": "stream_msg_get",
 }
-_OF_BATCH = only(
+_OF_BATCH = (
     b"Nats-Sequence",
     b"Nats-Subject",
     b"Nats-Time-Stamp",
     b"Nats-Last-Sequence",
     PRECONDITION_HEADER,
 )
+_FIELDS = only(*_OF_BATCH)
+_FIELDS_AND_KEY = only(*_OF_BATCH, KEY_HEADER)
 _STREAM_FIELD = b"\r\nNats-Stream: "
 _MAX_SEQUENCE = 2**64 - 1
 
@@ -118,6 +120,7 @@ class Batch:
     limit: int
     left_bytes: int
     subject: str  # of all its messages; empty for any
+    with_keys: bool = False
     messages: list[StoredMessage] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -140,12 +143,12 @@ class Batch:
         if named_at < 0 or not block.startswith(self.named, named_at):
             whose = _text(header_fields(block), b"Nats-Stream") or ""
             return Came(messages, "stranger", stranger=whose)
-        fields = header_fields(block, _OF_BATCH)
+        fields = header_fields(block, _FIELDS_AND_KEY if self.with_keys else _FIELDS)
         try:
             message = StoredMessage(
                 sequence=int(fields[b"Nats-Sequence"]),
                 subject=fields[b"Nats-Subject"].decode(),
-                key=None,
+                key=_text(fields, KEY_HEADER),
                 time=fields[b"Nats-Time-Stamp"].decode(),
                 body=data,
                 previous=int(fields[b"Nats-Last-Sequence"]),

@@ -72,16 +72,25 @@ class Object(NamedTuple):
         return f"<Object of {self.category} {self.name}>"
 
 
-def parse_object(start: bytes) -> Object | None:
-    """Read whose event it is from the start of a body, which may be all that came.
+def parse_head(start: bytes) -> dict[str, Any]:
+    """Read what comes before the attributes; nothing where it is not as Hermes has it.
 
-    None where it is not written as Hermes writes it.
+    Its members may be anything: only their names are known.
     """
     head, found, _ = start[:START_BYTES].partition(_ATTRIBUTES)
     try:
         document = json.loads(head.decode("utf-8") + '"objattrs": 0}') if found else {}
     except (ValueError, RecursionError):
-        return None
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def parse_object(start: bytes) -> Object | None:
+    """Read whose event it is from the start of a body, which may be all that came.
+
+    None where it is not written as Hermes writes it.
+    """
+    document = parse_head(start)
     category = plain_name(document.get("evcategory"))
     name = plain_name(document.get("objtype") or document.get("eventtype"))
     if category is None or name is None:

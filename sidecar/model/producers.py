@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What keeps events out of the stream, for each producer apart. Pure: times come in.
 
-A producer is the plugin of one hermes-server from its start to its end; the first 24
-characters of its keys name it. Whoever sends other keys, as a person with curl, is
+A producer is the plugin of one hermes-server from its start to its end; the first part
+of its keys names it. Whoever sends other keys, as a person with curl, is
 somebody else: whose failures are a warning at most, and whose success proves nothing.
 
 A producer that fails is *unable* until it stores any event. An event that is refused
@@ -23,7 +23,6 @@ far away; who is not heard of for an hour is taken for gone.
 
 from __future__ import annotations
 
-import re
 import secrets
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -31,6 +30,7 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar import errors
 from sidecar.model.event import parse_object
+from sidecar.model.producer_key import PROCESS, PROCESS_LENGTH, producer_of
 from sidecar.model.scan import INITSYNC, STOP
 
 if TYPE_CHECKING:
@@ -51,12 +51,6 @@ FULL_SECONDS: Final = 60.0
 MAX_PRODUCERS: Final = 32
 MAX_OBJECTS: Final = 64
 """Of one producer."""
-
-_NAME_LENGTH = 24
-_NAME = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-")
-_COUNT = re.compile(r"0000[0-9a-f]{8}(?:\.[1-9][0-9]{0,3})?")
-"""The rest of a plugin's key, which counts from 0; of one UUID in 65,536 it is, too.
-And where in a batch an event stands (model/batch.key_of)."""
 
 _FINAL = frozenset(
     {
@@ -166,7 +160,7 @@ class Failures:
 
     def record_stored(self, key: str, event: Event, now: float) -> None:
         """Note that this event stands."""
-        if self._are_well and key[:_NAME_LENGTH] in self._producers:
+        if self._are_well and key[:PROCESS_LENGTH] in self._producers:
             return  # almost always
         self._of_all = None
         name = producer_of(key)
@@ -253,7 +247,7 @@ class Failures:
         base events and went through.
         """
         name, _, last_pass = header.partition(";")
-        if not _NAME.fullmatch(name):
+        if not PROCESS.fullmatch(name):
             return
         producer = self._meet(name, now)
         if last_pass.strip() == "whole":
@@ -323,12 +317,6 @@ class Failures:
         text = "\0".join(found).encode()
         digest = blake2b(text, digest_size=16, key=self._secret).digest()
         return digest, found.category, found.name
-
-
-def producer_of(key: str) -> str | None:
-    """Give the name of the producer whose key this is; None if it is no plugin's."""
-    name, count = key[:_NAME_LENGTH], key[_NAME_LENGTH:]
-    return name if _NAME.fullmatch(name) and _COUNT.fullmatch(count) else None
 
 
 def is_second_writer(key: str, problem: Problem) -> bool:

@@ -21,6 +21,7 @@ from sidecar.services.activity import Recent
 from sidecar.services.batches import Batches
 from sidecar.services.initsync_lookup import RetentionGuard
 from sidecar.services.large_events import Apart
+from sidecar.services.last_passes import LastPasses
 from sidecar.services.publisher import Publisher
 from sidecar.services.reader import Reader
 from sidecar.telemetry.deduplication import Deduplication
@@ -61,7 +62,6 @@ class Daemon:
             self.failures,
             settings.publish_timeout_seconds,
         )
-        self.reader = Reader(reading, self.metrics)
         # Apart, so that readers who stall leave room for events.
         self.bodies, self.pages = MemoryBudget(Outcome.NOT_STORED), MemoryBudget()
         self.apart = Apart()
@@ -73,8 +73,12 @@ class Daemon:
             settings.publish_timeout_seconds,
         )
         self.supervisors = [writing] * self.writes + [reading] * self.reads
+        self.reader = Reader(self.supervisors[-1], self.metrics)
         self.guard = RetentionGuard(self.supervisors[-1])
         self.recent = Recent(self.supervisors[-1].leader)
+        self.last_passes = LastPasses(
+            self.supervisors[-1].leader, self.reader, self.metrics
+        )
 
     @property
     def supervisor(self) -> StreamSupervisor:

@@ -75,13 +75,17 @@ _MOST_JUMPS = 64  # of a page of one category, each of which the leader is asked
 
 @dataclass(frozen=True)
 class Query:
-    """What a reader asks for; offset None is the stream's first, -1 its next."""
+    """What a reader asks for; offset None is the stream's first, -1 its next.
+
+    Without `with_keys` the messages' keys may be left out: to read them takes time.
+    """
 
     offset: int | None
     limit: int = 500
     max_bytes: int = MAX_BYTES
     wait_seconds: float = 0.0
     category: str | None = None
+    with_keys: bool = False
 
 
 NEXT: Final = -1
@@ -199,12 +203,12 @@ class Reader:
                     )
 
     async def read(self, query: Query) -> Page:
-        """Read one page; raise Problem."""
-        page = await self._read(query)
+        """Read one page for somebody outside; raise Problem."""
+        page = await self.read_page(query)
         self._metrics.read(len(page.events))
         return page
 
-    async def _read(self, query: Query) -> Page:
+    async def read_page(self, query: Query) -> Page:
         """Read one page. Whoever names no offset is never told that it is gone."""
         for _ in range(_TRIES_OF_FIRST):
             try:
@@ -286,7 +290,7 @@ class Reader:
         return await self._ask(
             query.max_bytes,
             lambda api, max_bytes: api.batch(
-                start, query.limit, max_bytes, query.category
+                start, query.limit, max_bytes, query.category, query.with_keys
             ),
         )
 

@@ -86,6 +86,11 @@ class Metrics:
         self._refused = self._counter(
             "requests_refused_total", "Requests refused, by problem code.", ("code",)
         )
+        self._recognised = self._counter(
+            "events_recognised_total",
+            "Events that a producer sent again and that were already in the stream.",
+            (),
+        )
         self._events_read = self._counter(
             "events_read_total", "Events sent to readers.", ()
         )
@@ -138,6 +143,10 @@ class Metrics:
     def second_writer(self) -> None:
         """Count a request that found another producer's event at the next offset."""
         self._preconditions_failed.inc()
+
+    def recognised(self) -> None:
+        """Count an event that Hermes sent again and that need not be stored."""
+        self._recognised.inc()
 
     def read(self, events: int) -> None:
         """Count events sent to a reader."""

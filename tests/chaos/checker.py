@@ -283,11 +283,15 @@ def _check_walks(
             for number in found
             if number in stands
         ]
+        foreign = [
+            number for number in stands if attempts[number].during.producer != producer
+        ]
         verdict.violations += _walk(
             attempts,
             numbers,
             removals[producer],
             sorted(others),
+            sorted(foreign),
             stands,
             forgotten,
             verdict.repeats,
@@ -299,6 +303,7 @@ def _walk(  # noqa: PLR0917 - what a walk is judged by
     numbers: Sequence[int],
     removals: Sequence[int],
     others: Sequence[int],
+    foreign: Sequence[int],
     stands: set[int],
     forgotten: set[int],
     repeats: Counter[str],
@@ -312,6 +317,10 @@ def _walk(  # noqa: PLR0917 - what a walk is judged by
     may be recognised all the same if none of them stands: nothing went with them then.
     What came again behind `others`, which are removals, initsyncs and schemas of other
     producers, may be new.
+
+    The same holds over processes until one goes through a pass: later, what looks like
+    an event that died with its process may be new, or its source went back meanwhile.
+    Behind `foreign` events it is not known which pass was the last.
     """
     newest: Attempt | None = None
     place = 0  # of the newest
@@ -342,10 +351,11 @@ def _walk(  # noqa: PLR0917 - what a walk is judged by
             continue
         if newest is not None and is_next and not is_known:
             before, now = newest.during, attempt.during
-            if before.process != now.process:
+            between = others if before.process == now.process else foreign
+            if before.process != now.process and before.age != now.age:
                 repeats[now.ended] += 1
             elif not is_new(number, removals) and (
-                bisect_left(others, number) == bisect_right(others, place)
+                bisect_left(between, number) == bisect_right(between, place)
             ):
                 yield f"doubled: {_name(attempt)} stood already, at {attempt.offset}"
         newest, place, is_next = attempt, number, True

@@ -48,8 +48,9 @@ Checked in each run, by the key of each `_send` and by the events of each object
   sending; no event that was reported as not stored is in the stream; no event with an
   unknown outcome, or in flight when hermes-server was killed, is stored twice; there
   are no other events;
-- an event that was sent again after an unknown outcome is stored once; an event that is
-  recognised as stored is the newest of its object, and Hermes did not know of it;
+- an event that was sent again after an unknown outcome, or by a new process of a
+  hermes-server that was killed, is stored once; an event that is recognised as stored
+  is the newest of its object, and Hermes did not know of it;
 - of two hermes-servers, neither stores after an event of the other one within its pass;
 - a target that applies the whole stream ends with the state that Hermes knows;
 - offsets increase without a gap, and a stream that is deleted and provisioned again
@@ -65,9 +66,9 @@ Checked in each run, by the key of each `_send` and by the events of each object
   request; and no initsync that was complete when it started is newer than the one that
   it would take.
 
-Known and counted: events that a hermes-server had stored but not saved, or whose result
-it did not get, when it was stopped or killed, are stored again after its start
-(*Repeated*).
+Counted (*Repeated*): events that a hermes-server had stored but not saved when it was
+killed, and that come again only after the first successful pass of its next process, or
+after a schema or an initsync. Their source went back meanwhile, so they are new.
 """
 
 

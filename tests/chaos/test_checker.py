@@ -23,6 +23,7 @@ _FIRST = Pass()
 _NEXT = Pass(number=1)
 _LATER = Pass(number=1, age=1)
 _KILLED = Pass(number=1, process=1, ended="killed")
+_KILLED_LATER = Pass(number=2, age=1, process=1, ended="killed")
 _REMOVAL: dict[str, Any] = {"kind": "removed", "pkey": 2}
 _AFTER = Pass(number=1, began_at=200.0)
 _OTHER_PRODUCER = Pass(producer=1, began_at=100.0)
@@ -165,7 +166,13 @@ class _Runs:
             _Runs().unknown(1, kind="dataschema").stored(1, _NEXT, kind="dataschema"),
             None,
         ),
-        (_Runs().unknown(1).stored(1, _KILLED), None),
+        (_Runs().unknown(1).stored(1, _KILLED), "doubled"),
+        (_Runs().unknown(1).stored(1, _KILLED_LATER), None),
+        # Behind another producer's event nobody knows which pass was the last.
+        (
+            _Runs().unknown(1).stored(2, _OTHER_PRODUCER).stored(1, _KILLED),
+            None,
+        ),
         (_Runs().unknown(1).told(1, Told.STANDING, _KILLED), None),
     ],
 )
@@ -186,14 +193,21 @@ def test_what_stands_without_having_been_sent_is_found() -> None:
     assert found == ["another event stands at offset 1"]
 
 
-def test_what_a_killed_process_had_not_saved_may_come_again_and_is_counted() -> None:
+def test_what_a_killed_process_had_not_saved_stands_once() -> None:
     runs = _Runs().stored(1).stored(1, _KILLED)
+    (violation,) = check(runs.attempts, runs.messages, forgotten={0}).violations
+    assert violation.startswith("doubled")
+    assert not check(runs.attempts, runs.messages).violations  # it is new
+    runs = _Runs().stored(1).told(1, Told.STANDING, _KILLED)
+    assert not check(runs.attempts, runs.messages, forgotten={0}).violations
+
+
+def test_what_comes_again_after_the_first_pass_is_counted() -> None:
+    """Its source may have gone back before, so that no event came."""
+    runs = _Runs().stored(1).stored(1, _KILLED_LATER)
     verdict = check(runs.attempts, runs.messages, forgotten={0})
     assert not verdict.violations
     assert verdict.repeats == {"killed": 1}
-    assert not check(runs.attempts, runs.messages).repeats  # it is new
-    runs = _Runs().stored(1).told(1, Told.STANDING, _KILLED)
-    assert not check(runs.attempts, runs.messages, forgotten={0}).violations
 
 
 @pytest.mark.parametrize(

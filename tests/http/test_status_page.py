@@ -241,3 +241,10 @@ def test_every_reason_fits_on_the_page() -> None:
         if isinstance(cause, errors.Cause):
             check = Check("stream", cause.title, cause.remedy)
             assert Reader(render(replace(WELL, checks=[check]))).open == []
+
+
+def test_what_was_recognised_after_a_restart_of_hermes_is_shown() -> None:
+    name = "Sent again by Hermes and recognised"
+    assert name not in render(WELL)
+    page = render(replace(WELL, recognised_count=80))
+    assert f"<dt>{name}</dt><dd>80</dd>" in page

@@ -313,7 +313,7 @@ def message(sequence: int, subject: str = "hermes.base") -> StoredMessage:
 def test_a_batch_holds_what_was_asked(
     came: list[StoredMessage], then: StoredMessage, is_asked: bool
 ) -> None:
-    batch = Batch("hermes", 2, 100, "hermes.base", came)
+    batch = Batch("hermes", 2, 100, "hermes.base", messages=came)
     assert batch.admits(then) is is_asked
     batch = Batch("hermes", 2, 9, "")
     assert not batch.admits(then), "more bytes than were asked"

@@ -76,7 +76,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
     room = MemoryBudget()
     request = Request({"type": "http", "headers": []}, receive)
     with room.reserve() as held, pytest.raises(Problem) as raised:
-        await events._read_body(request, held, head(9), bytearray())
+        await events.read_body(request, held, head(9), bytearray())
     assert raised.value.cause is errors.SLOW_BODY
     assert raised.value.outcome is Outcome.NOT_STORED
 
@@ -95,7 +95,7 @@ async def test_a_body_has_more_time_as_long_as_it_comes(
     room = MemoryBudget()
     request = Request({"type": "http", "headers": []}, receive)
     with room.reserve() as held:
-        body = await events._read_body(request, held, head(99), bytearray())
+        body = await events.read_body(request, held, head(99), bytearray())
     assert body == b"x" * 50
 
 
@@ -112,7 +112,7 @@ async def test_no_more_of_a_body_is_read_than_its_limit(is_batch: bool) -> None:
     request = Request({"type": "http", "headers": []}, receive)
     of = head(3 * batch.MAX_BYTES, is_batch=is_batch)
     with room.reserve() as held, pytest.raises(Problem) as raised:
-        await events._read_body(request, held, of, bytearray())
+        await events.read_body(request, held, of, bytearray())
     cause = errors.NOT_A_BATCH if is_batch else errors.EVENT_TOO_LARGE
     assert raised.value.cause is cause
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from support.failing import CURL, key
 from support.sidecar import PRODUCER as P
-from support.sidecar import event
+from support.sidecar import event, plugin_key
 
 from sidecar.model.event import Object, parse_object
-from sidecar.model.producers import producer_of
+from sidecar.model.producer_key import producer_of
 
 # -- Whose key it is -------------------------------------------------------------------
 
@@ -21,11 +21,14 @@ from sidecar.model.producers import producer_of
     ("text", "name"),
     [
         (key(P, 0), P),
-        (key(P, 2**32 - 1), P),
-        (key(P, 2**32), None),
+        (key(P, 2**32), P),
+        (plugin_key(7, P, 1_795_427_233_892_123), P),
         (CURL, None),
         (key(P, 7).upper(), None),
-        (key(P, 7) + "0", None),
+        (f"{P}07-1", None),
+        (f"{P}7-01", None),
+        (f"{P}7", None),
+        (f"{P}-7", None),
         (key(P, 7) + ".1", P),
         (key(P, 7) + ".1000", P),
         (key(P, 7) + ".0", None),

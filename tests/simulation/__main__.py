@@ -28,6 +28,7 @@ class Totals:
         self.started_at = time.monotonic()
         self.runs = self.events = 0
         self.faults = Counter[str]()
+        self.forgiven = Counter[str]()
         self.violated: list[int] = []
 
     def add(self, batch: Batch) -> None:
@@ -35,17 +36,21 @@ class Totals:
         self.runs += batch.runs
         self.events += batch.events
         self.faults.update(batch.faults)
+        self.forgiven.update(batch.forgiven)
         self.violated += batch.violated
 
     def __str__(self) -> str:
         seconds = time.monotonic() - self.started_at
-        each = ", ".join(
-            f"{name} {times}" for name, times in sorted(self.faults.items())
-        )
+        runs = f"{self.runs} runs, {self.events} events, {self.faults.total()} faults"
         return (
-            f"{self.runs} runs, {self.events} events, {self.faults.total()} faults, "
-            f"{len(self.violated)} violated, in {seconds:.0f} s\n{each}"
+            f"{runs}, {len(self.violated)} violated, in {seconds:.0f} s\n"
+            f"{_counted(self.faults)}\n"
+            f"of killed hermes-servers: {_counted(self.forgiven) or 'nothing'}"
         )
+
+
+def _counted(counter: Counter[str]) -> str:
+    return ", ".join(f"{name} {times}" for name, times in sorted(counter.items()))
 
 
 def main() -> int:

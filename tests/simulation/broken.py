@@ -27,6 +27,7 @@ from sidecar.model.evidence import AskCopy, AskLeader, Ended, Said, Serve
 from sidecar.model.publish_reply import Refused
 from sidecar.services import activity, publish_attempt, reader, scan_header
 
+from .broken_kills import BROKEN_KILLS
 from .http_hop import VirtualSocket
 from .nats_hop import VirtualNatsClient
 from .seams import CONSUMERS, PRODUCERS, plugin_module
@@ -58,7 +59,7 @@ def _no_stable_id() -> Iterator[None]:
     post = plugin._post
 
     def post_anew(self: Any, left_seconds: float, sent: Any, last: int) -> Any:
-        sent.key = f"{self._keys_start}{next(numbers):012x}"
+        sent.key = f"{self._keys_start}0-{next(numbers)}"
         return post(self, left_seconds, sent, last)
 
     with patch.object(plugin, "_post", post_anew):
@@ -203,7 +204,7 @@ def _chains_publishes() -> Iterator[None]:
         if event.evcategory != "initsync" or event.eventtype != "added":
             return send(self, event)
         number = next(self._numbers)
-        sent = module.Sent(f"{self._keys_start}{number:012x}", event)
+        sent = module.Sent(f"{self._keys_start}0-{number}", event)
         headers = {
             "Content-Type": "application/json",
             "Idempotency-Key": sent.key,
@@ -408,6 +409,7 @@ BROKEN: Final[dict[str, Callable[[], Context]]] = {
     "limits-a-page": _limits_a_page,
     "believes-a-forged-ack": _believes_a_forged_ack,
     "believes-headers": _believes_headers,
+    **BROKEN_KILLS,
 }
 
 

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A story to tell line by line, for the invariants to judge."""
+"""A story to tell line by line, and a bench for the models of Hermes."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
+from support.hermes_bench import Bench
 from support.story import (
     ONE,
     OTHER,
@@ -11,6 +14,16 @@ from support.story import (
     added,
     init,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.end()
 
 
 @pytest.fixture

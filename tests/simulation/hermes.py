@@ -3,20 +3,21 @@
 
 A pass fetches the source, computes the difference to the cache and sends it; the cache
 in memory learns each event that was sent, the one on disk after each kind of change. A
-failure ends the pass, and another is computed anew.
+failure ends the pass, and another is computed anew; a full disk ends the process.
 
 Long because it follows its original, which is one class.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from .disk import Disk, DiskFullError
 from .events import changes_of, new_event, schema
 from .history import Told
-from .source import SECRET, TYPES, without_secret
+from .source import SECRET, TYPES
 
 if TYPE_CHECKING:
     import random
@@ -38,19 +39,6 @@ _CALM_SECONDS: Final = 0.3
 _EVENT_SECONDS: Final = 0.0003
 _SCHEMA_RETRY_SECONDS: Final = 0.002
 """Hermes tries a schema event again without any pause; this is its own work."""
-
-
-@dataclass
-class Disk:
-    """What outlives a process of hermes-server: its cache files."""
-
-    objects: dict[Object, Values] = field(default_factory=dict)
-    last_update: float | None = None
-    schema: int | None = None
-
-    def copy(self) -> Disk:
-        """Give a copy, as a standby gets one."""
-        return Disk(dict(self.objects), self.last_update, self.schema)
 
 
 @dataclass(frozen=True)
@@ -88,6 +76,7 @@ class HermesServer:
         self.disk = disk or Disk()
         self.life = 0
         self.wants_initsync = False  # as its command-line tool asks
+        self.is_asked_soon = False  # the next process, as soon as it runs
         self.is_stopping = False  # as after SIGTERM: looked at only between passes
         self.is_calm = False  # no more freezes, shorter waits: a run nears its end
         self._make_producer = make_producer
@@ -100,7 +89,6 @@ class HermesServer:
         self._habits = habits or Habits()
         self._plugin: Any = None
         self._cache: dict[Object, Values] = {}
-        self._unsaved: list[Send] = []
         self._pass: Pass | None = None
         self._is_slow = False
         self._send: Send | None = None
@@ -113,18 +101,25 @@ class HermesServer:
         try:
             self._check_schema()
             self._main_loop()
+        except DiskFullError:
+            self._record(self.name, "ends with a full disk")
+            self._note_end(was_killed=True)
+            return
         except BaseException:
-            for send in self._unsaved:
-                send.is_forgotten = True
             self._note_end(was_killed=True)
             raise
         self._note_end(was_killed=False)
 
+    def restore(self, disk: Disk) -> None:
+        """Let the next process begin with other files, which may be older."""
+        self._history.note_forgotten(self.name, disk.lacks(self.disk.objects))
+        self.disk = disk
+
     def _start(self) -> None:
         self.life += 1
-        self.wants_initsync = False  # a request is held in memory alone
+        # A request is held in memory alone; one may come before the first pass.
+        self.wants_initsync, self.is_asked_soon = self.is_asked_soon, False
         self._cache = dict(self.disk.objects)
-        self._unsaved = []
         self._pass = None
         self._plugin = self._make_producer()
         self._watch(self._plugin)
@@ -134,6 +129,7 @@ class HermesServer:
         self.is_stopping = False
         self._record(self.name, "was killed" if was_killed else "stopped")
         self._history.note_restart(self.name, was_killed=was_killed)
+        self._history.note_forgotten(self.name, self.disk.lacks(self._cache))
 
     def _check_schema(self) -> None:
         """Send the schema if it has changed; without a pause until it succeeds."""
@@ -168,6 +164,7 @@ class HermesServer:
                 self._update()
             except Exception as error:  # noqa: BLE001 - as Hermes does
                 self._record(self.name, "pass ended: %s", error)
+                self.disk.save_last_update(self.disk.last_update)
                 self._wait_after_failure()
 
     def _wait_after_failure(self) -> None:
@@ -188,9 +185,15 @@ class HermesServer:
         return self._pass is not None and self._pass.ended == float("inf")
 
     @property
+    def is_in_initsync(self) -> bool:
+        """Tell whether it sends one."""
+        is_initsync = self._pass is not None and self._pass.kind == "initsync"
+        return is_initsync and self.is_in_pass
+
+    @property
     def is_ahead_of_disk(self) -> bool:
         """Tell whether a kill makes it forget events that it was told are stored."""
-        return bool(self._unsaved)
+        return bool(self.disk.lacks(self._cache))
 
     # -- A pass ------------------------------------------------------------------------
 
@@ -202,7 +205,7 @@ class HermesServer:
         is_first = self.disk.last_update is None  # the first one ever sends nothing
         body = self._fill if is_first else self._send_difference
         self._with_plugin("base", began, partial(body, fetched))
-        self.disk.last_update = self._clock()
+        self.disk.save_last_update(self._clock())
 
     def _fill(self, fetched: dict[Object, Values]) -> None:
         self._cache = dict(fetched)
@@ -211,7 +214,7 @@ class HermesServer:
             for each, values in fetched.items()
             if SECRET in values
         }
-        self._save()
+        self.disk.save(self._cache)
 
     def _send_difference(self, fetched: dict[Object, Values]) -> None:
         for changes in self._difference(fetched):
@@ -219,7 +222,7 @@ class HermesServer:
                 try:
                     self._give(event)
                 except Exception:
-                    self._save()
+                    self.disk.save(self._cache)
                     raise
                 values = fetched.get(each)
                 if values is None:
@@ -227,7 +230,7 @@ class HermesServer:
                 else:
                     self._commit_one(each, values)
                     self._cache[each] = values
-            self._save()
+            self.disk.save(self._cache)
 
     def _commit_one(self, each: Object, values: Values) -> None:
         secret = self._source.commit_one(each, values)
@@ -262,12 +265,6 @@ class HermesServer:
         """Put types in their order, objects of one type in any."""
         self._rng.shuffle(changes)
         return sorted(changes, key=lambda change: TYPES.index(change[1][0]))
-
-    def _save(self) -> None:
-        self.disk.objects = {
-            each: without_secret(values) for each, values in self._cache.items()
-        }
-        self._unsaved = []
 
     def _initsync(self) -> None:
         """Send the whole cache; a failure leaves the request standing."""
@@ -356,8 +353,6 @@ class HermesServer:
         else:
             is_base = event.evcategory == "base"
             end(Told.STANDING if is_base else Told.ACCEPTED)
-        if event.evcategory == "base":
-            self._unsaved.append(send)
         self._record(self.name, "#%d %s %s", send.number, send.told, offset)
         return offset
 

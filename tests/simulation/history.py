@@ -174,6 +174,8 @@ class History:
         self.samples: list[Sample] = []
         self.verdicts: list[tuple[str, float, str]] = []  # in the end: who, when, what
         self.restarts: list[Restart] = []
+        self.forgotten: set[Object] = set()
+        """Of which a cache on disk said something else than the one that ended."""
         self.filled: set[tuple[str, int, Object, str]] = set()
         """The secrets that a life of a server took into its first cache, unsent."""
         self.wiped: dict[tuple[Object, str], Send] = {}
@@ -244,6 +246,16 @@ class History:
     def note_restart(self, who: str, *, was_killed: bool) -> None:
         """Note that a process ended."""
         self.restarts.append(Restart(who, self.clock(), was_killed))
+
+    def note_forgotten(self, server: str, objects: set[Object]) -> None:
+        """Note that a server's next process knows no more what was sent of these."""
+        self.forgotten |= objects
+        left = set(objects)
+        for send in reversed(self.sends):
+            is_told = send.told in (Told.STORED, Told.STANDING)
+            if send.server == server and send.category == "base" and is_told:
+                send.is_forgotten |= send.object in left
+                left.discard(send.object)
 
     def note_ends(self, epoch: int, first: int, last: int) -> None:
         """Note what the true stream holds from now on; at each change of it."""

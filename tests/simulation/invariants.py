@@ -6,13 +6,14 @@ Pure. Each violation names what, where and the guarantee.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .claims import Claims, Stored, Timeline, Violation, claim
 from .history import Told
+from .killed import MAY_BE_KNOWN, LastPasses, check_repeats, count_went_back
 from .readers import check_readers, check_starved
 from .targets import check_targets
 from .verdicts import check_verdicts
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from .clients import Target
     from .history import History, Object, Pass, Sample, Send
     from .source import Source
-
-ALLOWS_REPEATS_OF_KILLED: Final = True
-"""A process that ends with events in doubt, or unsaved, is repeated by the next one.
-False once the plugin recognises what its dead predecessor stored."""
 
 SPIN_TIMES: Final = 20
 SPIN_SECONDS: Final = 1.0
@@ -95,6 +92,8 @@ class Facts:
     limits: Limits = field(default_factory=Limits)
     is_only_slow: bool = False
     """Nothing was wrong but slow links."""
+    forgiven: Counter[str] = field(default_factory=Counter)
+    """Counts what cannot be helped, by its reason; check() adds to it."""
 
 
 def check(history: History, facts: Facts, end: End | None = None) -> list[Violation]:
@@ -102,11 +101,14 @@ def check(history: History, facts: Facts, end: End | None = None) -> list[Violat
     stored = facts.stored
     timeline = Timeline(history.ends)
     claims = claim(history, stored)
+    passes = LastPasses(history, stored, claims)
+    count_went_back(passes, facts.forgiven)
     found = [
         *claims.violations,
         *_check_order(history, claims),
         *_check_changes(history, stored, claims, timeline),
-        *_check_recognised(history, stored, claims),
+        *check_repeats(passes, facts.forgiven),
+        *_check_recognised(history, stored, claims, passes),
         *_check_initsyncs(history, stored, claims),
         *_check_offsets(stored, facts.restored),
         *_check_fence(history, stored, claims, facts.restored),
@@ -117,7 +119,7 @@ def check(history: History, facts: Facts, end: End | None = None) -> list[Violat
         *_check_spins(history),
     ]
     if end is not None:
-        found += check_targets(history, stored, claims, facts.restored, end)
+        found += check_targets(passes, facts, end)
         found += [
             Violation("outlived", f"still open: {each}", history.clock())
             for each in end.open_requests
@@ -192,7 +194,8 @@ def _runs(
 
     A row ends where Hermes was told that it stands, at another event of that object,
     at a pass that went through without it, or came to its removals, which are the last
-    of a pass, at an initsync that stands after it, and with the process.
+    of a pass, at an initsync that stands after it, and with the process: of what the
+    next one repeats, killed.py tells.
     """
     through = {
         (each.server, each.life, each.number)
@@ -213,7 +216,7 @@ def _runs(
         if row is not None and (
             row[-1].body != send.body
             or row[-1].told in (Told.STORED, Told.STANDING)
-            or (ALLOWS_REPEATS_OF_KILLED and row[-1].life != send.life)
+            or row[-1].life != send.life
             or (row[-1].kind != "removed" and row[-1].number < removed)
             or any(
                 (send.server, send.life, number) in through
@@ -244,7 +247,7 @@ def _init_starts(stored: Sequence[Stored], claims: Claims) -> dict[str, list[flo
 
 
 def _check_recognised(
-    history: History, stored: Sequence[Stored], claims: Claims
+    history: History, stored: Sequence[Stored], claims: Claims, passes: LastPasses
 ) -> Iterator[Violation]:
     """See that what was taken for standing is what its object's newest event says."""
     of_object: dict[tuple[str, Object], list[tuple[Stored, Send]]] = defaultdict(list)
@@ -252,7 +255,7 @@ def _check_recognised(
         if owner is not None and message.category == "base":
             of_object[owner.server, owner.object].append((message, owner))
     init_starts = _init_starts(stored, claims)
-    recognised: dict[int, Send] = {}
+    recognised: set[int] = set()
     for send in history.sends:
         if send.told is not Told.STANDING:
             continue
@@ -261,24 +264,31 @@ def _check_recognised(
             for message, owner in of_object[send.server, send.object]
             if owner.number < send.number and message.time <= send.ended
         ]
-        why = ""
-        if not before or before[-1][1].body != send.body:
-            why = "does not stand as the newest of its object"
-        else:
+        why = "does not stand as the newest of its object"
+        if before and before[-1][1].body == send.body:
             message, owner = before[-1]
-            if owner.told is Told.STORED and not owner.is_forgotten:
-                why = f"is new: {owner} was told stored"
-            elif owner.number in recognised:
-                why = f"is new: {owner} was recognised already"
-            elif any(
-                message.time < time < send.began for time in init_starts[send.server]
-            ):
+            why = _why_not_in_doubt(send, owner, recognised)
+            if any(message.time < at < send.began for at in init_starts[send.server]):
                 why = f"stands only before an initsync that lacks it, at {message[1]}"
-            recognised[owner.number] = send
+            recognised.add(owner.number)
         if send.kind == "dataschema":
             why = "is a schema, which always is sent"
+        elif why and any(
+            passes.why_new(send, content) in MAY_BE_KNOWN
+            for content in passes.contents.within(send.began, send.ended)
+        ):
+            continue
         if why:
             yield Violation("swallowed", f"{send} {why}", send.ended)
+
+
+def _why_not_in_doubt(send: Send, owner: Send, recognised: set[int]) -> str:
+    """Say why its own process should take an event for new that stands already."""
+    if owner.life != send.life:
+        return f"is new: {owner} is of another process"
+    if owner.told is Told.STORED:
+        return f"is new: {owner} was told stored"
+    return f"is new: {owner} was known already" * (owner.number in recognised)
 
 
 def _check_initsyncs(

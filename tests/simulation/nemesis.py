@@ -11,6 +11,7 @@ import random
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .faults import names as nats_faults
+from .kills import KILLS
 from .source import OBJECTS
 from .trouble import Slow
 
@@ -141,7 +142,7 @@ OURS: Final[dict[str, Fault]] = {
 }
 
 
-_BESIDE: Final[dict[str, Fault]] = {"slow_http": _slow_http}
+_BESIDE: Final[dict[str, Fault]] = {"slow_http": _slow_http, **KILLS}
 """Faults of decks alone, so that the draws of all other runs stay as they are."""
 
 
@@ -338,6 +339,40 @@ UNKNOWN: Final = Deck(
     changes=(100, 200),
 )
 """Of outcomes that nobody was told. Every sixteenth seed draws from it."""
+
+KILLED: Final = Deck(
+    # hermes-servers that end anywhere, and what else happens until the next one runs.
+    (
+        "kill_unsaved",
+        "kill_unsaved",
+        "kill_unsaved",
+        "kill_in_a_row",
+        "kill_in_a_row",
+        "kill_in_save",
+        "kill_in_save",
+        "kill_in_initsync",
+        "fill_disk",
+        "fill_disk",
+        "restore_cache",
+        "take_over",
+        "ask_initsync",
+        "lose_acknowledgements",
+        "commit_late",
+        "stall_http",
+        "kill_sidecar",
+        "step_down",
+        "old_leader_answers",
+        "freeze",
+        "expire",
+        "restore",
+        "delete_and_create",
+    ),
+    seconds=(15.0, 30.0),
+    changes=(200, 400),
+    objects=(3, len(OBJECTS), len(OBJECTS)),
+    is_any_size=True,
+)
+"""Of killed hermes-servers. Every sixteenth seed draws from it."""
 
 SLOW_ALONE: Final = frozenset(BESIDE[1].faults)
 """Where nothing but these goes wrong no reader may be told of a failure."""

@@ -35,6 +35,8 @@ class Result:
     faults: int
     seconds: float  # virtual
     lines: list[tuple[float, str, str, tuple[Any, ...]]] = field(repr=False)
+    forgiven: Counter[str]
+    """What of killed hermes-servers could not be helped, by its reason."""
 
     def history_lines(self) -> Iterator[str]:
         """Give the history, a line a message."""
@@ -58,7 +60,8 @@ def run(scenario: Scenario) -> Result:
             stack.enter_context(broken(scenario.broken))
             world.loop.run_until_complete(world.live())
             world.end_unseen()
-            violations = _check(world)
+            forgiven = Counter[str]()
+            violations = _check(world, forgiven)
             world.end()
     finally:
         asyncio.set_event_loop(None)
@@ -72,10 +75,11 @@ def run(scenario: Scenario) -> Result:
         world.faults_injected,
         world.loop.time(),
         world.lines,
+        forgiven,
     )
 
 
-def _check(world: World) -> list[Violation]:
+def _check(world: World, forgiven: Counter[str]) -> list[Violation]:
     stored = [
         Stored(
             epoch,
@@ -107,7 +111,7 @@ def _check(world: World) -> list[Violation]:
         verdict_seconds=_verdict_seconds(names),
     )
     restored = frozenset(world.cluster.restored)
-    facts = Facts(stored, restored, limits, is_only_slow=names <= SLOW_ALONE)
+    facts = Facts(stored, restored, limits, names <= SLOW_ALONE, forgiven)
     violations = check(world.history, facts, end)
     now = world.loop.time()
     violations += [
@@ -148,6 +152,7 @@ class Batch(NamedTuple):
     events: int
     faults: Counter[str]
     violated: list[int]
+    forgiven: Counter[str]
 
 
 def run_batch(seeds: list[int], broken: str = "") -> Batch:
@@ -158,6 +163,7 @@ def run_batch(seeds: list[int], broken: str = "") -> Batch:
         sum(result.events for result in results),
         Counter(fault.name for result in results for fault in result.scenario.faults),
         [result.scenario.seed for result in results if result.violations],
+        sum((result.forgiven for result in results), Counter()),
     )
 
 

@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .nemesis import BESIDE, DECKS, FORGED, UNKNOWN, fitting
+from .nemesis import BESIDE, DECKS, FORGED, KILLED, UNKNOWN, fitting
 from .source import OBJECTS
 
 if TYPE_CHECKING:
@@ -114,6 +114,8 @@ def draw(seed: int, broken: str = "", deck: Deck | None = None) -> Scenario:
         deck = deck or FORGED
     if seed % 16 == 12:
         deck = deck or UNKNOWN
+    if seed % 16 == 6:
+        deck = deck or KILLED
     if seed % 2 or deck is not None:
         # Soon told unknown: what Hermes sends next is then the hard part.
         scenario = replace(scenario, send_timeout=1.0, unknown_timeout=1.0)

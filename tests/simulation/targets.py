@@ -9,30 +9,27 @@ from .claims import Violation, standing
 from .clients import Target
 from .events import parsed
 from .history import NO_STREAM, Outcome, Told
+from .killed import life_of
 from .source import OBJECTS, SECRET, without_secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .claims import Claims, Stored
+    from .claims import Stored
     from .history import History, Object, Send
-    from .invariants import End
+    from .invariants import End, Facts
+    from .killed import LastPasses
     from .source import Source
 
     Owned = tuple[Stored, Send]
 
 
-def check_targets(
-    history: History,
-    stored: Sequence[Stored],
-    claims: Claims,
-    restored: frozenset[int],
-    end: End,
-) -> Iterator[Violation]:
+def check_targets(passes: LastPasses, facts: Facts, end: End) -> Iterator[Violation]:
     """Judge what a run has come to."""
+    history = passes.history
     now = history.clock()
     yield from _check_stuck(history, end, now)
-    excused = _Excuses(history, stored, claims, restored, end)
+    excused = _Excuses(passes, facts, end)
     for name, target in end.targets.items():
         if target.is_initialized:
             for each in OBJECTS:
@@ -41,10 +38,10 @@ def check_targets(
                     yield Violation(why[0], f"{name}: {each} {why[1]}", now)
         for each, first, second in target.destroyed:
             # A restore may take away the `added` between two that are both right.
-            if not restored and excused.is_one_change(first, second):
+            if not facts.restored and excused.is_one_change(first, second):
                 text = f"{name}: {each} by {first} and {second}"
                 yield Violation("destroyed", text, now)
-    yield from _check_secrets(history, end.source, stored, claims)
+    yield from _check_secrets(passes, end.source)
 
 
 class _Excuses:
@@ -54,21 +51,18 @@ class _Excuses:
     its process, may be an object's newest; if the source went back, nothing comes.
     """
 
-    def __init__(
-        self,
-        history: History,
-        stored: Sequence[Stored],
-        claims: Claims,
-        restored: frozenset[int],
-        end: End,
-    ) -> None:
+    def __init__(self, passes: LastPasses, facts: Facts, end: End) -> None:
+        history, stored = passes.history, passes.stored
+        self._passes = passes
         self._all: dict[Object, list[Owned]] = {each: [] for each in OBJECTS}
         self._owners: dict[int, Send | None] = {}
+        self._places: dict[int, int] = {}
         self._epochs: dict[int, int] = {}
-        self._restored = max(restored, default=-1)
+        self._restored = max(facts.restored, default=-1)
         for place in standing(stored, history.ends):
-            message, owner = stored[place], claims.owners[place]
+            message, owner = stored[place], passes.owners[place]
             self._owners[message.offset] = owner
+            self._places[message.offset] = place
             self._epochs[message.offset] = message.epoch
             if owner is not None:
                 self._all.get(owner.object, []).append((message, owner))
@@ -82,17 +76,14 @@ class _Excuses:
 
         Of an object's events before that one it was told nothing: one of them may have
         removed the object."""
-        self._forgotten: dict[Object, int] = {}
+        self._forgotten = set(history.forgotten)
         for send in history.sends:
-            if send.told is Told.STANDING:
+            if send.told is Told.STANDING and not send.is_forgotten:
                 self._recognise(send)
-            if send.is_forgotten:
-                self._forgotten[send.object] = send.number
 
     def _recognise(self, send: Send) -> None:
         for message, owner in reversed(self.base.get(send.object, [])):
-            is_before = owner.number < send.number and message.time <= send.ended
-            if owner.server == send.server and is_before:
+            if owner.number < send.number and message.time <= send.ended:
                 self._recognised.add(owner.number)
                 break
 
@@ -156,13 +147,14 @@ class _Excuses:
         ]
 
     def is_one_change(self, first: int, second: int) -> bool:
-        """Tell whether two events that removed an object are of one process' memory."""
+        """Tell whether the second of two removals should have been known for one."""
         one, other = self._owners.get(first), self._owners.get(second)
         if one is None or other is None:
             return True
-        return (one.server, one.life) == (other.server, other.life) and not (
-            self.is_lost_to_hermes(one)
-        )
+        if life_of(one) == life_of(other):
+            return not self.is_lost_to_hermes(one)
+        content = self._passes.contents.before(self._places[second])
+        return self._passes.why_new(other, content) is None
 
     def is_lost_to_hermes(self, owner: Send | None) -> bool:
         """Tell whether Hermes does not know that this event stands."""
@@ -170,9 +162,9 @@ class _Excuses:
             return False
         if owner.server not in self._servers:
             return True
-        if owner.told is Told.STORED:
-            return owner.is_forgotten
-        return owner.number not in self._recognised
+        if owner.number in self._recognised:
+            return False
+        return owner.is_forgotten or owner.told is not Told.STORED
 
 
 def _difference(
@@ -227,16 +219,15 @@ def _secret_of(event: Any) -> str | None:
     return secret
 
 
-def _check_secrets(
-    history: History, source: Source, stored: Sequence[Stored], claims: Claims
-) -> Iterator[Violation]:
+def _check_secrets(passes: LastPasses, source: Source) -> Iterator[Violation]:
     """See that what the source has no more was stored at some time.
 
     But for what a server's first cache began with, unsent, and the source wiped after
     another change of that object: only an initsync made before a restart would tell it.
     """
     seen: set[tuple[Object, str]] = set()
-    for message, owner in zip(stored, claims.owners, strict=True):
+    history = passes.history
+    for message, owner in zip(passes.stored, passes.owners, strict=True):
         if owner is not None:  # an initsync has it, where the cache began with it
             secret = _secret_of(parsed(message.body))
             if secret is not None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from simulation import invariants
 from simulation.events import new_event, schema
 from simulation.history import Told
 from simulation.invariants import GUARANTEES
@@ -175,18 +174,6 @@ def test_a_change_that_a_whole_pass_had_not_is_a_new_one(story: Story) -> None:
     story.begin()
     story.send()
     assert story.names() == set()
-
-
-@pytest.mark.parametrize("is_allowed", [True, False])
-def test_a_new_process_may_repeat_its_predecessor_where_that_is_allowed(
-    story: Story, monkeypatch: pytest.MonkeyPatch, is_allowed: bool
-) -> None:
-    monkeypatch.setattr(invariants, "ALLOWS_REPEATS_OF_KILLED", is_allowed)
-    story.send(Told.KILLED, stands=True)
-    story.lives["a"] = 2
-    story.begin()
-    story.send()
-    assert story.names() == (set() if is_allowed else {"doubled_change"})
 
 
 def test_a_repeat_of_what_was_purged_cannot_be_known(story: Story) -> None:

@@ -9,6 +9,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING
 import pytest
 from simulation.broken import BROKEN
 from simulation.clock import VirtualLoop
-from simulation.nemesis import BESIDE, UNKNOWN
+from simulation.killed import Why
+from simulation.nemesis import BESIDE, KILLED, UNKNOWN
 from simulation.run import run, run_batch
 from simulation.scenario import Scenario, draw
 from simulation.shrink import shrink
@@ -74,6 +76,15 @@ FOUND_IN_A_DECK = {
 FOUND_WHERE_MUCH_IS_UNKNOWN = {"remembers-behind-an-initsync": 103}
 """Seeds that draw from `nemesis.UNKNOWN` alone."""
 
+FOUND_WHERE_SERVERS_ARE_KILLED = {
+    "recognises-an-older-event": (33, "swallowed"),
+    "recognises-any-pass": (6, "swallowed"),
+    "recognises-an-initsync": (13, "broken_initsync"),
+    "compares-no-bytes": (0, "swallowed"),
+    "forgets-rows-of-deaths": (6, "doubled_change"),
+}
+"""Seeds that draw from `nemesis.KILLED` alone, and what they violate."""
+
 ONE_RUN = """
 import hashlib, sys
 sys.path.insert(0, sys.argv[1])
@@ -124,7 +135,7 @@ def test_a_known_bug_is_found(name: str) -> None:
 
 def test_every_bug_that_can_be_put_back_is_found() -> None:
     found = {*FOUND_AT, *FOUND_BESIDE_A_MIRROR, *FOUND_IN_A_DECK, *HELD_ELSEWHERE}
-    found |= {*FOUND_WHERE_MUCH_IS_UNKNOWN}
+    found |= {*FOUND_WHERE_MUCH_IS_UNKNOWN, *FOUND_WHERE_SERVERS_ARE_KILLED}
     assert found == set(BROKEN) - {""}
 
 
@@ -180,6 +191,31 @@ def test_a_known_bug_of_the_producer_is_found_in_a_deck(name: str) -> None:
     seed = FOUND_WHERE_MUCH_IS_UNKNOWN[name]
     assert run(draw(seed, name, UNKNOWN)).violations
     assert not run(draw(seed, deck=UNKNOWN)).violations
+
+
+@pytest.mark.parametrize("name", FOUND_WHERE_SERVERS_ARE_KILLED)
+def test_a_known_bug_of_what_is_recognised_after_a_kill_is_found(name: str) -> None:
+    seed, violated = FOUND_WHERE_SERVERS_ARE_KILLED[name]
+    names = {each.name for each in run(draw(seed, name, KILLED)).violations}
+    assert violated in names
+    assert not run(draw(seed, deck=KILLED)).violations
+
+
+def test_killed_servers_leave_behind_what_their_deck_is_for() -> None:
+    seen = Counter[str]()
+    for seed in range(8):
+        result = run(draw(seed, deck=KILLED))
+        assert not result.violations
+        seen += result.forgiven
+        texts = [text % arguments for *_, text, arguments in result.lines if arguments]
+        seen["recognised"] += sum("stands already" in text for text in texts)
+        seen.update(text for *_, text, _ in result.lines if "cache" in text)
+        seen.update(text for *_, text, _ in result.lines if "full disk" in text)
+    for what in (
+        *("recognised", "gets an older cache", "ends with a full disk"),
+        *(Why.OLDER, Why.SERVERS, Why.REMOVAL, Why.WENT_BACK),
+    ):
+        assert seen[what], f"no {what} in 8 seeds: {seen}"
 
 
 def test_what_nobody_catches_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:

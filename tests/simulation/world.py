@@ -11,7 +11,9 @@ import traceback
 import uuid
 from contextlib import suppress
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import patch
 
 from sidecar.errors import Problem
 from sidecar.model import health
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from sidecar.model.initsync import Verdict
 
     from .actors import Actor
+    from .disk import Disk
     from .scenario import Scenario
 
 HEALTH_SECONDS: Final = 1.0
@@ -164,16 +167,16 @@ class World:
         )
 
     def _producer(self, url: str) -> Any:
-        plugin = plugin_module(PRODUCERS).NatsSidecarProducerPlugin(
-            plugin_settings(
-                PRODUCERS,
-                url=url,
-                send_timeout=self.scenario.send_timeout,
-                unknown_timeout=self.scenario.unknown_timeout,
-            )
-        )
+        module = plugin_module(PRODUCERS)
         name = uuid.UUID(int=self._keys.getrandbits(128), version=4)
-        plugin._keys_start = str(name)[:24]
+        settings = plugin_settings(
+            PRODUCERS,
+            url=url,
+            send_timeout=self.scenario.send_timeout,
+            unknown_timeout=self.scenario.unknown_timeout,
+        )
+        with patch.object(module, "uuid", SimpleNamespace(uuid4=lambda: name)):
+            plugin = module.NatsSidecarProducerPlugin(settings)
         return self._on_virtual_time(plugin)
 
     def _consumer(self, url: str) -> Any:
@@ -206,18 +209,27 @@ class World:
             self.loop.call_later(0.5, self._start_again, part, actor)
 
     def _start_again(self, part: HermesServer | HermesClient, actor: Actor) -> None:
-        if self.running[part.name] is actor and actor.is_done:
+        is_wanted = (
+            self.running[part.name] is actor and part.name not in self.stays_down
+        )
+        if is_wanted and actor.is_done:
             self.start(part)
 
     def kill(
-        self, part: HermesServer | HermesClient, delay_seconds: float = 0.0
+        self,
+        part: HermesServer | HermesClient,
+        delay_seconds: float = 0.0,
+        is_due: Callable[[], bool] | None = None,
     ) -> Callable[[], None]:
-        """Kill a process, in the middle of a pass if there is one soon.
+        """Kill a process when it is due, or soon: a server in the middle of a pass.
 
         Gives what starts it again.
         """
         actor = self.running[part.name]
-        self._kill_soon(part, actor, self.loop.time() + 1.5, delay_seconds)
+        if is_due is None:
+            is_server = isinstance(part, HermesServer)
+            is_due = partial(getattr, part, "is_in_pass", not is_server)
+        self._kill_soon(actor, is_due, self.loop.time() + 1.5, delay_seconds)
 
         def start_again() -> None:
             self.actors.kill(actor)
@@ -227,17 +239,59 @@ class World:
 
     def _kill_soon(
         self,
-        part: HermesServer | HermesClient,
         actor: Actor,
+        is_due: Callable[[], bool],
         until: float,
         delay_seconds: float,
     ) -> None:
-        is_between = isinstance(part, HermesServer) and not part.is_in_pass
-        if is_between and self.loop.time() < until:
-            again = partial(self._kill_soon, part, actor, until, delay_seconds)
+        if not is_due() and self.loop.time() < until:
+            again = partial(self._kill_soon, actor, is_due, until, delay_seconds)
             self.loop.call_later(0.002, again)
         else:
             self.loop.call_later(delay_seconds, self.actors.kill, actor)
+
+    def restore_cache(self, server: HermesServer, disk: Disk) -> None:
+        """Kill a server, and start it with files that were copied before."""
+        actor = self.running[server.name]
+        self.actors.kill(actor)
+        if not actor.is_done:
+            self.loop.call_later(0.01, self.restore_cache, server, disk)
+            return
+        self.record(server.name, "gets an older cache")
+        server.restore(disk)
+        self._start_again(server, actor)
+
+    def take_over(self, disk: Disk, *, is_frozen: bool) -> Callable[[], None]:
+        """Let a standby take the first server's place; give what ends that."""
+        first = self.servers[0]
+        if len(self.servers) == 1:
+            self.servers.append(self._server("hermes-2"))
+        standby = self.servers[1]
+        self.stays_down = []
+        if is_frozen:
+            start_first = self.freeze(first)
+        else:
+            actor = self.running[first.name]
+            self.actors.kill(actor)
+            start_first = partial(self._start_again, first, actor)
+        if standby.name in self.running:
+            self.restore_cache(standby, disk)
+        else:
+            standby.disk = disk
+            self.start(standby)
+
+        def give_back() -> None:
+            self.stays_down = [standby.name]
+            standby.is_stopping = True
+            self._when_done(standby, start_first)
+
+        return give_back
+
+    def _when_done(self, part: HermesServer, then: Callable[[], None]) -> None:
+        if self.running[part.name].is_done:
+            then()
+        else:
+            self.loop.call_later(0.05, self._when_done, part, then)
 
     def freeze(self, part: HermesServer | HermesClient) -> Callable[[], None]:
         """Freeze a process; give what thaws it."""

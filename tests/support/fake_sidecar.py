@@ -55,6 +55,25 @@ def stands(last: int) -> Reply:
     return Reply(200, {"last_offset": last})
 
 
+def no_pass(last: int = L) -> Reply:
+    """Answer GET /v1/passes: no hermes-server was here before."""
+    return passed(None, last=last)
+
+
+def passed(
+    start: int | None, *objects: str, last: int = L, complete: bool = True
+) -> Reply:
+    """Answer GET /v1/passes with the objects of a pass, each DIGEST OFFSET."""
+    document = {"start": start, "objects": sorted(objects), "complete": complete}
+    return Reply(200, document | {"first_offset": 1, "last_offset": last})
+
+
+def matches(last: int, *, key: str | None = None, matches: bool = True) -> Reply:
+    """Answer POST /v1/match."""
+    document = {"matches": matches, "last_key": key, "first_offset": 1}
+    return Reply(200, document | {"last_offset": last})
+
+
 def problem(
     status: int,
     code: str,
@@ -84,6 +103,9 @@ class FakeSidecar:
     def __init__(self, *answers: Reply | str) -> None:
         self.answers = list(answers)
         self.requests: list[Request] = []
+        self.last_pass = no_pass()
+        """The answer to GET /v1/passes, which takes none of the others."""
+        self.passes: list[Request] = []
         self.connections = 0
         fake = self
 
@@ -98,15 +120,15 @@ class FakeSidecar:
 
             def do_GET(self) -> None:
                 size = int(self.headers.get("Content-Length", "0"))
-                fake.requests.append(
-                    Request(
-                        self.command,
-                        self.path,
-                        {name.lower(): value for name, value in self.headers.items()},
-                        self.rfile.read(size),
-                    )
+                request = Request(
+                    self.command,
+                    self.path,
+                    {name.lower(): value for name, value in self.headers.items()},
+                    self.rfile.read(size),
                 )
-                answer = fake._next()
+                is_pass = request.path.startswith("/v1/passes/")
+                (fake.passes if is_pass else fake.requests).append(request)
+                answer = fake.last_pass if is_pass else fake._next()
                 if isinstance(answer, str):
                     self.close_connection = True
                     return
@@ -139,6 +161,11 @@ class FakeSidecar:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def is_matched(self) -> bool:
+        """Tell whether the last request asked whether an event is there."""
+        return self.requests[-1].path.startswith("/v1/match?")
 
     @property
     def posts(self) -> list[Request]:

@@ -134,6 +134,10 @@ class Producer(_Plugin):
         self._name = f"life{Producer._lives}"
         self._number = 0
         self._last = 0
+        self._pass: int | None = None  # after which offset it began
+        self._is_first = True  # until a pass goes through
+        self._tried: set[Any] = set()  # objects, in the first pass
+        self._has_removed = False
         self._doubts: dict[str, tuple[Any, bytes]] = {}
         self._seen: dict[Any, bytes] = {}  # stored, and Hermes does not know
         self._http = self  # where HermesServer looks for keys
@@ -147,6 +151,8 @@ class Producer(_Plugin):
             self._last = self.supervisor.last
 
     def close(self, went_through: bool) -> None:
+        if went_through:
+            self._is_first, self._pass = False, None
         if went_through and self.supervisor.broken != "remembers for ever":
             self._seen.clear()  # also after an initsync, which lacks them
 
@@ -158,16 +164,21 @@ class Producer(_Plugin):
         body = event.to_json().encode()
         each = (event.objtype, event.objpkey)
         self._number += 1
-        key = f"{self._name}-{self._number}"
+        if event.evcategory == "base":
+            self._begin_pass(event)
+        start = self._last if self._pass is None else self._pass
+        key = f"{self._name}-{start}-{self._number}"
         self._http.store(body, {"Idempotency-Key": key})
         bus.sleep(0.001)
-        if self._is_known(event, each, body):
+        if self._is_known(event, each, body) or self._is_repeated(event, each, body):
             return None
         if bus.fails():
             self._fail(key, event, body)
         if bus.last != self._last:
             self._learn()
-            if self._is_known(event, each, body):
+            if self._is_known(event, each, body) or self._is_repeated(
+                event, each, body
+            ):
                 return None
         if bus.broken != "remembers for ever":
             self._seen.pop(each, None)
@@ -205,6 +216,62 @@ class Producer(_Plugin):
             del self._seen[each]
         return self.supervisor.broken != "recognises nothing"
 
+    def _begin_pass(self, event: Any) -> None:
+        """Go on with the pass of a process that was killed, in all that is first."""
+        if event.eventtype == "dataschema":
+            self._is_first = False
+        if self._pass is None and self._is_first:
+            self._pass = self._start_of(self._newest_base())
+        if self._pass is None or self.supervisor.broken == "begins a pass of its own":
+            self._pass = self._last
+
+    def _newest_base(self) -> Stored | None:
+        messages = reversed(self.supervisor.standing)
+        return next((each for each in messages if each.category == "base"), None)
+
+    @staticmethod
+    def _start_of(message: Stored | None) -> int | None:
+        start = message.key.split("-")[1:2] if message else []
+        return int(start[0]) if start and message and "life" in message.key else None
+
+    def _is_repeated(self, event: Any, each: Any, body: bytes) -> bool:
+        """Tell whether a process that was killed has stored it: DESIGN's rule."""
+        bus = self.supervisor
+        may_be = event.evcategory == "base" and self._is_first
+        if not may_be or bus.last != self._last or bus.broken == "repeats the dead":
+            return False
+        is_known = self._stands(event, each, body)
+        if not is_known:
+            if any(_object_of(message) == each for message in bus.standing):
+                self._tried.add(each)
+            self._has_removed = self._has_removed or event.eventtype == "removed"
+        return is_known
+
+    def _stands(self, event: Any, each: Any, body: bytes) -> bool:
+        bus = self.supervisor
+        if each in self._tried or (self._has_removed and event.eventtype != "removed"):
+            return False
+        removers: set[str] = set()
+        for message in reversed(bus.standing):
+            said = event_class().from_json(message.body.decode())
+            process, start = message.key.split("-")[0], self._start_of(message)
+            if said.eventtype in ("init-stop", "dataschema"):
+                return False
+            if said.evcategory != "base":
+                continue
+            if (said.objtype, said.objpkey) == each:
+                is_of_pass = start is not None and start >= (self._pass or 0)
+                is_of_pass = is_of_pass or bus.broken == "knows any pass"
+                is_same = message.body == body or bus.broken == "compares no bytes"
+                is_whole = event.eventtype == "removed" or removers <= {process}
+                if is_same and is_of_pass and is_whole and process != self._name:
+                    return True
+                if bus.broken != "knows older ones":
+                    return False
+            elif said.eventtype == "removed":
+                removers.add(process)
+        return False
+
     def _fail(self, key: str, event: Any, body: bytes) -> None:
         bus = self.supervisor
         self.supervisor.sleep(30.0)
@@ -235,6 +302,11 @@ class Producer(_Plugin):
             if bus.broken != "no fence":
                 raise BusError(FOREIGN)
             self._last = bus.last
+
+
+def _object_of(message: Stored) -> Any:
+    event = event_class().from_json(message.body.decode())
+    return event.evcategory == "base" and (event.objtype, event.objpkey)
 
 
 class Consumer(_Plugin):

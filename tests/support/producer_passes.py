@@ -14,7 +14,6 @@ from .fake_sidecar import (
     Reply,
     problem,
     stands,
-    stored,
     taken,
     unknown,
 )
@@ -53,6 +52,12 @@ def clean(error: Exception) -> str:
     assert SECRET not in str(error)
     assert error.__suppress_context__ or error.__context__ is None
     return str(error)
+
+
+def long_started(plugin: Any) -> Any:
+    """Give a plugin that asks for no pass of a process before it."""
+    plugin._last_pass.end()
+    return plugin
 
 
 def a_pass(
@@ -104,10 +109,6 @@ GONE = problem(410, "offset_gone", "unknown")
 NOTHING = pytest.mark.parametrize("nothing", [AHEAD, GONE], ids=["409", "410"])
 
 
-AGAIN = stored(L + 1, duplicate=True)
-"""What a lost event's own request is answered, where it stands behind L."""
-
-
 def written(*pkeys: int, end: int) -> Reply:
     """Answer with a page that has an event of each of these users."""
     rows = [{"data": event_bytes(objpkey=pkey).decode()} for pkey in pkeys]
@@ -121,7 +122,7 @@ def page_of(rows: list[dict[str, Any]], end: int) -> Reply:
 
 ANOTHER = (
     "Event not stored: "
-    "another producer wrote to the stream, so Hermes has to compute anew"
+    "another producer wrote to the stream; Hermes computes its changes again"
 )
 
 

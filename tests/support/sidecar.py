@@ -155,9 +155,9 @@ def event(category: str = "base", **values: object) -> bytes:
     return json.dumps(document, indent=4).encode()
 
 
-def plugin_key(count: int, producer: str = PRODUCER) -> str:
+def plugin_key(count: int, producer: str = PRODUCER, pass_start: int = 0) -> str:
     """Make a key of the producer plugin's form, as no UUID of a person is."""
-    return f"{producer}{count:012x}"
+    return f"{producer}{pass_start}-{count}"
 
 
 def post(

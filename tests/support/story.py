@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from simulation.claims import Stored
@@ -35,6 +36,7 @@ class Story:
         self.last = 0
         self.lives: dict[str, int] = {}
         self.passes: dict[str, Pass] = {}
+        self.forgiven: Counter[str] = Counter()  # by the last names()
         self.source = Source(random.Random(1), lambda: 0.0)  # noqa: S311 - no secret
         self.source.objects = {}
         self.note_ends()
@@ -47,6 +49,11 @@ class Story:
         self.history.note_ends(self.epoch, self.first, self.last)
 
     # -- Hermes ------------------------------------------------------------------------
+
+    def begin_anew(self, server: str = "a") -> None:
+        """Begin a pass of a new process."""
+        self.lives[server] = self.lives.get(server, 0) + 1
+        self.begin(server)
 
     def begin(self, server: str = "a", kind: str = "base") -> None:
         """Begin a pass."""
@@ -162,6 +169,7 @@ class Story:
         is_only_slow: bool = False,
     ) -> set[str]:
         facts = Facts(self.stored, restored, is_only_slow=is_only_slow)
+        self.forgiven = facts.forgiven
         found = check(self.history, facts, end)
         for each in found:
             assert GUARANTEES[each.name] in each.sentence

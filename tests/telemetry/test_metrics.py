@@ -72,6 +72,7 @@ NAMES = {
     "hermes_sidecar_preconditions_failed": "counter",
     "hermes_sidecar_requests_refused": "counter",
     "hermes_sidecar_events_read": "counter",
+    "hermes_sidecar_events_recognised": "counter",
     "hermes_sidecar_nats_connections": "counter",
     "hermes_sidecar_copies_wanting": "counter",
     "hermes_sidecar_nats_connected": "gauge",

@@ -43,13 +43,13 @@ ERROR_PAUSE_SECONDS = 5.0
 """Hermes tries a failed seek or read again at once, and tells of it each time."""
 
 NO_END = (
-    "No message bus: nobody could say for 20 seconds whether there are more events. "
+    "No message bus: for 20 seconds it was not known whether there are more events. "
     "Look at /health of the sidecar"
 )
 NO_PAGE = "what answers at the plugin's url gives no page of events"
 NO_EVENT = (
-    "No Hermes event stands at the next offset: another program wrote to the stream. "
-    "Start this client anew, see docs/operations.md of hermes-nats-sidecar"
+    "The message at the next offset is no Hermes event: another program wrote to the "
+    "stream. Reset this client, see docs/operations.md of hermes-nats-sidecar"
 )
 
 _ESCAPED_ASCII = re.compile(r"\\u00[0-7]")

@@ -23,7 +23,9 @@ _MEMBERS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("code", "title", "remedy", "outcome"), (str,)),
     "key": (str, type(None)),
     "status": (int,),
-    "events": (list,),
+    **dict.fromkeys(("events", "objects"), (list,)),
+    **dict.fromkeys(("matches", "complete"), (bool,)),
+    "start": (int, type(None)),
 }
 """What a sidecar's documents hold; who has something else there is another."""
 
@@ -51,7 +53,7 @@ _DOCUMENT_BYTES = 1024 * 1024
 _PAGE_BYTES = 96 * 1024 * 1024
 """Room for one event of 32 MB, the most that JetStream takes, as text in JSON."""
 
-_PAGES = "/v1/events?"
+_PAGES = ("/v1/events?", "/v1/passes/")
 _NEXT = re.compile(r'<(/v1/events\?[\w=&%.-]{1,500})>; rel="next"', re.ASCII)
 _STORED = b'HTTP/1.1 201 Created\r\ncontent-length: 0\r\netag: "%d"\r\n\r\n'
 """The whole of what a sidecar answers to `Prefer: return=minimal`."""
@@ -94,11 +96,21 @@ class SidecarHttp:
         self._asked_ahead = ""
 
     def ask(
-        self, path: str, timeout_seconds: float, headers: dict[str, str] | None = None
+        self,
+        path: str,
+        timeout_seconds: float,
+        headers: dict[str, str] | None = None,
+        body: bytes = b"",
+        wanted: str = "last_offset",
     ) -> Answer:
-        """Ask for something and give the answer; never raises for a bad network."""
-        request = self._request("GET", path, timeout_seconds, headers=headers)
-        return self._response(request, is_page=path.startswith(_PAGES))
+        """Ask for something and give the answer; never raises for a bad network.
+
+        `wanted` is the member that a good answer has.
+        """
+        method = "POST" if body else "GET"
+        request = self._request(method, path, timeout_seconds, body, headers)
+        is_page = path.startswith(_PAGES)
+        return self._response(request, is_page=is_page, wanted=wanted)
 
     def store(
         self, body: bytes, headers: dict[str, str], offset: int, timeout_seconds: float
@@ -175,6 +187,7 @@ class SidecarHttp:
         is_page: bool = False,
         ahead: bool = False,
         offset: int | None = None,
+        wanted: str = "last_offset",
     ) -> Answer:
         """Write a request in one go, for each write wakes the sidecar up; then read."""
         if isinstance(request, Answer):  # it could not be made
@@ -202,7 +215,7 @@ class SidecarHttp:
             self.close()
         elif ahead:
             self._ask_ahead(response)
-        return _answer(response, text, "last_offset" if offset is None else "offset")
+        return _answer(response, text, wanted if offset is None else "offset")
 
     def _write(self, request: bytes) -> None:
         """Write a request; a large one may take longer, as long as it is taken."""
@@ -358,7 +371,7 @@ def _answer(response: http.client.HTTPResponse, text: str, wanted: str) -> Answe
     """Give the answer; `wanted` is the member that a good one has."""
     status = response.status
     document = _document(response, text)
-    if status == 200 and wanted == "last_offset" and _is_ours(document, "code"):
+    if status == 200 and wanted != "offset" and _is_ours(document, "code"):
         status = document.get("status", status)  # of a page that came slowly and failed
     if not _is_ours(document, wanted if status < 300 else "code"):
         return _strangers(status)

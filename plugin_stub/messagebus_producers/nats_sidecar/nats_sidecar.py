@@ -22,7 +22,8 @@ from typing import Any, NoReturn
 from lib.datamodel.event import Event
 from lib.plugins import AbstractMessageBusProducerPlugin
 
-from .doubts import Doubts, Sent
+from .doubts import ENDS_ALL, Doubts, Sent
+from .last_pass import LastPass
 from .refused import Refused
 from .sidecar_http import NOT_STORED, UNKNOWN, Answer, SidecarHttp
 from .stopping import Stopping
@@ -41,14 +42,27 @@ FINAL_SECONDS = 10.0
 first. Nothing is raised earlier: Hermes tries some things again without any pause."""
 
 MIXED_UP = "the sidecar answers with an offset that was not asked for"
-ANOTHER_WROTE = "another producer wrote to the stream, so Hermes has to compute anew"
-ENDS_BEFORE = "the stream ends before what was stored in it: was it restored?"
-SOURCE_WENT_BACK = (
-    "%d events of a pass that was cut off are in the stream and did not come again: "
-    "their source went back meanwhile. Clients keep what these events say until the "
-    "objects change once more."
+ANOTHER_WROTE = (
+    "another producer wrote to the stream; Hermes computes its changes again"
 )
-STOPPED = "hermes-server is stopping, and goes on from here at its next start"
+ENDS_BEFORE = "the stream ends before an event that was stored in it: was it restored?"
+SOURCE_WENT_BACK = (
+    "%d events of an interrupted pass are in the stream and did not come again: their "
+    "source has returned to the old values. Clients keep the values of these events "
+    "until the objects change again."
+)
+RECOGNISED = "recognised %d events that a killed hermes-server had sent"
+NOT_AGAIN = (
+    "%d further events of the pass in which hermes-server was killed did not come "
+    "again: its cache was saved after them, or their source went back meanwhile. In "
+    "the second case clients keep what these events say: an initsync corrects it."
+)
+TOO_LONG = (
+    "the last pass before this start of hermes-server has more than %d events: those "
+    "that come again are not recognised and, if it was killed in it, stored twice"
+)
+MOST_EVENTS = 100_000
+STOPPED = "hermes-server is stopping; it sends the rest after its next start"
 
 TAKEN, AHEAD, GONE = 412, 409, 410
 OF_THE_EVENT = (400, 413, 422)
@@ -79,6 +93,8 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         # To count on from one UUID takes less time than one for each event.
         self._keys_start = str(uuid.uuid4())[:24]
         self._numbers = count()
+        self._pass: int | None = None  # after which offset it began; a part of its keys
+        self._last_pass = LastPass(self._keys_start)
 
     def open(self) -> None:
         """Learn the last offset; wait for a sidecar that can tell it."""
@@ -86,7 +102,9 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         with self._unhurried():
             # What was refused may have gone with the last pass: /health is told.
             last_pass = ";whole" if self._went_through else ""
-            stream = self._ask_stream({"Hermes-Producer": self._keys_start + last_pass})
+            stream = self._document(
+                "/v1/stream", {"Hermes-Producer": self._keys_start + last_pass}
+            )
             self._went_through = False
             last: int = stream["last_offset"]
             if self._doubts.stored_count and last > self._last:
@@ -94,6 +112,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         if not self._doubts.are_open:  # else the next event must be sent with their L
             self._last = max(last, self._last)  # what was stored is not behind the end
         self._ended = ""
+        self._last_pass.is_known = False
 
     @contextmanager
     def _unhurried(self) -> Iterator[None]:
@@ -106,17 +125,29 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
                 self._sleep(left_seconds)
             raise
 
-    def _ask_stream(self, headers: dict[str, str] | None = None) -> dict[str, Any]:
-        answer = self._ask("/v1/stream", headers)
+    def _document(
+        self,
+        path: str,
+        headers: dict[str, str] | None = None,
+        body: bytes = b"",
+        wanted: str = "last_offset",
+    ) -> dict[str, Any]:
+        answer = self._ask(path, headers, body, wanted)
         if answer.status != 200:
             raise NatsSidecarError(f"No message bus: {answer.reason}")
         return answer.document
 
-    def _ask(self, path: str, headers: dict[str, str] | None = None) -> Answer:
+    def _ask(
+        self,
+        path: str,
+        headers: dict[str, str] | None = None,
+        body: bytes = b"",
+        wanted: str = "last_offset",
+    ) -> Answer:
         """Give a good answer or a final one; raise if none comes in time."""
         started_at = self._now()
         while True:
-            answer = self._http.ask(path, ATTEMPT_SECONDS, headers)
+            answer = self._http.ask(path, ATTEMPT_SECONDS, headers, body, wanted)
             pause_seconds = answer.retry_after or 0.5
             is_final = answer.status in (*FINAL, AHEAD, GONE)
             left_seconds = self._left_seconds(started_at, False, is_final)
@@ -131,12 +162,21 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         self._http.close()
         if sys.exc_info()[0] is None:  # __exit__ calls us: the pass went through
             # They would have come again by now; an initsync has ended it before.
-            if count := self._doubts.stored_count:
-                vars(builtins)["__hermes__"].logger.warning(SOURCE_WENT_BACK, count)
+            self._warn(SOURCE_WENT_BACK, self._doubts.stored_count)
             self._doubts.end_recognition()
+            if self._last_pass.recognised_count:
+                self._warn(RECOGNISED, self._last_pass.recognised_count)
+                self._warn(NOT_AGAIN, self._last_pass.left_count)
+            self._last_pass.end()
+            self._pass = None
             self._refused = Refused()
             self._went_through = not self._is_initsync
         self._is_initsync = False
+
+    @staticmethod
+    def _warn(text: str, count: int) -> None:
+        if count:
+            vars(builtins)["__hermes__"].logger.warning(text, count)
 
     def _send(self, event: Event) -> int | None:
         """Store the event and return its offset; None if it is stored already."""
@@ -144,6 +184,10 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         with self._unhurried():
             if self._ended:
                 raise NatsSidecarError(self._ended)
+            if event.eventtype in ENDS_ALL:
+                self._last_pass.end()
+            if event.evcategory == "base":
+                self._begin_pass()
             sent = Sent(self._new_key(), event)
             self._is_initsync = event.evcategory == "initsync"
             if self._is_initsync and event.eventtype == "init-start":
@@ -152,6 +196,23 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
                 if self._ended:
                     return None  # the next one raises: another place is another e-mail
             return self._store(sent)
+
+    def _begin_pass(self) -> None:
+        """Learn what a process that was killed had sent, and which pass this one is."""
+        last_pass = self._last_pass
+        if not (last_pass.is_over or last_pass.is_known):
+            start = "last" if self._pass is None else self._pass
+            producer = {"Hermes-Producer": self._keys_start}
+            document = self._document(f"/v1/passes/{start}", producer, wanted="objects")
+            if not last_pass.learn(document["objects"]):
+                raise NatsSidecarError(MIXED_UP)
+            if not document["complete"]:
+                self._warn(TOO_LONG, MOST_EVENTS)
+            if self._pass is None:
+                # Its events may come again: should we be killed, ours are of one pass.
+                self._pass = document["start"]
+        if self._pass is None:
+            self._pass = self._last
 
     def _stop_in_time(self, event: Event) -> None:
         """End a long pass between two events; Hermes saves what was sent until then.
@@ -167,8 +228,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             raise self._error(False, STOPPED)
 
     def _store(self, sent: Sent) -> int | None:
-        stored = self._doubts.recognise(sent)
-        if stored is not None and self._stands(stored):
+        if self._is_recognised(sent):
             return None
         started_at = self._now()
         in_doubt, is_elsewhere, is_final = False, True, False
@@ -213,7 +273,8 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         raise error
 
     def _new_key(self) -> str:
-        return f"{self._keys_start}{next(self._numbers):012x}"
+        start = self._last if self._pass is None else self._pass
+        return f"{self._keys_start}{start}-{next(self._numbers)}"
 
     def _left_seconds(self, started_at: float, in_doubt: bool, is_final: bool) -> float:
         limit = self._settings["unknown_timeout" if in_doubt else "send_timeout"]
@@ -249,29 +310,40 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         self._ended = str(error)
         raise error
 
-    def _stands(self, stored: Sent) -> bool:
-        """Ask for an event that is to be recognised, by its own request once more.
+    def _is_recognised(self, sent: Sent) -> bool:
+        """Tell whether Hermes sends again what is stored."""
+        if not sent.may_come_again:
+            return self._is_known(sent)
+        offset = self._last_pass.find(sent)
+        is_recognised = self._is_known(sent)
+        if not is_recognised and offset is not None:
+            is_recognised = self._stands(sent, offset)
+        self._last_pass.note(sent, is_recognised=is_recognised)
+        return is_recognised
 
-        False where something else stands there: another stream, or one restored.
-        """
+    def _is_known(self, sent: Sent) -> bool:
+        """Tell whether it was told unknown by this process, and is stored."""
+        stored = self._doubts.recognise(sent)
+        if stored is None:
+            return False
         self._doubts.remember(stored)  # until it is known
-        self._need_the_end()
-        started_at = self._now()
-        while (left_seconds := self._left_seconds(started_at, False, False)) > 0:
-            answer = self._post(left_seconds, stored, stored.last)
-            if answer.status in (200, 201):
-                self._doubts.forget(stored)
-                return True
-            if answer.status in (TAKEN, GONE):
-                self._doubts.forget_stored()
-                return False
-            self._sleep(min(answer.retry_after or 0.2, left_seconds))
-        raise self._error(False, answer.reason)
+        if self._stands(sent, stored.last + 1):
+            self._doubts.forget(stored)
+            return True
+        self._doubts.forget_stored()  # another stream, or one restored
+        return False
 
-    def _need_the_end(self) -> None:
-        """End the pass if another producer wrote; no fence sees it here."""
+    def _stands(self, sent: Sent, offset: int) -> bool:
+        """Ask whether the event at this offset is this one.
+
+        End the pass if another producer wrote: nothing is sent, so no fence sees it.
+        """
         started_at = self._now()
-        while (stream := self._ask_stream())["last_offset"] < self._last:
+        while True:
+            path = f"/v1/match?offset={offset}"
+            stream = self._document(path, body=sent.body, wanted="matches")
+            if stream["last_offset"] >= self._last:
+                break
             # An old leader may say so for a moment; else the stream was restored.
             if self._left_seconds(started_at, False, False) <= 0:
                 self._forget_stream()
@@ -279,11 +351,12 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             self._sleep(0.5)
         if not self._is_all_ours(stream):
             self._end_pass(ANOTHER_WROTE)
+        return bool(stream["matches"])
 
     def _forget_stream(self) -> None:
         """Begin anew, since all that is known is of another stream."""
         self._doubts = Doubts()
-        self._last = 0
+        self._last, self._pass = 0, None
 
     def _is_all_ours(self, stream: dict[str, Any]) -> bool:
         """Tell whether nothing is behind L but what was told unknown."""

@@ -61,8 +61,8 @@ def failed_slowly(code: str) -> Reply:
 ANSWERS: dict[str, list[Reply | str]] = {
     # What waiting mends: the plugin asks again.
     "passing": [
-        *("busy", "credentials_unreadable", "foreign_answer", "jetstream_unavailable"),
-        *("nats_down", failed_slowly("jetstream_unavailable")),
+        *("batch_unfinished", "busy", "credentials_unreadable", "foreign_answer"),
+        *("jetstream_unavailable", "nats_down", failed_slowly("jetstream_unavailable")),
         *("nats_limit", "nats_permission", "nats_refused", "nats_tls"),
         "publish_refused",
         *("server_too_old", "stopping", "storage_full", "stream_full"),

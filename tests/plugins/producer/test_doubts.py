@@ -10,6 +10,7 @@ from support.fake_sidecar import (
     FakeSidecar,
     L,
     Reply,
+    matches,
     problem,
     stands,
     stored,
@@ -17,7 +18,6 @@ from support.fake_sidecar import (
     unknown,
 )
 from support.producer_passes import (
-    AGAIN,
     ANOTHER,
     REFUSED,
     a_pass,
@@ -76,8 +76,7 @@ def test_a_lost_event_that_was_stored_is_recognised_anywhere_in_the_next_pass(
         stands(L + 1),
         taken(key, L + 1),
         stored(L + 2),
-        stands(L + 2),
-        AGAIN,
+        matches(L + 2),
         stored(L + 3),
     )
     others = [user(pkey=2), user(pkey=3)]
@@ -86,11 +85,10 @@ def test_a_lost_event_that_was_stored_is_recognised_anywhere_in_the_next_pass(
     assert bodies == [
         others[0].to_json().encode(),  # with L: refused, the lost one stands there
         others[0].to_json().encode(),
-        removed.to_json().encode(),  # its own request: it stands
+        removed.to_json().encode(),  # whether it is there
         others[1].to_json().encode(),
     ]
-    assert fake.posts[-2].headers["idempotency-key"] == key
-    assert fake.posts[-2].headers["if-match"] == f'"{L}"'
+    assert fake.posts[-2].path == f"/v1/match?offset={L + 1}"
 
 
 def test_a_lost_event_is_still_recognised_when_the_next_pass_fails(
@@ -101,7 +99,7 @@ def test_a_lost_event_is_still_recognised_when_the_next_pass_fails(
     fake.then(stands(L + 1), taken(key, L + 1), problem(413, "too_large", "not_stored"))
     assert a_pass(plugin, user(pkey=2)) is not None
     count = len(fake.posts)
-    fake.then(stands(L + 1), stands(L + 1), AGAIN, stored(L + 2))
+    fake.then(stands(L + 1), matches(L + 1), stored(L + 2))
     assert a_pass(plugin, removed, user(pkey=2)) is None
     assert len(fake.posts) == count + 2
 
@@ -112,7 +110,7 @@ def test_a_lost_event_is_not_recognised_behind_an_event_of_another_producer(
     """Nothing is sent, so no fence sees that it is no longer the newest."""
     removed = user("removed")
     key = lose(plugin, fake, removed)
-    fake.then(stands(L + 1), taken(key, L + 1), stored(L + 2), stands(L + 3))
+    fake.then(stands(L + 1), taken(key, L + 1), stored(L + 2), matches(L + 3))
     assert a_pass(plugin, user(pkey=2), removed) == ANOTHER
     fake.then(stands(L + 3), written(1, end=L + 3), stored(L + 4))
     count = len(fake.posts)
@@ -131,9 +129,11 @@ def test_a_lost_event_is_recognised_though_the_next_one_is_in_doubt(
     key = fake.posts[-1].headers["idempotency-key"]
     count = len(fake.posts)
     end = Reply(200, {"last_offset": L + 2, "last_key": key if is_ours else "theirs"})
-    fake.then(end, *([] if is_ours else [written(2, end=L + 2)]), end, AGAIN)
+    pages = [] if is_ours else [written(2, end=L + 2)]
+    fake.then(end, *pages, matches(L + 2, key=key if is_ours else "theirs"))
     assert a_pass(plugin, removed) == (None if is_ours else ANOTHER)
-    assert len(fake.posts) == count + is_ours
+    assert fake.is_matched
+    assert len(fake.posts) == count + 1
 
 
 @pytest.mark.parametrize("is_recognised", [True, False])
@@ -146,12 +146,11 @@ def test_a_removal_ends_that_what_is_no_removal_is_recognised(
     fake.then(stands(L + 1), taken(key, L + 1), stored(L + 2), REFUSED)
     assert a_pass(plugin, user("removed", pkey=2), user(pkey=3)) is not None
     count = len(fake.posts)
-    then = [stands(L + 2), AGAIN] if is_recognised else [stored(L + 3)]
+    then = [matches(L + 2)] if is_recognised else [stored(L + 3)]
     fake.then(stands(L + 2), *then)
     assert a_pass(plugin, lost) is None
     assert len(fake.posts) == count + 1
-    is_again = fake.posts[-1].headers["idempotency-key"] == key
-    assert is_again is is_recognised
+    assert fake.is_matched is is_recognised
 
 
 def test_a_lost_event_is_forgotten_after_a_pass_that_did_not_bring_it_again(

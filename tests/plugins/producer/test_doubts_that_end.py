@@ -12,6 +12,7 @@ from support.fake_sidecar import (
     FakeSidecar,
     L,
     Reply,
+    matches,
     problem,
     stands,
     stored,
@@ -20,7 +21,6 @@ from support.fake_sidecar import (
 )
 from support.hermes import new_event
 from support.producer_passes import (
-    AGAIN,
     ANOTHER,
     a_pass,
     lose,
@@ -50,16 +50,15 @@ def test_an_event_of_another_producer_ends_that_its_object_is_recognised(
 ) -> None:
     """Where that cannot be known, an event twice is better than one lost."""
     removed = user("removed")
-    key = lose_and_learn(plugin, fake, removed)
+    lose_and_learn(plugin, fake, removed)
     count = len(fake.posts)
-    then = [stands(L + 2), AGAIN] if is_recognised else [stored(L + 3)]
+    then = [matches(L + 2)] if is_recognised else [stored(L + 3)]
     fake.then(stands(L + 2), *pages, *then)
     assert a_pass(plugin, removed) is None
-    asked = {request.path for request in fake.requests if "?" in request.path}
+    asked = {each.path for each in fake.requests if "/events?" in each.path}
     assert asked == {f"/v1/events?offset={L + 2}&limit=5000&wait=5"}
     assert len(fake.posts) == count + 1
-    is_again = fake.posts[-1].headers["idempotency-key"] == key
-    assert is_again is is_recognised
+    assert fake.is_matched is is_recognised
 
 
 @pytest.mark.parametrize(
@@ -77,16 +76,15 @@ def test_what_another_producer_did_ends_what_it_would_end_of_ours(
     plugin: Any, fake: FakeSidecar, foreign: dict[str, Any], *, is_recognised: bool
 ) -> None:
     added = user("added")
-    key = lose_and_learn(plugin, fake, added)
+    lose_and_learn(plugin, fake, added)
     rows = [
         {"data": event_bytes(**{"objtype": None, "objpkey": None} | foreign).decode()}
     ]
     end = L + 2
-    then = [stands(end), AGAIN] if is_recognised else [stored(L + 3)]
+    then = [matches(end)] if is_recognised else [stored(L + 3)]
     fake.then(stands(end), page_of(rows, end), *then)
     assert a_pass(plugin, added) is None
-    is_again = fake.posts[-1].headers["idempotency-key"] == key
-    assert is_again is is_recognised
+    assert fake.is_matched is is_recognised
 
 
 def test_an_event_of_another_producer_counts_also_where_one_is_in_doubt(
@@ -132,7 +130,7 @@ def test_a_lost_event_that_is_shown_when_the_time_is_up_is_still_recognised(
         plugin._http.store = partial(late, plugin._http.store, clock)
         assert send(plugin, user(pkey=2)) is not None
         count = len(fake.posts)
-        fake.then(stands(L + 1), AGAIN)
+        fake.then(matches(L + 1))
         assert send(plugin, removed) is None
     assert len(fake.posts) == count + 1
 

@@ -22,7 +22,15 @@ from support.fake_sidecar import (
 )
 from support.hermes import load_plugin
 from support.nats import free_port
-from support.producer_passes import FAMILY, SECRET, a_pass, lose, send, user
+from support.producer_passes import (
+    FAMILY,
+    SECRET,
+    a_pass,
+    long_started,
+    lose,
+    send,
+    user,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +62,7 @@ def test_the_sidecar_is_told_how_long_each_attempt_waits(
 ) -> None:
     """One that answers in that time is heard, in the last attempt too."""
     settings = {"url": "http://localhost", "send_timeout": send_timeout}
-    plugin = timed(load_plugin(hermes_home, FAMILY, settings), clock)
+    plugin = long_started(timed(load_plugin(hermes_home, FAMILY, settings), clock))
     asked = []
 
     def held(_: bytes, headers: dict[str, str], __: int, seconds: float) -> Any:
@@ -162,7 +170,7 @@ def test_a_sidecar_that_dies_while_it_is_asked_leaves_it_unknown(
 ) -> None:
     with BlackHole() as hole:
         settings = {"url": hole.url, "send_timeout": 1, "unknown_timeout": 1}
-        plugin = load_plugin(hermes_home, FAMILY, settings)
+        plugin = long_started(load_plugin(hermes_home, FAMILY, settings))
         text = send(plugin, user())
     assert text == (
         "It is not known whether the event was stored: the sidecar does not answer"

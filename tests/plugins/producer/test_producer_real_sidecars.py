@@ -17,7 +17,15 @@ from support.hermes import load_plugin
 from support.jetstream import RawNatsClient, wait_jetstream
 from support.nats import NatsProcess
 from support.process import wait_until
-from support.producer_passes import FAMILY, a_pass, bodies, once, send, user
+from support.producer_passes import (
+    FAMILY,
+    a_pass,
+    bodies,
+    long_started,
+    once,
+    send,
+    user,
+)
 from support.sidecar import last_offset, sidecar_on
 
 if TYPE_CHECKING:
@@ -127,7 +135,7 @@ def test_an_event_lost_in_a_frozen_nats_and_stored_is_not_doubled(
             own, tmp_path / "s", "hermes", publish_timeout_seconds=1
         ) as process:
             settings = {"url": process.url, "send_timeout": 5, "unknown_timeout": 2}
-            plugin = load_plugin(hermes_home, FAMILY, settings)
+            plugin = long_started(load_plugin(hermes_home, FAMILY, settings))
             with process.client() as http:
                 last = last_offset(http)
             removed, other = user("removed"), user(pkey=2)
@@ -173,7 +181,7 @@ def test_a_patient_sidecar_says_unknown_before_the_plugin_gives_up(
         wait_jetstream(own.port)
         with sidecar_on(own, tmp_path / "s", publish_timeout_seconds=60) as process:
             settings = {"url": process.url, "send_timeout": 1, "unknown_timeout": 1}
-            with load_plugin(hermes_home, FAMILY, settings) as plugin:
+            with long_started(load_plugin(hermes_home, FAMILY, settings)) as plugin:
                 own.freeze()
                 text = send(plugin, user())
                 own.thaw()

@@ -24,7 +24,7 @@ from support.fake_sidecar import (
 )
 from support.hermes import load_plugin
 from support.process import wait_until
-from support.producer_passes import FAMILY, a_pass, user
+from support.producer_passes import FAMILY, a_pass, long_started, user
 from support.sidecar import last_offset, sidecar_on
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def server_of(path: Path, *answers: list[bytes]) -> Iterator[list[bytes]]:
 def plain(hermes_home: Path, tmp_path: Path, clock: Clock) -> Iterator[Any]:
     """One plugin at tmp_path / "s" that believes in L."""
     url = f"unix://{tmp_path}/s"
-    plugin = timed(load_plugin(hermes_home, FAMILY, {"url": url}), clock)
+    plugin = long_started(timed(load_plugin(hermes_home, FAMILY, {"url": url}), clock))
     plugin._last = L
     yield plugin
     plugin.close()
@@ -156,7 +156,7 @@ def test_the_answer_that_almost_always_comes_needs_no_parser(
         with process.client() as http:
             last = last_offset(http)
         url = process.url if family == "unix" else tcp
-        with load_plugin(hermes_home, FAMILY, {"url": url}) as plugin:
+        with long_started(load_plugin(hermes_home, FAMILY, {"url": url})) as plugin:
             monkeypatch.delattr("http.client.HTTPResponse")
             sent = [plugin._send(user(photo="x" * n)) for n in (1, 300_000, 1)]
             monkeypatch.undo()

@@ -116,6 +116,7 @@ def test_each_answer_of_the_sidecar_stands_in_the_table() -> None:
         statuses = set(described)
         possible = {code for code, each in CAUSES.items() if each.status in statuses}
         possible -= {"precondition_failed"}  # taken()
+        possible -= {"not_a_batch", "batch_unfinished"}  # no plugin sends a batch
         said = [each for *_, answers in table for each in answers]
         codes = {each.document.get("code") for each in said if isinstance(each, Reply)}
         assert possible - codes == set()

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +22,8 @@ from support.fake_sidecar import (
 from support.hermes import load_plugin
 from support.producer_passes import FAMILY, a_pass, user
 
+from sidecar.model.producer_key import producer_of
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -38,12 +39,11 @@ def test_an_event_is_posted_verbatim_with_its_precondition_and_a_key(
     assert request.body == event.to_json().encode()
     assert request.headers["if-match"] == f'"{L}"'
     assert request.headers["content-type"] == "application/json"
-    assert len(request.headers["idempotency-key"]) == 36
     assert request.headers["host"] == fake.url.partition("//")[2]
     assert request.headers["prefer"] == "return=minimal, wait=15"
 
 
-def test_keys_are_uuids_of_which_no_two_plugins_have_the_same(
+def test_a_key_says_process_pass_and_number(
     hermes_home: Path, fake: FakeSidecar, clock: Clock
 ) -> None:
     fake.then(stands(L), *(stored_minimally(L + n) for n in range(1, 4)), stands(L))
@@ -51,9 +51,11 @@ def test_keys_are_uuids_of_which_no_two_plugins_have_the_same(
         plugin = timed(load_plugin(hermes_home, FAMILY, {"url": fake.url}), clock)
         assert a_pass(plugin, user(), user(), user()) is None
         fake.then(stands(L), *(stored_minimally(L + n) for n in range(1, 4)))
-    keys = {uuid.UUID(request.headers["idempotency-key"]) for request in fake.posts}
-    assert len(keys) == 6
-    assert {key.version for key in keys} == {4}
+    keys = [request.headers["idempotency-key"] for request in fake.posts]
+    processes = [key[:24] for key in keys]
+    assert len(set(processes)) == 2
+    assert [key[24:] for key in keys] == [f"{L}-0", f"{L}-1", f"{L}-2"] * 2
+    assert {producer_of(key) for key in keys} == set(processes)
 
 
 def test_each_event_has_a_key_of_its_own_and_the_offset_before_it(

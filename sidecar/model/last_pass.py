@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a hermes-server that was killed had sent and may send again. Pure.
+
+Hermes saves its cache when a pass ends. One that is killed before computes the same
+events anew at its next start, and only the stream knows that they are stored. Inside
+one pass an object has one event: so what stands already is the newest event of its
+object, where that is of the pass that was cut off.
+docs/adr/0015-a-killed-hermes-server.md.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64encode
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from sidecar.model.event import parse_head
+from sidecar.model.producer_key import parse_producer_key
+from sidecar.model.scan import INITSYNC, STOP
+
+if TYPE_CHECKING:
+    from sidecar.model.publish_reply import Position, StoredMessage
+
+BASE: Final = "base"
+MAX_MESSAGES: Final = 100_000
+"""Of a pass that is read; of a longer one nothing is recognised."""
+
+_CHANGES = ("added", "modified", "removed")
+
+
+class LastPass(NamedTuple):
+    """The pass that began after the offset `start`: None where there is none.
+
+    `objects` are sorted texts `DIGEST OFFSET`; none and not `is_complete` where the
+    pass is too long.
+    """
+
+    start: int | None
+    objects: list[str]
+    is_complete: bool
+    position: Position
+
+
+class PassReader:
+    """Takes the messages after a pass' start in their order; keeps digests alone."""
+
+    def __init__(self, start: int, process: str) -> None:
+        """Look for this pass, or one begun since, of any process but the asking one."""
+        self._start = start
+        self._process = process
+        self._removals: dict[str, int] = {}
+        self._others: dict[str | None, dict[str, int]] = {}  # by process
+        self.newest_base: int | None = None
+
+    def take(self, message: StoredMessage | None) -> None:
+        """Take the next message; None where it is missing."""
+        if message is None:
+            self._end_all()
+        elif message.category == INITSYNC:
+            if parse_head(message.body).get("eventtype") == STOP:
+                self._end_all()  # clients begin with it, and it was made without
+        elif message.category == BASE:
+            self.newest_base = message.sequence
+            self._take_base(message)
+
+    def _take_base(self, message: StoredMessage) -> None:
+        head = parse_head(message.body)
+        change = head.get("eventtype")
+        if change not in _CHANGES:  # a schema, or what nobody can read
+            self._end_all()
+            return
+        key = parse_producer_key(message.key)
+        process = key and key.process
+        digest = digest_of(self._process, head.get("objtype"), head.get("objpkey"))
+        self._removals.pop(digest, None)
+        if change == "removed":
+            # It may have taken others with it, as a user's memberships. Those that its
+            # own process had sent it would have removed by events of their own.
+            self._others = {process: self._others.get(process, {})}
+        for offsets in self._others.values():
+            offsets.pop(digest, None)
+        # One begun since: what was in flight when its process died comes last.
+        if key and key.pass_start >= self._start and process != self._process:
+            others = self._others.setdefault(process, {})
+            kind = self._removals if change == "removed" else others
+            kind[digest] = message.sequence
+
+    def _end_all(self) -> None:
+        self._removals.clear()
+        self._others.clear()
+
+    def objects(self) -> list[str]:
+        """Give each object whose newest event is of the pass, and that one's offset."""
+        kinds = [self._removals, *self._others.values()]
+        return sorted(f"{digest} {at}" for kind in kinds for digest, at in kind.items())
+
+
+def is_same_event(one: bytes, other: bytes) -> bool:
+    """Tell whether two texts are one event as two processes of Hermes write it.
+
+    Each gives the attributes of an added object in an order of its own: they come out
+    of a set. Whatever else differs, be it white space, is another event.
+    """
+    if len(one) != len(other):
+        return False
+    return one == other or _ordered(one) == _ordered(other)
+
+
+def _ordered(body: bytes) -> tuple[bytes, list[bytes], bytes]:
+    """Take apart what json.dumps(indent=4) wrote; no string holds a line's end."""
+    head, _, rest = body.partition(b'\n    "objattrs": {')
+    members, _, tail = rest.partition(b"\n    }")
+    return head, sorted((b"," + members).split(b',\n        "')), tail
+
+
+def digest_of(process: str, object_type: object, object_key: object) -> str:
+    """Give eleven characters that stand for an object between us and one process."""
+    text = json.dumps([object_type, object_key]).encode()
+    digest = blake2b(text, digest_size=8, key=process.encode()).digest()
+    return urlsafe_b64encode(digest)[:11].decode()

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the stream holds of a hermes-server that was killed, read from the leader."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from sidecar import errors
+from sidecar.errors import Problem
+from sidecar.model.last_pass import (
+    BASE,
+    MAX_MESSAGES,
+    LastPass,
+    PassReader,
+    is_same_event,
+)
+from sidecar.model.producer_key import parse_producer_key
+from sidecar.services.reader import Query
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sidecar.jetstream.leader import StreamLeader
+    from sidecar.model.publish_reply import Position, StoredMessage
+    from sidecar.services.reader import Reader
+    from sidecar.telemetry.metrics import Metrics
+
+_PAGE_EVENTS: Final = 1000
+"""What is read at once: a publish waits for so many digests at most."""
+
+_AT_ONCE: Final = 16
+
+
+class Match(NamedTuple):
+    """Whether an event stands at an offset, and where the stream ended then."""
+
+    matches: bool
+    position: Position
+    last_key: str | None
+
+
+class LastPasses:
+    """Reads passes for producer plugins, one at a time: each may be long."""
+
+    def __init__(self, leader: StreamLeader, reader: Reader, metrics: Metrics) -> None:
+        self._leader = leader
+        self._reader = reader
+        self._metrics = metrics
+        self._turn = asyncio.Lock()
+        self.recognised_count = 0
+
+    async def read(self, start: int | None, process: str) -> LastPass:
+        """Read the pass that began after `start`, or the last one; raise Problem."""
+        async with self._turn:
+            position = await self._leader.position()
+            newest = await self._leader.last_of(BASE)
+            if start is None:
+                key = newest and parse_producer_key(newest.key)
+                start = key.pass_start if key else None
+            if start is None or newest is None or newest.sequence <= start:
+                return LastPass(start, [], True, position)
+            return await self._read(start, process, position, newest.sequence)
+
+    async def _read(
+        self, start: int, process: str, position: Position, newest: int
+    ) -> LastPass:
+        begin = max(start + 1, position.first)
+        if position.last - begin >= MAX_MESSAGES:
+            return LastPass(start, [], False, position)
+        taken = PassReader(start, process)
+        while begin <= position.last:
+            messages, begin = await self._next(begin, position.last)
+            for message in messages:
+                taken.take(message)
+        if newest <= position.last and taken.newest_base != newest:
+            # Two leaders answered, one of them from its past.
+            raise Problem(errors.JETSTREAM_UNAVAILABLE)
+        return LastPass(start, taken.objects(), True, position)
+
+    async def _next(
+        self, begin: int, last: int
+    ) -> tuple[Sequence[StoredMessage | None], int]:
+        """Give messages from an offset on, None for one that is gone; and what follows.
+
+        A user that may not read pages, as ours for producers once, reads each message.
+        """
+        query = Query(begin, limit=_PAGE_EVENTS, with_keys=True)
+        try:
+            page = await self._reader.read_page(query)
+        except Problem as problem:
+            if problem.cause is errors.NATS_PERMISSION:
+                end = min(begin + _AT_ONCE, last + 1)
+                return await asyncio.gather(*map(self._message, range(begin, end))), end
+            if (damaged := problem.members.get("offset")) is None:
+                raise
+            return [None], int(damaged) + 1  # nobody can read it, now or later
+        if page.next_offset == begin:
+            raise Problem(errors.JETSTREAM_UNAVAILABLE)  # nobody gives it now
+        return page.events, page.next_offset
+
+    async def _message(self, offset: int) -> StoredMessage | None:
+        message = await self._leader.at_or_after(offset)
+        if message is None:
+            raise Problem(errors.JETSTREAM_UNAVAILABLE)  # who answered lags
+        return message if message.sequence == offset else None
+
+    async def match(self, offset: int, body: bytes) -> Match:
+        """Tell whether the event at an offset is this one; raise Problem."""
+        message = await self._leader.at_or_after(offset)
+        position = await self._leader.position()
+        if message is None and position.first <= offset <= position.last:
+            raise Problem(errors.JETSTREAM_UNAVAILABLE)  # who answered lags
+        last = await self._leader.message(position.last)
+        matches = (
+            message is not None
+            and message.sequence == offset
+            and is_same_event(message.body, body)
+        )
+        if matches:
+            self.recognised_count += 1
+            self._metrics.recognised()
+        return Match(matches, position, last.key if last else None)
