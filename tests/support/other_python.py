@@ -12,6 +12,7 @@ import builtins
 import importlib
 import json
 import logging
+import os
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -36,7 +37,8 @@ def main(home: Path, site_packages: str, url: str) -> None:
                     "evcategory": category,
                     "eventtype": "added",
                     "objtype": "Users",
-                    "objpkey": number,
+                    # Of this process alone: those of another would be recognised.
+                    "objpkey": f"{os.getpid()}-{number}",
                     "objattrs": attributes,
                 }
             )
