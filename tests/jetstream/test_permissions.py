@@ -33,7 +33,13 @@ def password(role: str) -> str:
 def guarded_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsProcess]:
     """Run a nats-server that grants what the documentation says, with a stream."""
     directory = tmp_path_factory.mktemp("guarded")
-    server = NatsProcess(directory / "nats", extra=USERS.read_text("utf-8"))
+    with guarded(directory, USERS.read_text("utf-8")) as server:
+        yield server
+
+
+@contextmanager
+def guarded(directory: Path, users: str) -> Iterator[NatsProcess]:
+    server = NatsProcess(directory / "nats", extra=users)
     server.environ = dict(os.environ) | {
         f"HERMES_{role.upper()}_PASSWORD": password(role) for role in ROLES
     }
@@ -118,12 +124,19 @@ def test_a_role_whose_user_lacks_a_right_says_so(
             sidecar.stop()
 
 
+@pytest.fixture
+def narrow_nats(tmp_path: Path) -> Iterator[NatsProcess]:
+    """Run a nats-server where nobody may use direct get."""
+    users = USERS.read_text("utf-8").replace('"$JS.API.DIRECT.GET.hermes",', "")
+    with guarded(tmp_path, users) as server:
+        yield server
+
+
 def test_a_reading_role_whose_user_may_not_read_says_so(
-    tmp_path: Path, guarded_nats: NatsProcess
+    tmp_path: Path, narrow_nats: NatsProcess
 ) -> None:
     """Of the subjects that it asks, this user lacks the very one that serves."""
-    settings = login(tmp_path, guarded_nats, "producer")
-    settings["nats_inbox_prefix"] = "_INBOX_hermes_producer"
+    settings = login(tmp_path, narrow_nats, "both")
     with SidecarProcess(tmp_path / "reader", role="both", **settings) as sidecar:
         with sidecar.client() as http:
             offset = post(http, event()).json()["offset"]
@@ -139,6 +152,20 @@ def test_a_reading_role_whose_user_may_not_read_says_so(
         check = run_here("check", **settings, role="consumer")
         assert check.returncode != 0
         assert "lacks a permission" in check.stdout + check.stderr
+
+
+def test_a_producer_without_direct_get_learns_of_a_pass_all_the_same(
+    tmp_path: Path, narrow_nats: NatsProcess
+) -> None:
+    with (
+        sidecar_of("producer", tmp_path, narrow_nats) as sidecar,
+        sidecar.client() as http,
+    ):
+        last = last_offset(http)
+        key = plugin_key(0, pass_start=last)
+        assert post(http, event(), last, key).status_code == 201
+        (found,) = http.get("/v1/passes/last").json()["objects"]
+        assert found.endswith(f" {last + 1}")
 
 
 def test_readers_are_trusted_not_to_write_as_the_documentation_says(
