@@ -49,7 +49,7 @@ ON_THE_WAY_SECONDS: Final = 1.0
 
 LEAST_HOLD_SECONDS: Final = 2.0
 """Of a request, however short its caller waits: what one copy is given."""
-START_SECONDS: Final = 0.5
+START_SECONDS: Final = 2.0
 """How long its first piece may take, where the headers are refused already."""
 
 
