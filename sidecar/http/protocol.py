@@ -482,8 +482,8 @@ class BoundedProtocol(HttpToolsProtocol):
         )
 
     def _probe(self) -> Response | None:
-        is_stranger = self.arrival is not None and not self._is_known
-        return self._probes(self.url, is_stranger)
+        is_local = self.client is not None and self.client[0] == UNIX
+        return self._probes(self.url, not (self._is_known or is_local))
 
     def _is_probe(self) -> bool:
         return (

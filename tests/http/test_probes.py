@@ -107,17 +107,21 @@ async def test_strangers_share_a_look_of_50_ms_and_nobody_else(
 
 
 @pytest.mark.parametrize(
-    ("is_known", "over_tcp", "is_stranger"),
-    [(True, True, False), (False, False, False), (False, True, True)],
+    ("is_known", "host", "is_stranger"),
+    [
+        (True, "127.0.0.1", False),
+        (False, protocol.UNIX, False),
+        (False, "127.0.0.1", True),
+    ],
 )
 async def test_a_stranger_is_who_came_over_tcp_and_was_never_authorised(
-    is_known: bool, over_tcp: bool, is_stranger: bool
+    is_known: bool, host: str, is_stranger: bool
 ) -> None:
     async with probed_wire() as one:
         one.is_known = is_known
         arrivals: Any = SimpleNamespace(turns=NoTurns(), strangers={}, known={})
-        if over_tcp:
-            one.protocol.arrival = Arrival(arrivals, one.caller)
+        one.protocol.arrival = Arrival(arrivals, one.caller)
+        one.protocol.client = (host, 1)
         one.protocol.data_received(LIVE)
         assert one.probed_by_stranger == [is_stranger]
         one.protocol.arrival = None
