@@ -13,17 +13,15 @@ def main() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-    interrupt = signal.getsignal(signal.SIGINT)
-    if interrupt is signal.default_int_handler:  # else we are to ignore it
-        # The imports take most of a second, and a KeyboardInterrupt there is a
-        # traceback.
-        signal.signal(signal.SIGINT, _end if os.getpid() == 1 else signal.SIG_DFL)
+    # `serve` and `demo` have an orderly end in its place; the other commands need none.
+    # A KeyboardInterrupt is a traceback in an import, and in a library's lock it is a
+    # lock that nobody gives back: a command that hangs.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)  # else we are to ignore it
     if os.getpid() == 1 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        # `serve` has an orderly end in its place; the other commands need none.
         signal.signal(signal.SIGTERM, _end)
     from sidecar.cli import main as run  # noqa: PLC0415
 
-    signal.signal(signal.SIGINT, interrupt)
     run()
 
 

@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import gc
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,8 +45,6 @@ def main() -> None:
             NO_FIT_STREAM if in_stream else NO_NATS,
             " ".join((cause.title, *problem.faults, cause.remedy)),
         )
-    except KeyboardInterrupt:
-        status = 128 + signal.SIGINT
     except BrokenPipeError:  # `tail | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = OK

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _STAND_IN = Path(__file__).resolve().parent / "stand_in"
 _START_SECONDS = 30.0
-_ENDS: Final = (signal.SIGTERM, signal.SIGHUP)
+_ENDS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 _USERS = [
     ("Zoé", "Lefèvre"),
@@ -52,7 +52,8 @@ class DemoError(CommandError):
 def demo() -> int:
     """Show the demo; give the exit status. It leaves nothing behind."""
     for each in _ENDS:
-        signal.signal(each, _end)
+        if signal.getsignal(each) is not signal.SIG_IGN:
+            signal.signal(each, _end)
     with tempfile.TemporaryDirectory(prefix="hermes-nats-demo-") as name:
         directory = Path(name)
         print("Starting a sidecar with an embedded NATS server ...", flush=True)
@@ -69,8 +70,8 @@ def demo() -> int:
 
 
 def _end(number: int, _: object) -> None:
-    """Leave as Ctrl-C does, and by no second signal in the middle of that."""
-    for ignored in (*_ENDS, signal.SIGINT):
+    """Leave, and by no second signal in the middle of that."""
+    for ignored in _ENDS:
         signal.signal(ignored, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
@@ -87,7 +88,7 @@ def _sidecar(directory: Path) -> Iterator[Path]:
     }
     environ = {k: v for k, v in os.environ.items() if not k.startswith("SIDECAR_")}
     # Held back until there is a process that we know and can stop.
-    others = signal.pthread_sigmask(signal.SIG_BLOCK, {*_ENDS, signal.SIGINT})
+    others = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
     process = subprocess.Popen(
         [sys.executable, "-m", "sidecar", "serve"],
         env=environ | settings,
@@ -105,7 +106,7 @@ def _sidecar(directory: Path) -> Iterator[Path]:
 
 def _take_signals(others: set[int | signal.Signals]) -> None:
     """Let what was held back end this process, which is not the sidecar yet."""
-    for each in (*_ENDS, signal.SIGINT):  # our handlers would raise in the demo
+    for each in _ENDS:  # our handlers would raise in the demo
         signal.signal(each, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, others)
 

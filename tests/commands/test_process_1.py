@@ -90,3 +90,17 @@ def test_nothing_slow_is_imported_before_it_takes_a_signal() -> None:
     loaded = set(ran.stdout.split())
     assert "sidecar.__main__" in loaded
     assert loaded & {"typing", "argparse", "importlib.metadata", "sidecar.cli"} == set()
+
+
+def test_ctrl_c_is_raised_into_nobodys_lock() -> None:
+    """As a KeyboardInterrupt that could leave httpx's locked, and end by waiting."""
+    script = (
+        "import signal, sidecar.__main__ as entry, sidecar.cli as cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "cli.main = lambda: signal.raise_signal(signal.SIGINT)\n"
+        "try:\n    entry.main()\nfinally:\n    print('raised')\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
