@@ -90,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("check", _check, "check settings, connection and stream")
     _add_tail(add("tail", _tail, "show stored events, without their attributes"))
+    add(
+        "clients",
+        _clients,
+        "show which hermes-clients read, and how far behind each is",
+    ).add_argument("--json", action="store_true", help="print the API's document")
     add("healthcheck", _healthcheck, "check that the daemon is live")
     add(
         "install-plugins", _install_plugins, "copy the plugins into Hermes"
@@ -203,6 +208,13 @@ def _tail(arguments: argparse.Namespace) -> int:
         show_payload=arguments.show_payload,
     )
     tail(load(os.environ), view)
+    return OK
+
+
+def _clients(arguments: argparse.Namespace) -> int:
+    from sidecar.commands.clients import clients
+
+    clients(load(os.environ), as_json=arguments.json)
     return OK
 
 

@@ -15,6 +15,7 @@ from support.facts import FACTS
 
 from sidecar import errors
 from sidecar.model import health
+from sidecar.model.clients import Client
 from sidecar.settings import PREFIX, Settings
 from sidecar.telemetry.metrics import Metrics
 
@@ -167,7 +168,8 @@ def test_each_test_that_the_field_names_exists() -> None:
 # -- tests/stable_names.txt ------------------------------------------------------------
 
 
-READING = replace(FACTS, reads=health.Reading())
+CLIENT = Client("hermes-client-ldap", "reading", 1, 1, 1.0)
+READING = replace(FACTS, reads=health.Reading(), clients=[CLIENT])
 
 
 def metric_names() -> set[str]:

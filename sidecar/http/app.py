@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import time
 from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -25,6 +22,7 @@ from sidecar import __version__, errors
 from sidecar.errors import Problem
 from sidecar.http.events import post_event as store_event
 from sidecar.http.models import (
+    GET_CLIENTS,
     GET_EVENTS,
     GET_EVENTS_REQUEST,
     GET_HEALTH,
@@ -37,25 +35,19 @@ from sidecar.http.models import (
     POST_EVENT_REQUEST,
     POST_MATCH,
     POST_MATCH_REQUEST,
-    read_query,
 )
+from sidecar.http.pages import clients_document, read_events
 from sidecar.http.passes import beginning_pass, get_pass, post_match
 from sidecar.http.probes import live_response, ready_response
-from sidecar.http.protocol import EVENTS
 from sidecar.http.responses import PRIVATE, json_response, problem_response
 from sidecar.http.status_page import HEADERS as PAGE_HEADERS
 from sidecar.http.status_page import StatusView, render
-from sidecar.http.waiting import BYTE_SECONDS, SLOW_SECONDS, done_or_slow, peer_of
 from sidecar.model import health
 from sidecar.model.initsync import max_age_seconds
 from sidecar.telemetry import metrics
 
 if TYPE_CHECKING:
-    from starlette.types import Message, Receive, Scope, Send
-
-    from sidecar.model.memory_budget import MemoryBudget
     from sidecar.services.daemon import Daemon
-    from sidecar.services.reader import Page
 
 _REACHED = (None, errors.STREAM_MISSING, errors.STREAM_UNFIT, errors.SERVER_TOO_OLD)
 """What is said of a stream by a NATS server that replies."""
@@ -94,7 +86,12 @@ def create_app(daemon: Daemon) -> FastAPI:
     )
     async def get_events(request: Request) -> Response:
         """Read stored events from an offset on; optionally wait for the first."""
-        return await _get_events(daemon, request)
+        return await read_events(daemon, request)
+
+    @app.get("/v1/clients", response_class=Response, responses=GET_CLIENTS)
+    async def get_clients() -> Response:
+        """Tell which hermes-clients read, and how far each has come."""
+        return json_response(clients_document(daemon))
 
     @app.get(
         "/v1/stream",
@@ -155,78 +152,6 @@ def create_app(daemon: Daemon) -> FastAPI:
     return app
 
 
-async def _get_events(daemon: Daemon, request: Request) -> Response:
-    if not daemon.reads:
-        raise Problem(errors.WRONG_ROLE)
-    query = read_query(dict(request.query_params))
-    reading = asyncio.create_task(daemon.reader.read(query))
-    slow = _until_slow(daemon, reading, query.wait_seconds + SLOW_SECONDS)
-    page = await done_or_slow(daemon, request, reading, slow, _page_document)
-    if isinstance(page, Response):
-        return page
-    headers = PRIVATE
-    if page.events and page.next_offset <= page.position.last:
-        headers = headers | {"Link": _next_link(request, page.next_offset)}
-    return _PageResponse(daemon.pages, headers, _page_document(page))
-
-
-async def _until_slow(
-    daemon: Daemon, reading: asyncio.Task[Page], timeout_seconds: float
-) -> None:
-    """Wait for a page, or until it is late and still coming."""
-    await asyncio.wait({reading}, timeout=timeout_seconds)
-    while not (reading.done() or daemon.reader.is_coming()):
-        await asyncio.wait({reading}, timeout=BYTE_SECONDS)
-
-
-def _page_document(page: Page) -> dict[str, Any]:
-    return {
-        "events": [
-            {
-                "offset": message.sequence,
-                "timestamp": message.time,
-                "category": message.category,
-                "data": message.body.decode("utf-8", "surrogateescape"),
-            }
-            for message in page.events
-        ],
-        "next_offset": page.next_offset,
-        "first_offset": page.position.first,
-        "last_offset": page.position.last,
-    }
-
-
-def _next_link(request: Request, offset: int) -> str:
-    """Name the page that follows (RFC 8288): a reader may ask before it reads this."""
-    query = dict(request.query_params) | {"offset": offset}
-    query.pop("wait", None)
-    return f'<{EVENTS}?{urlencode(query)}>; rel="next"'
-
-
-class _PageResponse(Response):
-    """A page of events; it counts as held until the reader has taken it."""
-
-    def __init__(
-        self, budget: MemoryBudget, headers: dict[str, str], document: dict[str, Any]
-    ) -> None:
-        super().__init__(
-            json.dumps(document), headers=headers, media_type="application/json"
-        )
-        self._budget = budget
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_and_wait(message: Message) -> None:
-            if message["type"] == "http.response.body":
-                # uvicorn waits before a piece, not after it: so let one more follow.
-                await send({**message, "more_body": True})
-                message = {"type": "http.response.body"}
-            await send(message)
-
-        with self._budget.reserve(peer_of(scope)) as held:
-            held.add(len(self.body))
-            await super().__call__(scope, receive, send_and_wait)
-
-
 async def _get_stream(daemon: Daemon) -> Response:
     info = await daemon.supervisor.leader.stream_info()
     last = info.position.last
@@ -263,6 +188,7 @@ async def _get_page(daemon: Daemon) -> Response:
         initsync=facts.initsync,
         initsync_stays=facts.initsync_stays,
         recognised_count=daemon.last_passes.recognised_count,
+        clients=facts.clients,
     )
     glance = await daemon.recent.glance()
     if glance is not None:

@@ -131,6 +131,29 @@ class PageDocument(BaseModel):
     last_offset: int
 
 
+class ClientDocument(BaseModel):
+    """A hermes-client as a sidecar sees it; null for what it does not know.
+
+    `offset`: of the event that it reads next; `behind`: how many events stand from
+    there on; `sidecar`: the host of the one that it asks.
+    """
+
+    name: str
+    sidecar: str
+    offset: int | None
+    behind: int | None
+    last_seen_seconds: float
+    state: Literal["reading", "waiting", "silent", "stranded"]
+
+
+class ClientsDocument(BaseModel):
+    """The clients that are known; `reason` says why these may not be all."""
+
+    clients: list[ClientDocument]
+    complete: bool
+    reason: str | None
+
+
 class InitsyncDocument(BaseModel):
     """The last complete initsync; `expires` is null where the stream keeps for ever."""
 
@@ -306,6 +329,21 @@ GET_EVENTS: Final[_Responses] = {
             421: _WRONG_HOST,
             429: _BUSY,
             503: "The stream cannot be read now, or an event is missing.",
+        }
+    ),
+}
+
+GET_CLIENTS: Final[_Responses] = {
+    200: {
+        "model": ClientsDocument,
+        "description": "The hermes-clients that read since the sidecar started, by "
+        "name, at most 256.",
+    },
+    **_problems(
+        {
+            401: _UNAUTHORIZED,
+            403: "The API is off on this listener.",
+            421: _WRONG_HOST,
         }
     ),
 }

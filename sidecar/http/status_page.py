@@ -15,8 +15,9 @@ from sidecar.command_error import printable
 from sidecar.model.initsync import max_age_seconds, rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from sidecar.model.clients import Client
     from sidecar.model.health import Check
     from sidecar.model.initsync import Initsync
     from sidecar.model.stream import StreamInfo
@@ -61,6 +62,7 @@ class StatusView:
     initsync: Initsync | None = None
     initsync_stays: float | None = None
     recognised_count: int = 0
+    clients: Sequence[Client] = ()
     minutes: list[int] | None = None
     rows: list[Row] | None = field(default=None, repr=False)
 
@@ -162,7 +164,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(size=size, rfc3339=rfc3339)
+    environment.filters.update(size=size, rfc3339=rfc3339, duration=duration)
     environment.globals.update(refresh_seconds=REFRESH_SECONDS, style=STYLE)
     return environment
 

@@ -10,7 +10,10 @@ from sidecar import errors
 from sidecar.model.initsync import REMEDY, max_age_seconds, warning_seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sidecar.errors import Cause
+    from sidecar.model.clients import Client
     from sidecar.model.initsync import Initsync
     from sidecar.model.memory_budget import Full
     from sidecar.model.producers import Failure
@@ -26,6 +29,8 @@ STRANGER_SECONDS: Final = 600.0
 DAMAGE_SECONDS: Final = 600.0
 LATE_SECONDS: Final = 60.0
 SLOW_SECONDS: Final = 2.0
+
+_SHOWN_CLIENTS = 5
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ class Facts:
     in_flight: int = 0
     readers_waiting: int = 0
     reads: Reading | None = None
+    clients: Sequence[Client] = ()
     connections: int = 0
     is_initsync_known: bool | None = None
     socket_fault: str | None = None
@@ -116,7 +122,7 @@ def assess(facts: Facts) -> list[Check]:
     checks = [_sidecar(facts), _stream(facts), _leader(facts), _initsync(facts)]
     checks += [_callers(facts), _room(facts), _socket(facts)]
     if facts.reads is not None:
-        checks.append(_reads(facts.reads))
+        checks += [_reads(facts.reads), _clients(facts.clients)]
     if facts.writes:
         checks += [_outcomes(facts), _refusals(facts), _second_writer(facts)]
     return checks
@@ -295,6 +301,21 @@ def _reads(reads: Reading) -> Check:
             blocks=False,
         )
     return Check("reads", None)
+
+
+def _clients(clients: Sequence[Client]) -> Check:
+    stranded = [each for each in clients if each.stranded is not None]
+    if not stranded:
+        return Check("clients", None)
+    first = stranded[0]
+    cause = first.stranded
+    assert cause is not None  # noqa: S101 - mypy does not see it
+    reason = f"{first.name} cannot read on from offset {first.offset}: {cause.title}"
+    if others := [each.name for each in stranded[1:]]:
+        shown = ", ".join(others[:_SHOWN_CLIENTS])
+        more = len(others) - _SHOWN_CLIENTS
+        reason += f" Nor can {shown}" + (f" and {more} more." if more > 0 else ".")
+    return Check("clients", reason, cause.remedy, blocks=False)
 
 
 def _is_recent(age: float | None, limit_seconds: float) -> bool:

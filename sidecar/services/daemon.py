@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.errors import Outcome
 from sidecar.jetstream.supervisor import StreamSupervisor
+from sidecar.model.clients import Clients
 from sidecar.model.health import Facts, Reading
 from sidecar.model.initsync import max_age_seconds
 from sidecar.model.last_offset import LastOffset
@@ -55,7 +56,7 @@ class Daemon:
         # Apart from the publishes: a page of events must not delay an acknowledgement.
         reading = StreamSupervisor("reads", server, plan, last_offset=last_offset)
         self.metrics = Metrics(self.facts, partial(certificates.ends, settings))
-        self.failures = Failures()
+        self.failures, self.clients = Failures(), Clients()
         self.publisher = Publisher(
             writing,
             self.metrics,
@@ -117,6 +118,7 @@ class Daemon:
         monitor, verdict = self.supervisor.monitor, self.guard.verdict
         info = monitor.info
         initsync = verdict.initsync if verdict else None
+        last = max(info.position.last, monitor.proven_last()) if info else None
         age_seconds = max_age_seconds(info.config) if info else 0
         fulls = [room.full for room in (self.pages, self.bodies) if room.full]
         full = max(fulls, default=None)  # the last one
@@ -147,6 +149,7 @@ class Daemon:
             in_flight=publisher.in_flight,
             readers_waiting=self.reader.waiting,
             reads=self._reading() if self.reads else None,
+            clients=self.clients.look(last, now),
             connections=sum(
                 supervisor.connections_made for supervisor in self.supervisors
             ),

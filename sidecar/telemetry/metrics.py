@@ -29,10 +29,11 @@ from sidecar.model import health
 from sidecar.model.initsync import max_age_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from prometheus_client.core import Metric
 
+    from sidecar.model.clients import Client
     from sidecar.model.health import Facts, Reading
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -200,6 +201,8 @@ class _Now(Collector):
         for setting, end in self._certificate_ends().items():
             ends.add_metric((setting,), end)
         yield ends
+        if facts.reads is not None:
+            yield from _clients(facts.clients)
         for name, text, value in _gauges(facts, health.is_ready(assessed)):
             if value is not None:
                 yield GaugeMetricFamily(_PREFIX + name, text, value)
@@ -216,6 +219,30 @@ def _copies(reads: Reading) -> Metric:
     family.add_metric(("behind",), reads.behind)
     family.add_metric(("stranger",), reads.strangers)
     return family
+
+
+def _clients(clients: Sequence[Client]) -> Iterable[Metric]:
+    behind = GaugeMetricFamily(
+        f"{_PREFIX}client_behind_events",
+        "Events that stand from where a hermes-client reads next.",
+        labels=("client",),
+    )
+    seen = GaugeMetricFamily(
+        f"{_PREFIX}client_last_seen_seconds",
+        "Seconds since a hermes-client last asked for events.",
+        labels=("client",),
+    )
+    for client in clients:
+        seen.add_metric((client.name,), client.last_seen_seconds)
+        if client.behind is not None:
+            behind.add_metric((client.name,), client.behind)
+    yield behind
+    yield seen
+    yield GaugeMetricFamily(
+        f"{_PREFIX}clients_stranded",
+        "Clients that ask for an offset which the stream does not hold.",
+        sum(client.state == "stranded" for client in clients),
+    )
 
 
 def _gauges(facts: Facts, ready: bool) -> list[tuple[str, str, Any]]:

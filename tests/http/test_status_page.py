@@ -16,6 +16,7 @@ from support.sidecar import event, last_offset, post
 
 from sidecar import errors
 from sidecar.http.status_page import HEADERS, STYLE, StatusView, duration, render, size
+from sidecar.model.clients import Client
 from sidecar.model.health import Check
 from sidecar.model.initsync import Initsync, Mark
 from sidecar.model.publish_reply import Position
@@ -248,3 +249,15 @@ def test_what_was_recognised_after_a_restart_of_hermes_is_shown() -> None:
     assert name not in render(WELL)
     page = render(replace(WELL, recognised_count=80))
     assert f"<dt>{name}</dt><dd>80</dd>" in page
+
+
+def test_clients_are_shown_with_what_is_known_of_them() -> None:
+    clients = [
+        Client("hermes-client-ad", "stranded", 7, 35, 61.0, errors.OFFSET_GONE),
+        Client("hermes-client-new", "reading", None, None, 0.2),
+    ]
+    page = render(replace(WELL, clients=clients))
+    assert "<td>hermes-client-ad</td><td>stranded</td>" in page
+    assert "1 min 1 s ago" in page
+    assert "None" not in page
+    assert "None has read since the sidecar started." in render(WELL)

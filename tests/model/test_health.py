@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sidecar import errors
+from sidecar.model.clients import Client
 from sidecar.model.health import Check, Facts, Reading, assess, document, is_ready
 from sidecar.model.initsync import Initsync, Mark
 from sidecar.model.memory_budget import Full
@@ -344,3 +345,37 @@ def test_reads_are_tested_by_what_serves_them(
     assert text in (check.reason or "")
     assert is_ready(checks) is (status != "fail")
     assert "reads" not in [check.name for check in assess(WELL)]
+
+
+LOST = replace(WELL, reads=Reading())
+
+
+def stranded(name: str, cause: errors.Cause = errors.OFFSET_GONE) -> Client:
+    return Client(name, "stranded", 7, 35, 1.0, cause)
+
+
+@pytest.mark.parametrize(
+    ("clients", "words"),
+    [
+        ([], None),
+        ([Client("a", "silent", 7, 35, 900.0)], None),
+        (
+            [Client("a", "waiting", 42, 0, 1.0), stranded("b")],
+            "b cannot read on from offset 7: The stream no longer holds this offset.",
+        ),
+        (
+            [stranded("a", errors.OFFSET_AHEAD), *map(stranded, "bcdefgh")],
+            (
+                "a cannot read on from offset 7: The stream ends before this offset. "
+                "Nor can b, c, d, e, f and 2 more."
+            ),
+        ),
+    ],
+)
+def test_a_stranded_client_is_named_and_stops_nobody_else(
+    clients: list[Client], words: str | None
+) -> None:
+    checks = assess(replace(LOST, clients=clients))
+    found = next(check for check in checks if check.name == "clients")
+    assert (found.reason, found.blocks) == (words, words is None)
+    assert is_ready(checks)

@@ -7,6 +7,7 @@ for hours between two events.
 
 from __future__ import annotations
 
+import builtins
 import json
 import re
 import time
@@ -84,7 +85,8 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
 
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__(settings)
-        self._http = SidecarHttp(settings)
+        appname = getattr(vars(builtins).get("__hermes__"), "appname", "")
+        self._http = SidecarHttp(settings, _agent(appname))
         self._offset: int | str = "first"
         self._rows: deque[dict[str, Any]] = deque()  # read ahead, from _offset on
         self._timeout_seconds: float | None = 1.0
@@ -225,6 +227,11 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
         if self._timeout_seconds is None:
             return float("inf")
         return self._now() + self._timeout_seconds
+
+
+def _agent(appname: object) -> str:
+    """Give what the sidecar is to call this client."""
+    return re.sub("[^A-Za-z0-9._-]", "-", str(appname))[:64]
 
 
 def _is_page(answer: Answer, offset: int | str, category: str | None = None) -> bool:

@@ -85,9 +85,10 @@ class Answer:
 
 
 class SidecarHttp:
-    """Asks the sidecar at a unix, http or https URL."""
+    """Asks the sidecar at a unix, http or https URL, under the name `agent`."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], agent: str = "") -> None:
+        self._agent = agent
         self._url = urlsplit(settings["url"])
         self._token_file: str | None = settings.get("token_file")
         self._cafile: str | None = settings.get("cafile")
@@ -172,6 +173,8 @@ class SidecarHttp:
             f"{method} {path} HTTP/1.1",
             f"Host: {self._url.netloc or 'localhost'}",
         ]
+        if self._agent:
+            lines.append(f"User-Agent: {self._agent}")
         if token:
             lines.append(f"Authorization: Bearer {token}")
         if body:

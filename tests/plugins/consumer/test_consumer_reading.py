@@ -288,3 +288,16 @@ def test_a_timestamp_is_local_time_to_the_microsecond(
     assert seen.tzinfo is None
     expected = datetime(2026, 11, 23, 9, 48, 26, microsecond, UTC)
     assert seen.astimezone(UTC) == expected
+
+
+def test_the_sidecar_knows_the_client_by_hermes_name_for_it(
+    hermes_home: Path, filled: tuple[SidecarProcess, int]
+) -> None:
+    process, first = filled
+    with consumer_of(hermes_home, process.url) as consumer:
+        consumer.seek(first + 17)
+        assert len(list(consumer)) == 3
+    with process.client() as http:
+        clients = http.get("/v1/clients").json()["clients"]
+    found = next(each for each in clients if each["name"] == "hermes-test")
+    assert (found["offset"], found["state"]) == (first + 20, "waiting")

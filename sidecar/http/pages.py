@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GET /v1/events and who asks for it: pages of events, and the clients that read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from sidecar import errors
+from sidecar.errors import Problem
+from sidecar.http.models import read_query
+from sidecar.http.protocol import EVENTS
+from sidecar.http.responses import PRIVATE
+from sidecar.http.waiting import BYTE_SECONDS, SLOW_SECONDS, done_or_slow, peer_of
+from sidecar.services.reader import NEXT
+from sidecar.telemetry.log import log
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import Message, Receive, Scope, Send
+
+    from sidecar.model.memory_budget import MemoryBudget
+    from sidecar.services.daemon import Daemon
+    from sidecar.services.reader import Page, Query
+
+_HOST: Final = socket.gethostname()
+_OWN_ALONE: Final = "Only clients of this sidecar are known."
+
+
+async def read_events(daemon: Daemon, request: Request) -> Response:
+    """Respond with a page of events, and remember who reads."""
+    try:
+        query = _query(daemon, request)
+    except Problem as problem:
+        daemon.metrics.refused(problem.cause.code)
+        raise
+    agent = request.headers.get("user-agent", "")
+    reading = asyncio.create_task(_read(daemon, agent, query))
+    slow = _until_slow(daemon, reading, query.wait_seconds + SLOW_SECONDS)
+    page = await done_or_slow(daemon, request, reading, slow, _page_document)
+    if isinstance(page, Response):
+        return page
+    headers = PRIVATE
+    if page.events and page.next_offset <= page.position.last:
+        headers = headers | {"Link": _next_link(request, page.next_offset)}
+    return _PageResponse(daemon.pages, headers, _page_document(page))
+
+
+def _query(daemon: Daemon, request: Request) -> Query:
+    if not daemon.reads:
+        raise Problem(errors.WRONG_ROLE)
+    return read_query(dict(request.query_params))
+
+
+async def _read(daemon: Daemon, agent: str, query: Query) -> Page:
+    offset = None if query.offset == NEXT else query.offset
+    daemon.clients.ask(agent, offset, time.monotonic())
+    try:
+        page = await daemon.reader.read(query)
+    except Problem as problem:
+        daemon.metrics.refused(problem.cause.code)
+        if daemon.clients.refuse(agent, problem.cause):
+            log.warning(
+                "client_stranded", client=agent, offset=offset, **problem.members
+            )
+        raise
+    if query.offset is None:  # the first, whichever that is
+        offset = page.events[0].sequence if page.events else page.next_offset
+    if offset is not None:
+        daemon.clients.read(agent, offset, time.monotonic())
+    return page
+
+
+def clients_document(daemon: Daemon) -> dict[str, Any]:
+    """Give the body of GET /v1/clients."""
+    return {
+        "clients": [each.document(_HOST) for each in daemon.facts().clients],
+        "complete": False,
+        "reason": _OWN_ALONE,
+    }
+
+
+async def _until_slow(
+    daemon: Daemon, reading: asyncio.Task[Page], timeout_seconds: float
+) -> None:
+    """Wait for a page, or until it is late and still coming."""
+    await asyncio.wait({reading}, timeout=timeout_seconds)
+    while not (reading.done() or daemon.reader.is_coming()):
+        await asyncio.wait({reading}, timeout=BYTE_SECONDS)
+
+
+def _page_document(page: Page) -> dict[str, Any]:
+    return {
+        "events": [
+            {
+                "offset": message.sequence,
+                "timestamp": message.time,
+                "category": message.category,
+                "data": message.body.decode("utf-8", "surrogateescape"),
+            }
+            for message in page.events
+        ],
+        "next_offset": page.next_offset,
+        "first_offset": page.position.first,
+        "last_offset": page.position.last,
+    }
+
+
+def _next_link(request: Request, offset: int) -> str:
+    """Name the page that follows (RFC 8288): a reader may ask before it reads this."""
+    query = dict(request.query_params) | {"offset": offset}
+    query.pop("wait", None)
+    return f'<{EVENTS}?{urlencode(query)}>; rel="next"'
+
+
+class _PageResponse(Response):
+    """A page of events; it counts as held until the reader has taken it."""
+
+    def __init__(
+        self, budget: MemoryBudget, headers: dict[str, str], document: dict[str, Any]
+    ) -> None:
+        super().__init__(
+            json.dumps(document), headers=headers, media_type="application/json"
+        )
+        self._budget = budget
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_and_wait(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                # uvicorn waits before a piece, not after it: so let one more follow.
+                await send({**message, "more_body": True})
+                message = {"type": "http.response.body"}
+            await send(message)
+
+        with self._budget.reserve(peer_of(scope)) as held:
+            held.add(len(self.body))
+            await super().__call__(scope, receive, send_and_wait)
