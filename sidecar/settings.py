@@ -176,7 +176,8 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=MAX_BYTES,
-        description="Largest event accepted; 0: what server and stream allow",
+        description="Largest event accepted; 0: what server and stream allow. An "
+        "embedded server accepts 8 MiB, or this where it is more",
     )
     publish_timeout_seconds: float = Field(
         10.0, ge=1, le=300, description="How long a POST may wait for its outcome"

@@ -64,7 +64,10 @@ async def serve(settings: Settings) -> None:
         server, supervisors = settings.nats_server, []
         if settings.embedded:
             server, supervisor = await stack.enter_async_context(
-                embedded_nats(settings.embedded_dir or default_embedded_dir())
+                embedded_nats(
+                    settings.embedded_dir or default_embedded_dir(),
+                    settings.max_event_bytes,
+                )
             )
             supervisors.append(supervisor)
         daemon = Daemon(settings, server)

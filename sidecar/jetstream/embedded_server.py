@@ -27,7 +27,10 @@ from sidecar.telemetry.log import internal_error, log
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-MAX_PAYLOAD: Final = "8MB"
+_MIB = 1024 * 1024
+_PAYLOAD_BYTES = 8 * _MIB
+_MOST_PAYLOAD_BYTES = 64 * _MIB  # that nats-server accepts
+_HEADERS_BYTES = 64 * 1024  # of an event: they count, too
 
 _CONFIG = """\
 # Written by hermes-nats-sidecar at each start; changes are lost.
@@ -57,10 +60,11 @@ class EmbeddedError(CommandError):
 
 @asynccontextmanager
 async def embedded_nats(
-    directory: Path,
+    directory: Path, max_event_bytes: int = 0
 ) -> AsyncIterator[tuple[NatsServer, asyncio.Task[None]]]:
     """Run a nats-server on loopback with its data below `directory`.
 
+    It takes events of 8 MiB, or of `max_event_bytes` where these are more.
     Gives its supervisor too, which ends by a mistake of ours alone. Raises
     EmbeddedError.
     """
@@ -79,7 +83,7 @@ async def embedded_nats(
             store = str(directory / "data")
             config = _CONFIG.format(
                 port=port,
-                max_payload=MAX_PAYLOAD,
+                max_payload=payload_bytes(max_event_bytes),
                 token=token,
                 store=store.replace("\\", "\\\\").replace('"', '\\"'),
             )
@@ -96,6 +100,12 @@ async def embedded_nats(
                 await supervisor
     finally:
         os.close(lock)
+
+
+def payload_bytes(max_event_bytes: int) -> int:
+    """Give max_payload for events of so many bytes."""
+    wanted = max_event_bytes + _HEADERS_BYTES
+    return min(max(wanted, _PAYLOAD_BYTES), _MOST_PAYLOAD_BYTES)
 
 
 def find_nats_server() -> Path:

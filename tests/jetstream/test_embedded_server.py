@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 from support.process import wait_until
-from support.sidecar import COMMAND, SidecarProcess, environment, last_offset, post
+from support.sidecar import (
+    COMMAND,
+    SidecarProcess,
+    environment,
+    event,
+    last_offset,
+    post,
+)
 
 from sidecar.http.server import serve
 from sidecar.jetstream.embedded_server import (
@@ -24,11 +31,15 @@ from sidecar.jetstream.embedded_server import (
     _supervise,
     _write_private,
     find_nats_server,
+    payload_bytes,
 )
 from sidecar.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+MIB = 1024 * 1024
 
 
 class Embedded(SidecarProcess):
@@ -96,7 +107,7 @@ def test_its_store_is_private(embedded: Embedded) -> None:
 def test_its_server_syncs_always_and_takes_eight_megabytes(embedded: Embedded) -> None:
     config = (embedded.data / "nats.conf").read_text()
     assert "sync_interval: always" in config
-    assert "max_payload: 8MB" in config
+    assert f"max_payload: {8 * MIB}" in config
     assert "host: 127.0.0.1" in config
 
 
@@ -336,3 +347,25 @@ def test_a_port_that_somebody_else_took_is_given_up(tmp_path: Path) -> None:
             wait_until(lambda: f"port: {port}\n" not in config.read_text(), 20)
             with process.client() as http:
                 wait_until(lambda: post(http).status_code == 201, 20, "stored again")
+
+
+@pytest.mark.parametrize(
+    ("max_event_bytes", "payload_mib"),
+    [(0, 8), (1000, 8), (20 * MIB, 20 + 1 / 16), (64 * MIB, 64)],
+)
+def test_it_takes_8_mib_or_as_much_as_an_event_may_have(
+    max_event_bytes: int, payload_mib: float
+) -> None:
+    assert payload_bytes(max_event_bytes) == payload_mib * MIB
+
+
+def test_an_event_of_20_mib_passes_if_the_setting_says_so(tmp_path: Path) -> None:
+    photo = event(objattrs={"photo": "x" * 20 * MIB})
+    with Embedded(tmp_path) as usual, usual.client() as http:
+        refused = post(http, photo)
+        assert refused.json()["code"] == "event_too_large"
+        assert "SIDECAR_MAX_EVENT_BYTES, which also raises" in refused.json()["remedy"]
+    with Embedded(tmp_path, max_event_bytes=21 * MIB) as large, large.client() as http:
+        offset = post(http, photo).json()["offset"]
+        page = http.get("/v1/events", params={"offset": offset}).json()
+        assert page["events"][0]["data"].encode() == photo
