@@ -15,7 +15,7 @@ import socket
 import sysconfig
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from sidecar.command_error import NO_EMBEDDED_NATS, CommandError
