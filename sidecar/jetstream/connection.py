@@ -94,7 +94,7 @@ class Connection:
         self, plan: StreamPlan, purpose: str, untold: Untold | None = None
     ) -> None:
         self.requests = Requests()
-        self._client = NatsClient(self.requests.on_message)
+        self._client = NatsClient(self._take)
         self._client.on_try = self._note_server
         self.requests.attach(self._client)
         self.api = JetStreamApi(self.requests, plan)
@@ -104,6 +104,9 @@ class Connection:
         self._server = ""
         self._faults: dict[str, str] = {}
         self._limit_known_at = 0.0
+        self._stored_subject = plan.stored_subject
+        self._may_tell = True
+        self.on_stored: Callable[[], None] = lambda: None
         self.lost = asyncio.Event()
         self.cause: Cause = errors.NATS_DOWN
         self.stream_limit_bytes = -1
@@ -171,6 +174,8 @@ class Connection:
             raise
         self._faults.clear()
         await self.requests.subscribe()
+        if self._purpose == "reads":
+            await self._client.subscribe(self._stored_subject)
 
     async def _open(self, server: NatsServer) -> None:
         try:
@@ -232,6 +237,9 @@ class Connection:
                 self.cause = errors.NATS_DOWN  # of this connection, which ends now
                 self.requests.end_event(errors.EVENT_TOO_LARGE)
             return
+        if match[2] == self._stored_subject.lower():
+            self._may_tell = False  # readers ask more often instead
+            return
         self._faults[self._server] = _of_permission(match)
         is_publish = match[1].lower() == "publish"
         if not (is_publish and self.requests.end_refused(match[2])):
@@ -247,7 +255,22 @@ class Connection:
             tried = ", at ".join(("", *getattr(error, "__notes__", ())))
             self._faults[self._server] = sentence + tried
 
+    def _take(self, subject: str, block: bytes, data: bytes) -> None:
+        if subject == self._stored_subject:
+            self.on_stored()
+        else:
+            self.requests.on_message(subject, block, data)
+
     # -- What goes out -----------------------------------------------------------------
+
+    def tell_stored(self) -> None:
+        """Tell the readers of all sidecars that there is something to read.
+
+        It says no more than that, and decides nothing: they ask the leader.
+        """
+        if self._may_tell:
+            with suppress(nats.errors.Error):  # the connection has ended
+                self._client.send(self._stored_subject, "", b"")
 
     async def publish(
         self, event: Event, key: str, last: int, timeout_seconds: float

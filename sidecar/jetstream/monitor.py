@@ -17,6 +17,7 @@ from sidecar.telemetry.log import log
 
 if TYPE_CHECKING:
     from sidecar.errors import Cause
+    from sidecar.model.publish_reply import Position
     from sidecar.model.stream import StreamInfo
 
 _MOST_LOGGED: Final = 64
@@ -39,6 +40,15 @@ class StreamMonitor:
         self._was_fit = False
         self.reader_waits = asyncio.Event()
         """Set while somebody waits for an offset."""
+        self.stored = asyncio.Event()
+        """Set from the moment that a sidecar tells that it stored something, until the
+        leader is asked."""
+        self.is_told = True
+        """That whoever stores tells it: then the leader need not be asked all the time.
+        Not so once the stream has moved without a word, until the next word."""
+        self._was_told = False  # since the leader's last answer
+        self._round_at = 0.0
+        self._asked_at = 0.0  # what `info` says
         self.is_flapping = False
         """Connections end soon after they began: no more lines of that."""
         self.cause: Cause | None = errors.NATS_DOWN
@@ -59,6 +69,11 @@ class StreamMonitor:
             return None
         age_seconds = time.monotonic() - self._led_at
         return self.info if age_seconds <= LONGEST_GAP_SECONDS else None
+
+    def position_since(self, moment: float) -> Position | None:
+        """Give what the leader was asked for after a moment, if it still holds."""
+        info = self.recent_info()
+        return info.position if info and self._asked_at >= moment else None
 
     # -- Whose word is taken for where the stream ends ---------------------------------
 
@@ -111,12 +126,24 @@ class StreamMonitor:
     def _reaches(self, offset: int) -> bool:
         return self.info is not None and self.info.position.last >= offset
 
+    def hear_stored(self) -> None:
+        """Hear that something was stored; anybody on NATS may say so."""
+        self.stored.set()
+        self.is_told = self._was_told = True
+
     # -- What the supervisor saw -------------------------------------------------------
+
+    def begin_round(self) -> None:
+        """Note that the leader is asked from now on."""
+        self.stored.clear()
+        self._round_at = time.monotonic()
 
     async def note(self, info: StreamInfo) -> None:
         """Keep what the leader said, and wake whoever waits for an offset."""
         has_moved = self.info is None or self.info.position != info.position
-        self.info = info
+        if self.info is not None and info.position.last > self.info.position.last:
+            self.is_told, self._was_told = self._was_told, False
+        self.info, self._asked_at = info, self._round_at
         self._led_at = time.monotonic() if info.has_majority else None
         if has_moved:  # waking a hundred readers for nothing costs more than asking
             async with self._moved:

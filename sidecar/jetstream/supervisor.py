@@ -38,7 +38,14 @@ UNFIT_SECONDS: Final = 0.25
 """The same while the stream is missing or unfit, and somebody is mending it."""
 
 READERS_WAIT_SECONDS: Final = 0.05
-"""The same while readers wait for the next event: one question serves them all."""
+"""The same while readers wait for the next event and nobody tells that there is one:
+one question serves them all."""
+
+TELL_SECONDS: Final = 0.01
+"""How long lies at least between two times that readers are told."""
+
+_LEAST_ROUND_SECONDS = 0.005
+"""Between two questions, however often somebody tells."""
 
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -78,6 +85,8 @@ class StreamSupervisor:
         self._lives = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_OF_SHORT_SECONDS)
         self._short_lives = 0
         self._learning: asyncio.Task[None] | None = None
+        self._told_at = 0.0  # by the loop's clock
+        self._telling: asyncio.TimerHandle | None = None
         self.monitor = StreamMonitor(purpose, plan.name, last_offset)
         self.leader = StreamLeader(self.monitor, self.connection, self.wait)
         self.connections_made = 0
@@ -103,6 +112,22 @@ class StreamSupervisor:
         connection.lost.set()
         if self._fit is connection:
             self._lose(connection.cause)
+
+    def tell_stored(self) -> None:
+        """Tell readers that something was stored: at once, or once for many."""
+        if self._telling is None:
+            loop = asyncio.get_running_loop()
+            tells_at = self._told_at + TELL_SECONDS
+            if loop.time() >= tells_at:
+                self._tell()
+            else:
+                self._telling = loop.call_at(tells_at, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
+        self._told_at = asyncio.get_running_loop().time()
+        if self._fit is not None:
+            self._fit.tell_stored()
 
     def learn_limit(self) -> None:
         """Ask for the server's limit where an event is over one that may be old."""
@@ -132,6 +157,7 @@ class StreamSupervisor:
         """Connect, watch, and begin again, until cancelled."""
         while True:
             connection = Connection(self._plan, self._purpose, self._untold)
+            connection.on_stored = self.monitor.hear_stored
             self._fit_at = None
             try:
                 await connection.open(self._server)
@@ -174,18 +200,20 @@ class StreamSupervisor:
 
     async def _pause(self, connection: Connection) -> None:
         """Wait until the stream is to be asked again, or the connection is lost."""
-        ends = {asyncio.create_task(connection.lost.wait())}
-        seconds = READERS_WAIT_SECONDS
-        if not self.monitor.reader_waits.is_set():
-            seconds = ROUND_TRIP_SECONDS if self._fit else UNFIT_SECONDS
-            ends.add(asyncio.create_task(self.monitor.reader_waits.wait()))
-        await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        for end in ends:
-            end.cancel()
+        monitor = self.monitor
+        seconds = ROUND_TRIP_SECONDS if self._fit else UNFIT_SECONDS
+        if not monitor.reader_waits.is_set():
+            await _first_of(seconds, connection.lost, monitor.reader_waits)
+            return
+        await _first_of(_LEAST_ROUND_SECONDS, connection.lost)
+        if not monitor.is_told:
+            seconds = READERS_WAIT_SECONDS
+        await _first_of(seconds, connection.lost, monitor.stored)
 
     async def _check(self, connection: Connection) -> None:
         """Ask for the stream's state; hand the connection out if the stream is fit."""
         monitor = self.monitor
+        monitor.begin_round()
         monitor.server_name = connection.server_name
         monitor.server_version = connection.server_version
         faults = stream.server_unfitness(connection.server_version)
@@ -249,3 +277,13 @@ def _end_if_cancelled() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
+
+
+async def _first_of(timeout_seconds: float, *events: asyncio.Event) -> None:
+    """Wait for one of the events, as long as the timeout at most."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(
+        waits, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+    )
+    for wait in waits:
+        wait.cancel()

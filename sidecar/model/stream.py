@@ -124,6 +124,11 @@ class StreamPlan:
         """The subject that takes every category."""
         return f"{self.subject_prefix}.*"
 
+    @property
+    def stored_subject(self) -> str:
+        """The subject, of no stream, on which a sidecar tells that it stored events."""
+        return f"hermes-nats-sidecar.stored.{self.name}"
+
     def subject_of(self, category: str) -> str:
         """Give the subject of a category's events."""
         return f"{self.subject_prefix}.{category}"

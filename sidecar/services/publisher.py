@@ -117,6 +117,7 @@ class Publisher:
         """Remember that an event stands, however that was found out."""
         now = time.monotonic()
         self._supervisor.monitor.proven(stored.offset)
+        self._supervisor.tell_stored()
         self.acknowledged_at = now
         self._scans.record_stored(event, stored.offset, now)
         self._failures.record_stored(key, event, now)

@@ -12,6 +12,7 @@ import itertools
 import time
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from sidecar import errors
@@ -126,12 +127,14 @@ def inside(query: Query, info: StreamInfo | None) -> Position | None:
     """Give the position that was known a moment ago if the offset lies inside it.
 
     Then the leader need not be asked: what has gone since shows as a hole, which is
-    explained by what the leader says. With a filter it would not show.
+    explained by what the leader says. With a filter it would not show. Nor need it for
+    who waits at the end, and is answered by what it says meanwhile.
     """
     if info is None or query.offset is None or query.category is not None:
         return None
     position = info.position
-    return position if position.first <= query.offset <= position.last else None
+    end = position.last + bool(query.wait_seconds)
+    return position if position.first <= query.offset <= end else None
 
 
 class Budget:
@@ -176,6 +179,7 @@ class Reader:
         self.damaged_offset = 0
         self.damaged_at: float | None = None
         self._coming: dict[int, tuple[float, int]] = {}  # since when, how large
+        self._asking: dict[tuple[object, ...], asyncio.Task[Came]] = {}
         self._numbers = itertools.count()
 
     def coming_seconds(self) -> float | None:
@@ -219,6 +223,7 @@ class Reader:
         raise Problem(errors.JETSTREAM_UNAVAILABLE)
 
     async def _read_once(self, query: Query) -> Page:
+        asked_at = time.monotonic()
         position = (
             inside(query, self._monitor.recent_info()) or await self._leader.position()
         )
@@ -230,13 +235,18 @@ class Reader:
             return page
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + query.wait_seconds
-        while not page.events and (left_seconds := ends_at - loop.time()) > 0:
+        while not page.events:  # once at least: what is known may be a second old
+            left_seconds = max(ends_at - loop.time(), 0.0)
             if page.next_offset <= page.position.last:
                 # In the stream, and nobody could be asked for it.
                 left_seconds = min(left_seconds, _AGAIN_SECONDS)
             await self._wait(page.position.last + 1, left_seconds)
-            position = await self._leader.position()
+            position = (
+                self._monitor.position_since(asked_at) or await self._leader.position()
+            )
             page = await self._page(page.next_offset, query, position)
+            if loop.time() >= ends_at:
+                break
         return page
 
     async def _wait(self, offset: int, timeout_seconds: float) -> None:
@@ -287,12 +297,28 @@ class Reader:
                     raise Problem(cause, offset=offset)
 
     async def _ask_copy(self, start: int, query: Query) -> Came:
-        return await self._ask(
-            query.max_bytes,
-            lambda api, max_bytes: api.batch(
-                start, query.limit, max_bytes, query.category, query.with_keys
-            ),
-        )
+        """Ask a copy for a page, once for all who want the same at this moment.
+
+        Who comes a little later gets what a copy that lags a little would give.
+        """
+        key = (start, query.limit, query.max_bytes, query.category, query.with_keys)
+        asking = self._asking.get(key)
+        if asking is None:
+            asking = self._asking[key] = asyncio.create_task(
+                self._ask(
+                    query.max_bytes,
+                    lambda api, max_bytes: api.batch(
+                        start, query.limit, max_bytes, query.category, query.with_keys
+                    ),
+                )
+            )
+            asking.add_done_callback(partial(self._asked, key))
+        return await asyncio.shield(asking)
+
+    def _asked(self, key: tuple[object, ...], asking: asyncio.Task[Came]) -> None:
+        del self._asking[key]
+        if not asking.cancelled():
+            asking.exception()  # who wanted it may be gone
 
     async def _ask_newest(self, asked: Asked, said: Said) -> Said:
         """Ask until one copy has come as far as the leader, but only some times.

@@ -15,6 +15,7 @@ from sidecar.model.publish_reply import Position
 from sidecar.model.stream import StreamInfo
 
 if TYPE_CHECKING:
+    import pytest
     from structlog.typing import EventDict
 
 INFO = StreamInfo({}, Position(1, 7), 7, 100, "", "n1", 3, 3, {})
@@ -72,3 +73,41 @@ async def test_what_a_leader_without_majority_said_is_not_recent() -> None:
     assert monitor.info == replace(INFO, leader=None)
     await monitor.note(replace(INFO, live_replicas=1))
     assert monitor.recent_info() is None
+
+
+def stands(last: int) -> StreamInfo:
+    return replace(INFO, position=Position(1, last))
+
+
+async def test_the_leader_is_asked_often_after_an_event_of_which_nobody_told() -> None:
+    monitor = StreamMonitor("reads", "hermes")
+    await monitor.note(INFO)
+    assert monitor.is_told  # nobody has stored anything yet
+    monitor.hear_stored()
+    assert monitor.stored.is_set()
+    monitor.begin_round()
+    assert not monitor.stored.is_set()
+    await monitor.note(stands(8))
+    assert monitor.is_told
+    await monitor.note(replace(stands(8), position=Position(2, 8)))  # by age
+    assert monitor.is_told
+    await monitor.note(stands(9))
+    assert not monitor.is_told
+    monitor.hear_stored()
+    assert monitor.is_told
+
+
+async def test_an_answer_holds_for_whoever_came_before_its_question(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 10.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    monitor = StreamMonitor("reads", "hermes")
+    assert monitor.position_since(0.0) is None
+    monitor.begin_round()
+    now = 11.0
+    await monitor.note(INFO)
+    assert monitor.position_since(10.0) == Position(1, 7)
+    assert monitor.position_since(10.5) is None
+    now = 14.0
+    assert monitor.position_since(10.0) is None  # too old to be the end

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,6 +169,36 @@ def test_a_producer_without_direct_get_learns_of_a_pass_all_the_same(
         assert found.endswith(f" {last + 1}")
 
 
+@pytest.mark.parametrize("without", [[], ["publish"], ["subscribe"]])
+def test_a_reader_waits_for_an_event_with_or_without_a_word(
+    tmp_path: Path, without: list[str]
+) -> None:
+    """Whom nobody tells asks 20 times a second; a missing right is no fault."""
+    users = USERS.read_text("utf-8")
+    if "publish" in without:
+        users = users.replace(f'"{STORED}",', "")
+    if "subscribe" in without:
+        users = users.replace(f', "{STORED}"', "")
+    assert (users == USERS.read_text("utf-8")) is (without == [])
+    with (
+        guarded(tmp_path, users) as server,
+        sidecar_of("producer", tmp_path, server) as writing,
+        sidecar_of("consumer", tmp_path, server) as reading,
+        writing.client() as writer,
+        reading.client() as reader,
+    ):
+        offset = last_offset(writer) + 1
+        with ThreadPoolExecutor() as pool:
+            for number in range(3):
+                query = {"offset": offset + number, "wait": 20}
+                page = pool.submit(reader.get, "/v1/events", params=query)
+                assert post(writer, event(objpkey=number)).is_success
+                assert len(page.result(15).json()["events"]) == 1
+        for process in (writing, reading):
+            told = [row["event"] for row in process.rows() if "nats_" in row["event"]]
+            assert told == ["nats_connected"]
+
+
 def test_readers_are_trusted_not_to_write_as_the_documentation_says(
     tmp_path: Path, guarded_nats: NatsProcess
 ) -> None:
@@ -211,6 +242,7 @@ def test_readers_are_trusted_not_to_write_as_the_documentation_says(
 # -- What each role may do, as SECURITY.md says ----------------------------------------
 
 GET, DIRECT = "$JS.API.STREAM.MSG.GET.hermes", "$JS.API.DIRECT.GET.hermes"
+STORED = "hermes-nats-sidecar.stored.hermes"
 SEQ = b'{"seq": 1}'
 ASKED = {
     "store an event": [("hermes.base", b"{}")],
@@ -240,6 +272,7 @@ ASKED = {
         ("$SYS.REQ.USER.INFO", b""),
         ("$SYS.REQ.ACCOUNT.HERMES.CONNZ", b""),
     ],
+    "tell readers that something was stored": [(STORED, b"")],
     "publish into an inbox": [
         (f"_INBOX_hermes_{role}.a.b", b"{}")
         for role in ("producer", "both", "consumer")
@@ -258,10 +291,12 @@ ASKED = {
 HEARD = {
     "receive replies of its own role": [],  # filled for each role
     "receive replies of another role": [],
+    "hear that something was stored": [STORED],
     "subscribe to events as they are stored": ["hermes.>", "hermes.*", "hermes.base"],
     "subscribe to anything else": [
         ">",
         "_INBOX.>",
+        "hermes-nats-sidecar.>",
         "$JS.API.>",
         "$JS.EVENT.>",
         "$SYS.>",

@@ -40,6 +40,7 @@ __all__ = ["Cluster", "Committed", "Link", "NoGreeting", "Server", "StoredMessag
 EPOCH_SECONDS = 1_800_000_000.0
 _META_SECONDS = (0.001, 0.02)
 _EXPIRY_SECONDS = (0.0, 0.3)
+_TELLS = 0.75  # of worlds: in the others nobody may tell readers of what is stored
 LEAF = "leaf"  # the domain of a leaf node
 
 
@@ -83,6 +84,7 @@ class Cluster:
         self.expired = 0  # below it all has passed its age
         self.cuts: list[tuple[Server, Server]] = []
         self.trouble = Trouble(rng)
+        self.tells = rng.random() < _TELLS
         self.destructive = list(faults.DESTRUCTIVE)
         self.recreate_first = self._microseconds_or_next
         self.servers = [Server(self, index) for index in range(nodes)]

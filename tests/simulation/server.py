@@ -113,6 +113,9 @@ class Server:
             return
         if cluster.trouble.forger is not None:
             cluster.trouble.forger.guess(link, subject)
+        if subject.startswith("hermes-nats-sidecar."):
+            self._take_word(link, subject)
+            return
         if not subject.startswith("$JS.API."):
             self._take_publish(link, subject, reply, payload, block)
             return
@@ -148,6 +151,20 @@ class Server:
                 self.take_into_stream(publish)
             else:
                 self.route(target, target.take_into_stream, publish)
+
+    def _take_word(self, link: Link, subject: str) -> None:
+        """Bring an empty message to all who listen, if the user may publish it."""
+        if not self.cluster.tells:
+            link.complain(f"'permissions violation for publish to \"{subject}\"'")
+            return
+        for peer in self.routes:
+            self.route(peer, peer.spread, subject)
+        self.spread(subject)
+
+    def spread(self, subject: str) -> None:
+        """Give an empty message to the clients here that listen."""
+        for link in list(self.links):
+            link.write(subject, b"", b"")
 
     def take_into_stream(self, publish: Any) -> None:
         """Give a publish to the stream's leader, if that is here."""
