@@ -387,6 +387,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._is_in_head = self._is_in_message = True
         self._unanswered += 1
+        if not self._is_known and self.arrival is not None:
+            self.arrival.has_begun()
         if self._unanswered > MAX_UNANSWERED:
             raise _TooMuch
         super().on_message_begin()

@@ -4,6 +4,11 @@
 A stranger is a connection on which the API was not yet asked for as it may be. Of them
 the oldest gives way to a newcomer: so whoever opens thousands keeps no probe out. One
 counts from its first packet on, before any TLS handshake.
+
+Over TLS nobody is opened who has sent nothing, and until its first request one gives
+way only to others in that phase: a probe on a busy machine had not answered our part of
+the handshake after 0.2 s, and was cut. Those who ask cost most and need least: so they
+are few.
 """
 
 from __future__ import annotations
@@ -13,7 +18,8 @@ import select
 import socket
 from collections import OrderedDict
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import ssl
@@ -27,23 +33,28 @@ MAX_CONNECTIONS: Final = 2_000
 MAX_STRANGERS: Final = 500
 """On one listener. Monitors, browsers and clients in their first moment need few."""
 
-MAX_TLS_STRANGERS: Final = 250
-"""The same over TLS, where each has buffers of up to 300 KiB."""
+MAX_TLS_STRANGERS: Final = 50
+"""The same over TLS, from the first byte of a request on: each has buffers of up to 300
+KiB, and what it sends takes time from others' handshakes."""
+
+MAX_HANDSHAKES: Final = 500
+"""On one listener, from the first byte of a TLS handshake to that of a request. Each
+takes 100 KiB; where 1,000 begin in a second it has half a second."""
 
 HANDSHAKE_SECONDS: Final = 10.0
-"""How long a TLS handshake may take, and how long the goodbye of TLS."""
+"""How long a TLS handshake may take, its first byte before it, its goodbye after."""
 
 _TAKEN_AT_ONCE = 512  # what waits in the kernel waits behind everybody
 _OPENED_AT_ONCE = 128  # so few that one is read before 500 more are opened
-_HANDSHAKES_AT_ONCE = 12  # each takes a millisecond
+_HANDSHAKES_AT_ONCE = 6  # each takes a millisecond, and a probe several turns
 _ITERATIONS_TO_READ = 3  # of the event loop, from its opening
-_NEWEST_ONE_IN = 4
+_NEWEST_ONE_IN = 2
 _PAUSE_SECONDS = 0.1
-_SERVED_AT_ONCE = 2  # a page or the metrics take some milliseconds
+_SERVED_AT_ONCE = 1  # a page or the metrics take some milliseconds
 
 
 class Turns:
-    """Lets strangers' requests begin, a few each time the loop goes round.
+    """Lets strangers' requests begin, one each time the loop goes round.
 
     Those of probes wait for no turn (sidecar.http.probes).
 
@@ -91,11 +102,17 @@ class Arrival:
     """One connection, from the moment it was taken."""
 
     protocol: BoundedProtocol | None = None
+    _clock: asyncio.TimerHandle | None = None  # while it is silent
 
     def __init__(self, arrivals: Arrivals, taken: socket.socket) -> None:
         self.turns = arrivals.turns
         self._arrivals = arrivals
         self._socket = taken
+
+    def has_begun(self) -> None:
+        """Count it among those who asked, no more among TLS handshakes."""
+        if self._arrivals.in_handshake.pop(self, self) is None:
+            self._arrivals.count_stranger(self)
 
     def is_known(self) -> None:
         """Count it as a stranger no more."""
@@ -104,14 +121,27 @@ class Arrival:
     def has_left(self) -> None:
         """Count it no more, and let its protocol go."""
         self.protocol = None
-        self._arrivals.all.pop(self, None)
-        self._arrivals.strangers.pop(self, None)
-        self._arrivals.unopened.pop(self, None)
+        self.stop_listening()
+        for group in self._arrivals.groups:
+            group.pop(self, None)
+
+    def listen(self) -> None:
+        """Wait for its first byte, but not for ever."""
+        loop = asyncio.get_running_loop()
+        self._clock = loop.call_later(HANDSHAKE_SECONDS, self.end)
+        loop.add_reader(self._socket, self._arrivals.hear, self, self._socket)
+
+    def stop_listening(self) -> None:
+        """Wait for its first byte no more."""
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+            asyncio.get_running_loop().remove_reader(self._socket)
 
     def end(self) -> None:
         """Cut it, whatever it is doing."""
-        is_opened = self not in self._arrivals.unopened
-        protocol = self.protocol
+        arrivals, protocol = self._arrivals, self.protocol
+        is_opened = self not in arrivals.silent and self not in arrivals.unopened
         self.has_left()
         if not is_opened:
             self._socket.close()
@@ -127,7 +157,7 @@ class Arrivals:
 
     All that come are taken at once. In a crowd most of them wait to be opened, which
     costs nothing. They are opened in the order in which they came, so that none waits
-    for ever; but one in four is the newest, who need not wait for a crowd before him.
+    for ever; but each second is the newest, who need not wait for a crowd before him.
     """
 
     def __init__(
@@ -137,9 +167,18 @@ class Arrivals:
         tls: ssl.SSLContext | None,
     ) -> None:
         self.all: dict[Arrival, None] = {}
-        self.strangers: dict[Arrival, None] = {}
-        self.turns = Turns()
+        self.silent: dict[Arrival, None] = {}
         self.unopened: OrderedDict[Arrival, socket.socket] = OrderedDict()
+        self.in_handshake: dict[Arrival, None] = {}
+        self.strangers: dict[Arrival, None] = {}
+        self.groups: tuple[dict[Arrival, Any], ...] = (
+            self.all,
+            self.silent,
+            self.unopened,
+            self.in_handshake,
+            self.strangers,
+        )
+        self.turns = Turns()
         self._listener = listener
         self._make_protocol = make_protocol
         self._tls = tls
@@ -166,15 +205,18 @@ class Arrivals:
         asyncio.get_running_loop().remove_reader(self._listener)
 
     def stop(self) -> None:
-        """Take no more connections, and end those in their handshake."""
+        """Take no more connections, and end those that are not open yet."""
         self._stop_listening()
-        for arrival in list(self.unopened):
+        for arrival in [*self.silent, *self.unopened]:
             arrival.end()
         for task in self._opening:
             task.cancel()
 
     def _take(self) -> None:
         self._take_all()
+        self._open_soon()
+
+    def _open_soon(self) -> None:
         if self._next is None:
             self._next = asyncio.get_running_loop().call_soon(self._open_some)
 
@@ -196,9 +238,20 @@ class Arrivals:
         taken.setblocking(False)
         arrival = Arrival(self, taken)
         self.all[arrival] = None
-        self.unopened[arrival] = taken
+        if self._tls is None:
+            self.unopened[arrival] = taken
+        else:
+            self.silent[arrival] = None
+            arrival.listen()
         if len(self.all) > MAX_CONNECTIONS:
             self._make_room()
+
+    def hear(self, arrival: Arrival, taken: socket.socket) -> None:
+        """Open one that has sent something, or ended, when its turn comes."""
+        arrival.stop_listening()
+        del self.silent[arrival]
+        self.unopened[arrival] = taken
+        self._open_soon()
 
     def _open_some(self) -> None:
         self._next = None
@@ -211,19 +264,26 @@ class Arrivals:
                 arrival.has_left()
                 continue
             left -= 1
-            self.strangers[arrival] = None
-            if len(self.strangers) > self._max_strangers:
-                next(iter(self.strangers)).end()
+            if self._tls is None:
+                self.count_stranger(arrival)
+            else:
+                _count(arrival, self.in_handshake, MAX_HANDSHAKES)
             task = asyncio.create_task(self._open(arrival, taken))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
         if self.unopened:
             self._next = asyncio.get_running_loop().call_soon(self._open_some)
 
+    def count_stranger(self, arrival: Arrival) -> None:
+        """Count one more; the oldest gives way."""
+        _count(arrival, self.strangers, self._max_strangers)
+
     def _make_room(self) -> None:
-        """End the oldest stranger, or whoever waits longest if all are just opened."""
-        has_old = len(self.strangers) > _ITERATIONS_TO_READ * self._at_once
-        for arrival in self.strangers if has_old else self.unopened or self.strangers:
+        """End the oldest of a group, or whoever waits longest if all have just come."""
+        just_come = _ITERATIONS_TO_READ * self._at_once
+        groups = self.silent, self.strangers, self.in_handshake
+        old = [group for group in groups if len(group) > just_come]
+        for arrival in chain(*old, self.unopened, *groups):
             arrival.end()
             return
 
@@ -244,6 +304,13 @@ class Arrivals:
             )
         except OSError:  # it left, or its handshake failed; TimeoutError is one
             arrival.has_left()
+
+
+def _count(arrival: Arrival, group: dict[Arrival, None], most: int) -> None:
+    """Add it to a group, in which the oldest gives way."""
+    group[arrival] = None
+    if len(group) > most:
+        next(iter(group)).end()
 
 
 def _has_hung_up(taken: socket.socket) -> bool:

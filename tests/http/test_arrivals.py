@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import uvloop
+from support.arrivals import crowd_of
 from support.wire import GET
 
 from sidecar.http import strangers
@@ -21,53 +22,13 @@ from sidecar.http.strangers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import pytest
-
-
-class Crowd:
-    """Those who came to a listener, by their numbers, and whom it opened."""
-
-    def __init__(self, count: int, at_once: int) -> None:
-        self.arrivals = Arrivals(socket.socket(), lambda: None, None)  # type: ignore[arg-type, return-value]
-        self.arrivals._at_once = at_once
-        self.arrivals._open = self._open  # type: ignore[method-assign]
-        self.opened: list[int] = []
-        self.pairs = [socket.socketpair() for _ in range(count)]
-        self._numbers = {ours: number for number, (ours, _) in enumerate(self.pairs)}
-        for ours, _ in self.pairs:
-            self.arrivals._add(ours)
-
-    async def _open(self, arrival: Arrival, taken: socket.socket) -> None:  # noqa: ARG002
-        self.opened.append(self._numbers[taken])
-
-    @property
-    def waiting(self) -> list[int]:
-        return [self._numbers[taken] for taken in self.arrivals.unopened.values()]
-
-    async def open_all(self) -> None:
-        while self.arrivals.unopened:
-            self.arrivals._open_some()
-        await asyncio.gather(*self.arrivals._opening)
-
-
-@contextmanager
-def crowd_of(count: int, at_once: int = 4) -> Iterator[Crowd]:
-    crowd = Crowd(count, at_once)
-    try:
-        yield crowd
-    finally:
-        crowd.arrivals._listener.close()
-        for pair in crowd.pairs:
-            for end in pair:
-                end.close()
 
 
 async def test_nobody_waits_for_ever_and_the_newest_not_for_a_crowd() -> None:
     with crowd_of(9) as crowd:
         await crowd.open_all()
-        assert crowd.opened == [8, 0, 1, 2, 7, 3, 4, 5, 6]
+        assert crowd.opened == [8, 0, 7, 1, 6, 2, 5, 3, 4]
 
 
 async def test_however_often_they_come_few_are_opened_in_one_iteration() -> None:

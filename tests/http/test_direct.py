@@ -6,17 +6,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from starlette.responses import PlainTextResponse, Response
 from support.process import wait_until
-from support.wire import BODY, GET, HEAD, WHOLE, NoTurns, wire
+from support.wire import BODY, GET, HEAD, WHOLE, in_a_crowd, wire
 
 from sidecar.http import protocol
 from sidecar.http.protocol import BoundedProtocol, UvicornsProtocol
-from sidecar.http.strangers import Arrival
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -209,11 +207,9 @@ async def test_a_request_is_answered_once() -> None:
 async def test_who_leaves_while_its_requests_wait_leaves_nothing() -> None:
     async with wire() as one:
         one.is_known = False
-        arrivals: Any = SimpleNamespace(
-            turns=NoTurns(), all={}, strangers={}, unopened={}
-        )
-        arrival = one.protocol.arrival = Arrival(arrivals, one.caller)
-        arrival.protocol = one.protocol
+        in_a_crowd(one)
+        arrival = one.protocol.arrival
+        assert arrival is not None
         one.caller.sendall((GET + b"\r\n") * 2)
         await asyncio.to_thread(wait_until, lambda: bool(one.protocol.pipeline))
         tasks, kept = one.protocol.tasks, weakref.ref(one.protocol)

@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from starlette.responses import PlainTextResponse
-from support.wire import NoTurns, Wire, wire
+from support.wire import Wire, in_a_crowd, wire
 
 from sidecar.http import protocol
 from sidecar.http.probes import Probes
-from sidecar.http.strangers import Arrival
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,8 +29,7 @@ async def probed_wire() -> AsyncIterator[Wire]:
 
 async def test_a_probe_is_answered_in_a_crowd_in_which_nobodys_turn_comes() -> None:
     async with probed_wire() as one:
-        arrivals: Any = SimpleNamespace(turns=NoTurns())
-        one.protocol.arrival = Arrival(arrivals, one.caller)
+        in_a_crowd(one)
         for _ in range(2 * protocol.MAX_UNANSWERED):
             one.protocol.data_received(LIVE)
             assert (await one.read()).endswith(b"directly")
@@ -119,8 +116,7 @@ async def test_a_stranger_is_who_came_over_tcp_and_was_never_authorised(
 ) -> None:
     async with probed_wire() as one:
         one.is_known = is_known
-        arrivals: Any = SimpleNamespace(turns=NoTurns(), strangers={}, known={})
-        one.protocol.arrival = Arrival(arrivals, one.caller)
+        in_a_crowd(one)
         one.protocol.client = (host, 1)
         one.protocol.data_received(LIVE)
         assert one.probed_by_stranger == [is_stranger]

@@ -22,8 +22,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from sidecar.http.protocol import BoundedProtocol
 from sidecar.http.strangers import (
     _SERVED_AT_ONCE,
+    MAX_HANDSHAKES,
     MAX_STRANGERS,
-    MAX_TLS_STRANGERS,
     Turns,
 )
 
@@ -136,6 +136,9 @@ def test_a_probe_gets_in_beside_thousands_of_every_kind(
     assert not seen.failures, seen
 
 
+HALF_A_HANDSHAKE = b"\x16\x03\x01\x02\x00\x01"
+
+
 def test_half_a_handshake_counts_as_a_connection(
     nats: NatsProcess, tmp_path: Path
 ) -> None:
@@ -147,9 +150,9 @@ def test_half_a_handshake_counts_as_a_connection(
         connect(sidecar) as first,
         ExitStack() as stack,
     ):
-        first.sendall(b"\x16\x03\x01\x02\x00\x01")
-        for _ in range(MAX_TLS_STRANGERS):
-            stack.enter_context(connect(sidecar))
+        first.sendall(HALF_A_HANDSHAKE)
+        for _ in range(MAX_HANDSHAKES):
+            stack.enter_context(connect(sidecar)).sendall(HALF_A_HANDSHAKE)
         assert first.recv(1) == b""
 
 

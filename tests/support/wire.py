@@ -17,6 +17,7 @@ from starlette.responses import PlainTextResponse
 from uvicorn.server import ServerState
 
 from sidecar.http.protocol import BoundedProtocol
+from sidecar.http.strangers import Arrival, Arrivals, Turns
 
 from .process import wait_until
 
@@ -86,11 +87,20 @@ class Wire:
         return answers
 
 
-class NoTurns:
+class _NoTurns(Turns):
     """A crowd in which nobody's turn comes."""
 
     def ask(self, *, is_first: bool) -> asyncio.Future[None]:  # noqa: ARG002
         return asyncio.get_running_loop().create_future()
+
+
+def in_a_crowd(one: Wire) -> Arrivals:
+    """Make it a stranger, one of those whose turn does not come."""
+    arrivals = Arrivals(one.caller, lambda: one.protocol, None)
+    arrivals.turns = _NoTurns()
+    one.protocol.arrival = Arrival(arrivals, one.caller)
+    one.protocol.arrival.protocol = one.protocol
+    return arrivals
 
 
 @asynccontextmanager
