@@ -36,7 +36,7 @@ from sidecar.errors import Outcome, Problem
 from sidecar.http.models import read_query
 from sidecar.model.event import parse_event, parse_key, parse_precondition
 from sidecar.model.publish_reply import Observation, Position, StoredMessage
-from sidecar.services.reader import Page
+from sidecar.services.pages import Page
 from sidecar.settings import SettingsError, load
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from sidecar.model.batch import MAX_EVENTS as BATCH_EVENTS
 from sidecar.model.batch import MEDIA_TYPE as SEQUENCE
 from sidecar.model.event import CATEGORY, ENTITY_TAG, KEY, MAX_OFFSET
 from sidecar.model.producer_key import PASS
-from sidecar.services.reader import MAX_BYTES, NEXT, Query
+from sidecar.services.pages import MAX_BYTES, NEXT, Query
 
 
 def _written(pattern: str) -> BeforeValidator:

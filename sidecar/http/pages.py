@@ -19,7 +19,7 @@ from sidecar.http.models import read_query
 from sidecar.http.protocol import EVENTS
 from sidecar.http.responses import PRIVATE
 from sidecar.http.waiting import BYTE_SECONDS, SLOW_SECONDS, done_or_slow, peer_of
-from sidecar.services.reader import NEXT
+from sidecar.services.pages import NEXT
 from sidecar.telemetry.log import log
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from sidecar.model.memory_budget import MemoryBudget
     from sidecar.services.daemon import Daemon
+    from sidecar.services.pages import Page, Query
     from sidecar.services.publisher import Publisher
-    from sidecar.services.reader import Page, Query
 
 _BESIDE_WRITES_BYTES = 16 * 1024  # of a page: a larger one would hold a publish longer
 _BESIDE_WRITES_SECONDS = 0.002  # before each, in which publishes go

@@ -16,7 +16,7 @@ from sidecar.model.last_pass import (
     is_same_event,
 )
 from sidecar.model.producer_key import parse_producer_key
-from sidecar.services.reader import Query
+from sidecar.services.pages import Query
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

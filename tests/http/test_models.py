@@ -19,7 +19,7 @@ from sidecar.http.models import (
     StreamDocument,
     read_query,
 )
-from sidecar.services.reader import MAX_BYTES, NEXT, Query
+from sidecar.services.pages import MAX_BYTES, NEXT, Query
 
 if TYPE_CHECKING:
     import httpx

@@ -25,7 +25,7 @@ from sidecar.model.decisions import Stored
 from sidecar.model.event import parse_event
 from sidecar.model.stream import StreamPlan
 from sidecar.services.daemon import Daemon
-from sidecar.services.reader import Query
+from sidecar.services.pages import Query
 from sidecar.settings import Settings
 
 if TYPE_CHECKING:

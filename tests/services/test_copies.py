@@ -19,7 +19,7 @@ from sidecar.jetstream.credentials import NatsServer
 from sidecar.model.health import assess
 from sidecar.model.initsync import Verdict
 from sidecar.services.daemon import Daemon
-from sidecar.services.reader import Query
+from sidecar.services.pages import Query
 from sidecar.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from support.nats import NatsProcess
 
-    from sidecar.services.reader import Page
+    from sidecar.services.pages import Page
 
 BLOCK = b"NATS/1.0\r\n\r\n"
 

@@ -14,7 +14,7 @@ from sidecar.errors import Problem
 from sidecar.model.last_pass import MAX_MESSAGES
 from sidecar.model.publish_reply import Position, StoredMessage
 from sidecar.services.last_passes import LastPasses
-from sidecar.services.reader import Page, Query
+from sidecar.services.pages import Page, Query
 
 if TYPE_CHECKING:
     from sidecar.jetstream.leader import StreamLeader

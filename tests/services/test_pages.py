@@ -9,7 +9,7 @@ from sidecar import errors
 from sidecar.errors import Cause, Problem
 from sidecar.model.publish_reply import Position
 from sidecar.model.stream import StreamInfo
-from sidecar.services.reader import (
+from sidecar.services.pages import (
     NEXT,
     Budget,
     Query,
