@@ -19,7 +19,7 @@ FILES = {
 EDGES = {
     "nats": {"jetstream/client", "jetstream/connection", "jetstream/requests"},
     "nkeys": {"jetstream/credentials"},
-    "uvicorn": {"http/server", "http/protocol"},
+    "uvicorn": {"http/server", "http/clocks", "http/protocol"},
     "prometheus_client": {"telemetry/metrics"},
     "jinja2": {"http/status_page"},
     "structlog": {"telemetry/log"},

@@ -16,7 +16,8 @@ from starlette.responses import Response
 
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
-from sidecar.http.protocol import EVENTS, body_seconds
+from sidecar.http.clocks import body_seconds
+from sidecar.http.protocol import EVENTS
 from sidecar.http.responses import json_response, problem_response
 from sidecar.jetstream.callbacks import await_callback
 from sidecar.model.batch import MAX_BYTES, RECORD_SEPARATOR, key_of, not_a_batch

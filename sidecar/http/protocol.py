@@ -2,8 +2,10 @@
 """One HTTP connection: its limits, and a direct way for the request of each event.
 
 uvicorn leaves such limits to a proxy, which we do not have. Whatever a connection makes
-us keep has a bound in bytes, and each of its phases a clock: the first request, a head,
-a body with what follows it, its answer, the time to the next request.
+us keep has a bound in bytes, and each of its phases a clock (sidecar.http.clocks).
+
+It is longer than 400 lines: the parser's callbacks share one state, and each bound is
+checked in one of them.
 """
 
 from __future__ import annotations
@@ -13,12 +15,9 @@ import os
 import select
 import socket
 import struct
-import sys
 from contextlib import suppress
-from fcntl import ioctl
 from functools import partial
 from http import HTTPStatus
-from termios import TIOCOUTQ
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
@@ -28,10 +27,14 @@ from httptools import (
     HttpRequestParser,
     parse_url,
 )
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from sidecar.http.clocks import (
+    KEEP_ALIVE_SECONDS,
+    STRANGERS_IDLE_SECONDS,
+    ClockedProtocol,
+)
 
 if TYPE_CHECKING:
-    from asyncio import TimerHandle
     from collections.abc import Callable
 
     from starlette.responses import Response
@@ -66,38 +69,6 @@ MAX_HEADERS: Final = 100
 MAX_UNANSWERED: Final = 4
 """Requests on one connection; the consumer plugin asks one ahead."""
 
-HEAD_SECONDS: Final = 20.0
-"""How long a connection may take to the end of its first headers, and from the first
-byte of a request to the end of its headers."""
-
-BODY_SECONDS: Final = 30.0
-"""How long a body may take to arrive, whatever its size."""
-
-BODY_BYTES_A_SECOND: Final = 4096
-"""For each of these that came of who is known, its body has a second more."""
-
-READER_SECONDS: Final = 10.0
-"""How long somebody may take nothing of an answer, which counts as held meanwhile: a
-client that is paused asks again when it goes on."""
-
-TAKE_SECONDS: Final = 30.0
-"""How long an answer to somebody unknown may lie here, whatever is taken of it."""
-
-PAGE_SECONDS: Final = 600.0
-"""The same for who is known, whose link may be slow; the plugin waits no longer. So
-long a body may take at most, too."""
-
-STOPPING_SECONDS: Final = 1.0
-"""How long a sidecar that stops waits for whoever does not take what it answered."""
-
-STRANGERS_IDLE_SECONDS: Final = 75.0
-"""Between two requests. Prometheus asks each 15 to 60 s."""
-
-KEEP_ALIVE_SECONDS: Final = 3600
-"""The same for who is known. Longer than a plugin is ever idle inside one pass: of two
-sides that close at the same moment, the caller learns an ambiguous failure."""
-
-_SLACK_SECONDS = 5.0  # the application's own clock tells the caller why
 _PIECE_BYTES = 16 * 1024  # what is parsed before limits are looked at
 
 
@@ -109,11 +80,6 @@ def path_of(target: bytes) -> str:
         return unquote((parse_url(target).path or b"").decode("latin-1"))
     except HttpParserError:
         return ""
-
-
-def body_seconds(came_bytes: int) -> float:
-    """Say how long a body may take of which so much came."""
-    return min(BODY_SECONDS + came_bytes / BODY_BYTES_A_SECOND, PAGE_SECONDS)
 
 
 class _TooMuch(Exception):  # noqa: N818 - nobody sees it
@@ -154,7 +120,7 @@ class _Direct:
         self.message_event = asyncio.Event()
 
 
-class BoundedProtocol(HttpToolsProtocol):
+class BoundedProtocol(ClockedProtocol):
     """An HTTP connection that can neither fill the memory nor stay half a request.
 
     A POST to EVENTS that arrives in one piece is served directly, but not a stranger's:
@@ -164,17 +130,12 @@ class BoundedProtocol(HttpToolsProtocol):
     """
 
     arrival: Arrival | None = None
-    _is_known = False  # the API was asked for as it may be
     _is_first = True  # of its requests
     _is_in_head = False
     _is_in_message = False
     _loose_bytes = 0  # of a head, or since the last piece of a body
-    _body_bytes = 0  # that came of a body which is kept
-    _began_at = 0.0  # of a body, its clock
     _unanswered = 0
     _is_deaf = False  # nothing more is read: its body would be parsed for nothing
-    _input_timer: TimerHandle | None = None
-    _reader_timer: TimerHandle | None = None
     _may_probe = True  # once each time that bytes come: more would be for nothing
     _body: list[bytes] | None = None  # of a request that may be served directly
     _plain_head: bytes | None = None  # of a request that asks for another protocol
@@ -203,7 +164,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         if self.client is None:
             self.client = (UNIX, _process_of(transport))
-        self._limit_input(HEAD_SECONDS)
+        self._limit_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clocks; end the request under way, and keep nothing.
@@ -242,74 +203,6 @@ class BoundedProtocol(HttpToolsProtocol):
         """Tell whether a whole request waits for its answer."""
         return self._unanswered > int(self._is_in_message)
 
-    def shutdown(self) -> None:
-        """Stop; whoever reads on does so now."""
-        super().shutdown()
-        if self.transport.get_write_buffer_size():
-            self.loop.call_later(STOPPING_SECONDS, self._abort_unread)
-
-    def _abort_unread(self) -> None:
-        if self.transport.get_write_buffer_size():
-            self.transport.abort()
-
-    def _limit_input(self, seconds: float) -> None:
-        self._end_input()
-        self._input_timer = self.loop.call_later(seconds, self.transport.abort)
-
-    def _limit_body(self) -> None:
-        """Cut it when its time is over, which grows with what came of it."""
-        left_seconds = self._began_at + _SLACK_SECONDS - self.loop.time()
-        left_seconds += body_seconds(self._body_bytes)
-        if left_seconds <= 0:
-            self.transport.abort()
-            return
-        self._end_input()
-        self._input_timer = self.loop.call_later(left_seconds, self._limit_body)
-
-    def _end_input(self) -> None:
-        if self._input_timer is not None:
-            self._input_timer.cancel()
-            self._input_timer = None
-
-    def pause_writing(self) -> None:
-        """Look whether the reader goes on; one who is known may be slow."""
-        super().pause_writing()
-        seconds = PAGE_SECONDS if self._is_known else TAKE_SECONDS
-        self._watch_reader(self.loop.time() + seconds, self._unread_bytes())
-
-    def resume_writing(self) -> None:
-        """Stop looking."""
-        self._end_reader()
-        super().resume_writing()
-
-    def _watch_reader(self, ends_at: float, unread_bytes: int) -> None:
-        self._reader_timer = self.loop.call_later(
-            READER_SECONDS, self._check_reader, ends_at, unread_bytes
-        )
-
-    def _check_reader(self, ends_at: float, unread_before: int) -> None:
-        unread_bytes = self._unread_bytes()
-        if self.loop.time() >= ends_at or unread_bytes >= unread_before:
-            self.transport.abort()
-        else:
-            self._watch_reader(ends_at, unread_bytes)
-
-    def _unread_bytes(self) -> int:
-        """Count what the other side has not taken, in our buffer and in the kernel's.
-
-        A slow link empties the kernel's long before ours gets smaller.
-        """
-        queued = bytearray(4)
-        with suppress(OSError):
-            ioctl(self.transport.get_extra_info("socket").fileno(), TIOCOUTQ, queued)
-        kernels = int.from_bytes(queued, sys.byteorder)
-        return self.transport.get_write_buffer_size() + kernels
-
-    def _end_reader(self) -> None:
-        if self._reader_timer is not None:
-            self._reader_timer.cancel()
-            self._reader_timer = None
-
     # -- What comes in -----------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
@@ -329,10 +222,9 @@ class BoundedProtocol(HttpToolsProtocol):
                     self.on_body(piece)
         if self._is_in_message and self._input_timer is None:
             if self._is_in_head:
-                self._limit_input(HEAD_SECONDS)
+                self._limit_head()
             else:
-                self._began_at = self.loop.time()
-                self._limit_body()
+                self._begin_body()
 
     def _parse(self, data: bytes | memoryview) -> None:
         if self._is_deaf or self.transport.is_closing():

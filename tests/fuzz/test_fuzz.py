@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.sidecar import sidecar_on
 
-from sidecar.http.protocol import HEAD_SECONDS
+from sidecar.http.clocks import HEAD_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 from support.wire import BODY, GET, HEAD, WHOLE, wire
 
-from sidecar.http import protocol
+from sidecar.http import clocks
 
 
 async def test_an_idle_connection_is_closed_after_a_direct_answer_too() -> None:
@@ -39,8 +39,8 @@ async def test_an_idle_connection_is_closed_after_a_direct_answer_too() -> None:
 async def test_whoever_stalls_is_cut_by_the_clock_of_that_phase(
     name: str, pieces: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "_SLACK_SECONDS", 0)
-    monkeypatch.setattr(protocol, name, 0.05)
+    monkeypatch.setattr(clocks, "_SLACK_SECONDS", 0)
+    monkeypatch.setattr(clocks, name, 0.05)
     async with wire() as one:
         for piece in pieces:
             one.protocol.data_received(piece)
@@ -55,7 +55,7 @@ async def test_whoever_stalls_is_cut_by_the_clock_of_that_phase(
 async def test_an_answer_that_nobody_takes_ends_the_connection(
     is_known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "READER_SECONDS", 0.05)
+    monkeypatch.setattr(clocks, "READER_SECONDS", 0.05)
     async with wire() as one:
         one.is_known = is_known
         one.protocol.transport.write(b"x" * 4_000_000)
@@ -65,8 +65,8 @@ async def test_an_answer_that_nobody_takes_ends_the_connection(
 async def test_who_is_known_may_take_an_answer_slowly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(protocol, "READER_SECONDS", 0.2)
-    monkeypatch.setattr(protocol, "TAKE_SECONDS", 0.05)
+    monkeypatch.setattr(clocks, "READER_SECONDS", 0.2)
+    monkeypatch.setattr(clocks, "TAKE_SECONDS", 0.05)
     async with wire() as one:
         one.protocol.data_received(WHOLE)
         one.responds[0](PlainTextResponse("x" * 4_000_000))
@@ -79,8 +79,8 @@ async def test_who_is_known_may_take_an_answer_slowly(
 async def test_who_is_known_may_not_take_an_answer_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(protocol, "READER_SECONDS", 0.2)
-    monkeypatch.setattr(protocol, "PAGE_SECONDS", 0.3)
+    monkeypatch.setattr(clocks, "READER_SECONDS", 0.2)
+    monkeypatch.setattr(clocks, "PAGE_SECONDS", 0.3)
     async with wire() as one:
         one.is_known = True
         one.protocol.data_received(WHOLE)
@@ -93,8 +93,8 @@ async def test_who_is_known_may_not_take_an_answer_for_ever(
 async def test_a_stranger_may_not_take_an_answer_slowly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(protocol, "READER_SECONDS", 0.2)
-    monkeypatch.setattr(protocol, "TAKE_SECONDS", 0.3)
+    monkeypatch.setattr(clocks, "READER_SECONDS", 0.2)
+    monkeypatch.setattr(clocks, "TAKE_SECONDS", 0.3)
     async with wire() as one:
         one.protocol.transport.write(b"x" * 4_000_000)
         pieces = 0
@@ -107,7 +107,7 @@ async def test_a_stranger_may_not_take_an_answer_slowly(
 
 @pytest.mark.parametrize(
     ("is_known", "seconds"),
-    [(True, protocol.PAGE_SECONDS), (False, protocol.TAKE_SECONDS)],
+    [(True, clocks.PAGE_SECONDS), (False, clocks.TAKE_SECONDS)],
 )
 async def test_an_answer_may_be_taken_for_so_long(
     is_known: bool, seconds: float, monkeypatch: pytest.MonkeyPatch
@@ -128,10 +128,10 @@ async def test_a_stranger_that_is_idle_makes_room_sooner() -> None:
     async with wire() as one:
         one.is_known = False
         one.protocol.data_received(GET + b"\r\n")
-        assert one.protocol.timeout_keep_alive < protocol.KEEP_ALIVE_SECONDS
+        assert one.protocol.timeout_keep_alive < clocks.KEEP_ALIVE_SECONDS
         one.is_known = True
         one.protocol.data_received(WHOLE)
-        assert one.protocol.timeout_keep_alive == protocol.KEEP_ALIVE_SECONDS
+        assert one.protocol.timeout_keep_alive == clocks.KEEP_ALIVE_SECONDS
 
 
 async def test_trailers_are_no_headers() -> None:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
-from sidecar.http import events, protocol
+from sidecar.http import clocks, events
 from sidecar.model import batch
 from sidecar.model.memory_budget import MAX_BYTES, MemoryBudget
 
@@ -68,7 +68,7 @@ def head(limit_bytes: int, *, is_batch: bool = False) -> events._Head:
 async def test_a_body_that_does_not_come_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(protocol, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(clocks, "BODY_SECONDS", 0.05)
 
     async def receive() -> Message:
         return await asyncio.Future()
@@ -84,8 +84,8 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
 async def test_a_body_has_more_time_as_long_as_it_comes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(protocol, "BODY_SECONDS", 0.1)
-    monkeypatch.setattr(protocol, "BODY_BYTES_A_SECOND", 50)
+    monkeypatch.setattr(clocks, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(clocks, "BODY_BYTES_A_SECOND", 50)
     left = [b"x" * 10] * 5
 
     async def receive() -> Message:
@@ -118,7 +118,7 @@ async def test_no_more_of_a_body_is_read_than_its_limit(is_batch: bool) -> None:
 
 
 def test_the_time_of_a_body_grows_with_what_came_and_has_an_end() -> None:
-    times = [protocol.body_seconds(came) for came in (0, 4096, 409_600, 32_000_000)]
+    times = [clocks.body_seconds(came) for came in (0, 4096, 409_600, 32_000_000)]
     assert times == [30, 31, 130, 600]
 
 
