@@ -36,9 +36,9 @@ from sidecar.http.models import (
     POST_MATCH,
     POST_MATCH_REQUEST,
 )
-from sidecar.http.pages import clients_document, read_events
 from sidecar.http.passes import beginning_pass, get_pass, post_match
 from sidecar.http.probes import live_response, ready_response
+from sidecar.http.reads import clients_document, read_events
 from sidecar.http.responses import PRIVATE, json_response, problem_response
 from sidecar.http.status_page import HEADERS as PAGE_HEADERS
 from sidecar.http.status_page import StatusView, render

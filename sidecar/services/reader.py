@@ -12,6 +12,7 @@ import itertools
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from sidecar import errors

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.sidecar import event, last_offset, post, sidecar_on
 
-from sidecar.http.pages import _gives_way
-from sidecar.services.reader import NEXT, Query
+from sidecar.http.reads import _gives_way
+from sidecar.services.pages import NEXT, Query
 
 if TYPE_CHECKING:
     from pathlib import Path
