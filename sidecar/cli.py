@@ -9,20 +9,26 @@ import asyncio
 import gc
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sidecar import __version__, errors
 from sidecar.command_error import NO_FIT_STREAM, NO_NATS, OK, CommandError, printable
 from sidecar.errors import Problem
-from sidecar.model.event import MAX_OFFSET
+from sidecar.model.event import MAX_OFFSET, plain_name
+from sidecar.model.wanted import ObjectKey, Wanted, read_key, read_time
 from sidecar.settings import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _EPILOG = """\
 Settings are environment variables, SIDECAR_*; see docs/settings.md.
 Exit status: 0 done, 1 not ready, 2 wrong settings or arguments, 3 cannot listen,
 4 no NATS or login refused, 5 stream missing or unusable, 6 embedded NATS cannot start,
-7 plugins or demo failed, 8 unsupported version of a library, 130 interrupted."""
+7 plugins or demo failed, 8 unsupported version of a library, 9 no such event,
+130 interrupted."""
 
 
 _OVER_HTTP = """\
@@ -106,21 +112,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_tail(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
+    start = command.add_mutually_exclusive_group()
+    end = command.add_mutually_exclusive_group()
+    start.add_argument(
         "--from",
         dest="start",
-        default="-10",
         type=_start,
         metavar="OFFSET",
-        help="an offset, first, next, or -N for the last N offsets (default -10)",
+        help="an offset, first, next, or -N for the last N offsets (default -10; first "
+        "with --key or --until)",
     )
-    command.add_argument(
-        "--follow", action="store_true", help="wait for further events"
-    )
+    end.add_argument("--follow", action="store_true", help="wait for further events")
     command.add_argument("--category", help="only events of this category")
-    command.add_argument(
-        "--json", action="store_true", help="print one JSON object per line"
-    )
+    _add_object(command)
+    _add_times(start.add_argument, end.add_argument)
+    _add_json(command)
     command.add_argument(
         "--show-payload",
         action="store_true",
@@ -128,10 +134,70 @@ def _add_tail(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_object(command: argparse.ArgumentParser, *, required: bool = False) -> None:
+    command.add_argument(
+        "--type",
+        dest="object_type",
+        type=_name,
+        required=required,
+        metavar="TYPE",
+        help="only events of objects of this type, as Users",
+    )
+    command.add_argument(
+        "--key",
+        type=_key,
+        required=required,
+        help="only events of the object with this primary key: its text, as 1234 or "
+        "jdoe; or JSON, in single quotes: '\"jdoe\"', and '[\"INSA\", 12]' for a "
+        "composite key. Keys are compared as text: 1234 finds the number and the text",
+    )
+
+
+def _add_times(
+    add_since: Callable[..., object], add_until: Callable[..., object]
+) -> None:
+    add_since(
+        "--since",
+        type=_time,
+        metavar="TIME",
+        help="only events stored since then: 2026-11-28T16:00:00Z, or how long ago, as "
+        "30m, 2h, 3d",
+    )
+    add_until(
+        "--until", type=_time, metavar="TIME", help="only events stored until then"
+    )
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--json", action="store_true", help="print one JSON object per line"
+    )
+
+
 def _start(text: str) -> str:
     if text not in ("first", "next") and not text.removeprefix("-").isdecimal():
         raise argparse.ArgumentTypeError("must be an offset, first, next or -N")
     return text
+
+
+def _name(text: str) -> str:
+    if plain_name(text) is None:
+        raise argparse.ArgumentTypeError("must be letters, digits, _ or -")
+    return text
+
+
+def _key(text: str) -> ObjectKey:
+    try:
+        return read_key(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _time(text: str) -> datetime:
+    try:
+        return read_time(text, datetime.now(UTC))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _offset(text: str) -> int:
@@ -200,9 +266,11 @@ def _check(_: argparse.Namespace) -> int:
 def _tail(arguments: argparse.Namespace) -> int:
     from sidecar.commands.tail import View, tail
 
+    wanted = _wanted(arguments, arguments.category)
+    looks_through = wanted.key is not None or wanted.until is not None
     view = View(
-        start=arguments.start,
-        category=arguments.category,
+        start=arguments.start or ("first" if looks_through else "-10"),
+        wanted=wanted,
         follow=arguments.follow,
         as_json=arguments.json,
         show_payload=arguments.show_payload,
@@ -216,6 +284,16 @@ def _clients(arguments: argparse.Namespace) -> int:
 
     clients(load(os.environ), as_json=arguments.json)
     return OK
+
+
+def _wanted(arguments: argparse.Namespace, category: str | None = None) -> Wanted:
+    return Wanted(
+        category=category,
+        object_type=arguments.object_type,
+        key=arguments.key,
+        since=arguments.since,
+        until=arguments.until,
+    )
 
 
 def _healthcheck(_: argparse.Namespace) -> int:

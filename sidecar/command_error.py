@@ -14,6 +14,7 @@ NO_FIT_STREAM: Final = 5
 NO_EMBEDDED_NATS: Final = 6
 NOT_INSTALLED: Final = 7
 OTHER_LIBRARY: Final = 8
+NO_EVENT: Final = 9
 
 
 class CommandError(Exception):

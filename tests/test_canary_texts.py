@@ -31,11 +31,13 @@ from support.nats import NatsProcess
 from support.sidecar import COMMAND, SidecarProcess, environment
 
 from sidecar import errors
-from sidecar.commands.tail import View, _line
+from sidecar.commands.stored_events import Found
+from sidecar.commands.tail import View, _document, _row
 from sidecar.errors import Outcome, Problem
 from sidecar.http.models import read_query
 from sidecar.model.event import parse_event, parse_key, parse_precondition
 from sidecar.model.publish_reply import Observation, Position, StoredMessage
+from sidecar.model.wanted import Wanted
 from sidecar.services.pages import Page
 from sidecar.settings import SettingsError, load
 
@@ -382,8 +384,10 @@ def test_a_url_with_a_strange_secret_is_refused_without_it(
 def test_tail_shows_no_type_that_is_no_plain_name(as_json: bool) -> None:
     canary = new_canary()
     data = {"eventtype": f"{canary}\x1b]0;owned\x07", "objtype": {"password": canary}}
-    row: Any = {"offset": 1, "timestamp": "t", "category": "base"}
-    view = View("first", None, follow=False, as_json=as_json, show_payload=False)
-    line = _line(row | {"data": json.dumps(data)}, view)
+    found = Found(1, "t", f"base{canary}", json.dumps(data), data)
+    view = View("first", Wanted(), follow=False, as_json=as_json, show_payload=False)
+    line = (
+        json.dumps(_document(found, view)) if as_json else " ".join(_row(found, view))
+    )
     assert leaks(line, {canary}) == []
     assert "\x1b" not in line

@@ -57,6 +57,11 @@ def test_help_of_a_command_explains_it(run: Run, command: str) -> None:
         ["provision", "--first-offset", "x"],
         ["provision", "--first-offset", "9007199254740992"],
         ["tail", "--from", "x"],
+        ["tail", "--from", "first", "--since", "2h"],
+        ["tail", "--follow", "--until", "2h"],
+        ["tail", "--type", "not a name"],
+        ["tail", "--key", "[INSA, 12]"],
+        ["tail", "--since", "yesterday"],
     ],
     ids=" ".join,
 )

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from support.nats import NatsProcess
 
 
+HEADER = "OFFSET"
+
+
 @pytest.fixture
 def told(sidecar: SidecarProcess) -> SidecarProcess:
     """Let the stream end with twelve known events."""
@@ -36,10 +39,17 @@ def told(sidecar: SidecarProcess) -> SidecarProcess:
 
 
 def tail(run: Run, told: SidecarProcess, *arguments: str) -> list[str]:
+    """Give the lines of what it shows, without the header."""
     ran = run("tail", *arguments, unix_socket=told.socket)
     assert ran.returncode == 0, ran.stderr
     assert SECRET not in ran.stdout or "--show-payload" in arguments
-    return ran.stdout.splitlines()
+    return lines_of(ran) if "--json" not in arguments else ran.stdout.splitlines()
+
+
+def lines_of(ran: Ran) -> list[str]:
+    header, *lines = ran.stdout.splitlines() or [HEADER]
+    assert header.startswith(HEADER)
+    return lines
 
 
 def test_tail_shows_the_last_ten_without_what_they_hold(
@@ -91,7 +101,7 @@ def test_tail_does_not_take_a_copy_that_lags_for_the_end(run: Run) -> None:
     with FakeSidecar(*pages) as fake:
         ran = tail_of(run, fake)
     assert ran.returncode == 0, ran.stderr
-    assert len(ran.stdout.splitlines()) == 1
+    assert len(lines_of(ran)) == 1
 
 
 NOT_YET = Reply(200, {"events": [], "next_offset": 7, "last_offset": 7})
@@ -112,7 +122,7 @@ def test_tail_asks_again_for_what_nobody_could_say(run: Run, between: Reply) -> 
     with FakeSidecar(between, found, between, end) as fake:
         ran = tail_of(run, fake)
     assert ran.returncode == 0, ran.stderr
-    assert len(ran.stdout.splitlines()) == 1
+    assert len(lines_of(ran)) == 1
 
 
 @pytest.mark.parametrize(
@@ -122,7 +132,7 @@ def test_tail_asks_again_for_what_nobody_could_say(run: Run, between: Reply) -> 
 def test_tail_of_an_end_that_nobody_says_fails_after_its_patience(
     run: Run, monkeypatch: pytest.MonkeyPatch, answer: Reply, text: str
 ) -> None:
-    monkeypatch.setattr("sidecar.commands.tail.PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("sidecar.commands.stored_events.PATIENCE_SECONDS", 0.5)
     with FakeSidecar(answer) as fake:
         assert_complaint(tail_of(run, fake), 1, text)
         assert len(fake.requests) > 1
@@ -154,7 +164,7 @@ def test_tail_shows_an_event_that_lacks_everything(
         f"--from={offset}",
         unix_socket=sidecar.socket,
     )
-    assert (ran.returncode, len(ran.stdout.splitlines())) == (0, 1), ran.stderr
+    assert (ran.returncode, len(lines_of(ran))) == (0, 1), ran.stderr
 
 
 def test_tail_shows_what_another_program_stored_and_is_no_event(
@@ -174,6 +184,7 @@ def test_tail_follows_until_ctrl_c(told: SidecarProcess) -> None:
     environ = environment(unix_socket=told.socket)
     with interruptible("tail", "--follow", "--from=-1", environ=environ) as following:
         assert following.stdout is not None
+        assert following.stdout.readline().startswith(HEADER)
         assert following.stdout.readline()
         with told.client() as http:
             offset = post(http, event(eventtype="removed")).json()["offset"]
@@ -187,7 +198,7 @@ def test_tail_follows_until_ctrl_c(told: SidecarProcess) -> None:
 
 
 def test_tail_into_a_closed_pipe_ends_quietly(told: SidecarProcess) -> None:
-    command = f"{sys.executable} -m sidecar tail --from first | head -n 1"
+    command = f"{sys.executable} -m sidecar tail --from first | head -n 2"
     ran = subprocess.run(
         ["/bin/sh", "-c", command],
         env=environment(unix_socket=told.socket),
@@ -195,7 +206,7 @@ def test_tail_into_a_closed_pipe_ends_quietly(told: SidecarProcess) -> None:
         text=True,
         check=False,
     )
-    assert len(ran.stdout.splitlines()) == 1
+    assert len(ran.stdout.splitlines()) == 2
     assert ran.stderr == ""
 
 
