@@ -30,6 +30,10 @@ Exit status: 0 done, 1 not ready, 2 wrong settings or arguments, 3 cannot listen
 7 plugins or demo failed, 8 unsupported version of a library, 9 no such event,
 130 interrupted."""
 
+_TRACE = """\
+Show each event of one object, and which of the known clients have passed it: such a
+client has read it and asks for a later one. Attributes are read here, but not shown."""
+
 
 _OVER_HTTP = """\
 Warning: the token goes over http://. While the daemon is down, any local user can
@@ -96,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("check", _check, "check settings, connection and stream")
     _add_tail(add("tail", _tail, "show stored events, without their attributes"))
+    trace = add("trace", _trace, "show where the events of one object are")
+    trace.description = _TRACE
+    _add_object(trace, required=True)
+    _add_times(trace.add_argument, trace.add_argument)
+    _add_json(trace)
     add(
         "clients",
         _clients,
@@ -279,6 +288,10 @@ def _tail(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _trace(arguments: argparse.Namespace) -> int:
+    from sidecar.commands.trace import trace
+
+    trace(load(os.environ), _wanted(arguments), as_json=arguments.json)
 def _clients(arguments: argparse.Namespace) -> int:
     from sidecar.commands.clients import clients
 

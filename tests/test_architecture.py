@@ -24,7 +24,10 @@ EDGES = {
     "jinja2": {"http/status_page"},
     "structlog": {"telemetry/log"},
     "pydantic_settings": {"settings"},
-    "httpx": {"commands/http_client", "commands/stored_events", "commands/demo"},
+    "httpx": {
+        *("commands/http_client", "commands/stored_events", "commands/trace"),
+        "commands/demo",
+    },
 }
 """Which modules may import a library of some weight."""
 

@@ -2,8 +2,8 @@
 """Secrets are planted in a running sidecar, and then searched for everywhere.
 
 Everywhere is: logs at each level and format, answers other than reads of events,
-metrics, health, the page, `tail`, NATS headers. test_canary_texts.py does so with
-texts of exceptions and dumps of values.
+metrics, health, the page, `tail`, `trace`, NATS headers. test_canary_texts.py does so
+with texts of exceptions and dumps of values.
 """
 
 from __future__ import annotations
@@ -182,6 +182,7 @@ def _look(walk: Walk, nats: NatsProcess, password: str) -> None:
     for command in (
         ["tail", "--category", "base"],
         ["tail", "--key", key, "--since", "1h"],
+        ["trace", "--type", "Users", "--key", key],
     ):
         ran = subprocess.run(
             [*COMMAND, *command, *["--json"] * is_json],
@@ -248,7 +249,7 @@ def test_every_path_was_walked_at_each_level_and_format(
         assert walk.statuses >= STATUSES, run
         assert len(walk.canaries) > 50
         assert len(walk.headers) == 3
-        assert len(walk.printed) == 2
+        assert len(walk.printed) == 3
     for level, log_format in RUNS:
         if level != "error":
             assert "refused" in walks[level, log_format].process.output()
@@ -262,7 +263,7 @@ def test_no_secret_is_in_an_answer(walk: Walk) -> None:
     assert leaks("\n".join(walk.answers), walk.canaries) == []
 
 
-def test_no_secret_is_in_what_tail_shows(walk: Walk) -> None:
+def test_no_secret_is_in_what_tail_and_trace_show(walk: Walk) -> None:
     assert leaks("\n".join(walk.printed), walk.canaries) == []
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.command_error import printable
 from sidecar.commands.http_client import ask, client
+from sidecar.commands.table import Table
 
 if TYPE_CHECKING:
     from sidecar.settings import Settings
 
 _HEADER: Final = ("CLIENT", "SIDECAR", "STATE", "BEHIND", "NEXT OFFSET", "LAST SEEN")
-_RIGHT: Final = ("BEHIND", "NEXT OFFSET", "LAST SEEN")
 
 
 def clients(settings: Settings, *, as_json: bool) -> None:
@@ -25,8 +25,7 @@ def clients(settings: Settings, *, as_json: bool) -> None:
         print(json.dumps(document))
         return
     rows = [_cells(each) for each in document["clients"]]
-    for line in _table([_HEADER, *rows]):
-        print(printable(line))
+    Table(*_HEADER).show(rows)
     if not rows:
         print("No hermes-client has read since the sidecar started.", file=sys.stderr)
     if not document["complete"]:
@@ -35,8 +34,8 @@ def clients(settings: Settings, *, as_json: bool) -> None:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (
-        row["name"],
-        row["sidecar"],
+        printable(row["name"]),
+        printable(row["sidecar"]),
         row["state"],
         _known(row["behind"]),
         _known(row["offset"]),
@@ -46,15 +45,3 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 def _known(value: int | None) -> str:
     return "?" if value is None else str(value)
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    """Give lines with even columns, figures to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if title in _RIGHT else cell.ljust(width)
-            for cell, width, title in zip(row, widths, _HEADER, strict=True)
-        ).rstrip()
-        for row in rows
-    ]

@@ -26,9 +26,12 @@ class DaemonError(CommandError):
 
     exit_status = NOT_READY
 
-    def __init__(self, text: str, *, may_pass: bool = False) -> None:
+    def __init__(
+        self, text: str, *, may_pass: bool = False, code: str | None = None
+    ) -> None:
         super().__init__(text)
         self.may_pass = may_pass  # without anybody's doing
+        self.code = code  # of the problem that it answered
 
 
 def client(
@@ -82,6 +85,7 @@ def ask(http: httpx.Client, path: str, **query: Any) -> dict[str, Any]:
         raise DaemonError(
             f"{document.get('title')} {document.get('remedy')}",
             may_pass=status in _PASSING and document.get("code") not in _DAMAGED,
+            code=document.get("code"),
         )
     return document
 

@@ -20,6 +20,7 @@ COMMANDS = (
     "provision",
     "check",
     "tail",
+    "trace",
     "healthcheck",
     "install-plugins",
     "demo",
@@ -62,6 +63,8 @@ def test_help_of_a_command_explains_it(run: Run, command: str) -> None:
         ["tail", "--type", "not a name"],
         ["tail", "--key", "[INSA, 12]"],
         ["tail", "--since", "yesterday"],
+        ["trace", "--type", "Users"],
+        ["trace", "--key", "1"],
     ],
     ids=" ".join,
 )

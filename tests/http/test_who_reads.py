@@ -129,9 +129,7 @@ def test_a_query_that_is_refused_is_counted(read: SidecarProcess) -> None:
 def test_the_command_shows_a_table(read: SidecarProcess) -> None:
     ran = run_command("clients", unix_socket=read.socket)
     assert ran.returncode == 0
-    assert ran.stdout.split() == [
-        *("CLIENT", "SIDECAR", "STATE", "BEHIND", "NEXT", "OFFSET", "LAST", "SEEN")
-    ]
+    assert ran.stdout == ""
     assert ran.stderr.splitlines() == [
         "No hermes-client has read since the sidecar started.",
         "Only clients of this sidecar are known.",
@@ -139,9 +137,9 @@ def test_the_command_shows_a_table(read: SidecarProcess) -> None:
     with read.client() as http:
         ask(http, last_offset(http))
     title, row = run_command("clients", unix_socket=read.socket).stdout.splitlines()
+    assert title.split()[:4] == ["CLIENT", "SIDECAR", "STATE", "BEHIND"]
     assert row.startswith(f"{LDAP}  {socket.gethostname()}")
     assert " reading " in row
     assert row.endswith(" s ago")
-    assert len(title) == len(row)
     ran = run_command("clients", "--json", unix_socket=read.socket)
     assert LDAP in ran.stdout
