@@ -292,6 +292,9 @@ def _trace(arguments: argparse.Namespace) -> int:
     from sidecar.commands.trace import trace
 
     trace(load(os.environ), _wanted(arguments), as_json=arguments.json)
+    return OK
+
+
 def _clients(arguments: argparse.Namespace) -> int:
     from sidecar.commands.clients import clients
 

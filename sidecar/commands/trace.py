@@ -33,11 +33,11 @@ _TWO_OBJECTS = (
 
 
 class _Client(NamedTuple):
-    """A client that the sidecars know; it reads `offset` next."""
+    """A client that sidecars know; it reads `offset` next, None where not known."""
 
     name: str
-    host: str
-    offset: int
+    sidecar: str
+    offset: int | None
     state: str
 
     def has_passed(self, found: Found) -> bool:
@@ -45,7 +45,9 @@ class _Client(NamedTuple):
 
         One that is stranded ahead of the stream has read others at these offsets.
         """
-        return found.offset < self.offset and self.state != "stranded"
+        if self.offset is None or self.state == "stranded":
+            return False
+        return found.offset < self.offset
 
 
 class _Progress:
@@ -128,8 +130,8 @@ def _known_clients(http: httpx.Client) -> list[_Client]:
         print(printable(str(document["reason"])), file=sys.stderr)
     return [
         _Client(
-            printable(str(each["client"])),
-            printable(str(each["host"])),
+            printable(str(each["name"])),
+            printable(str(each["sidecar"])),
             each["offset"],
             printable(str(each["state"])),
         )
@@ -142,9 +144,11 @@ def _show(found: list[Found], clients: list[_Client]) -> None:
     table = Table(*header, *(("PASSED BY", "NOT YET BY") if clients else ()))
     rows = []
     for each in found:
-        passed = [f"{c.name}@{c.host}" for c in clients if c.has_passed(each)]
+        passed = [f"{c.name}@{c.sidecar}" for c in clients if c.has_passed(each)]
         others = [
-            f"{c.name}@{c.host} ({c.state})" for c in clients if not c.has_passed(each)
+            f"{c.name}@{c.sidecar} ({c.state})"
+            for c in clients
+            if not c.has_passed(each)
         ]
         row = (str(each.offset), each.timestamp, each.category or "-", each.type or "-")
         lists = (", ".join(passed) or "-", ", ".join(others) or "-")
@@ -160,8 +164,8 @@ def _document(found: Found, clients: list[_Client]) -> dict[str, Any]:
         "type": found.type,
         "clients": [
             {
-                "client": each.name,
-                "host": each.host,
+                "name": each.name,
+                "sidecar": each.sidecar,
                 "state": each.state,
                 "passed": each.has_passed(found),
             }

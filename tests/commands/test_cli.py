@@ -21,6 +21,7 @@ COMMANDS = (
     "check",
     "tail",
     "trace",
+    "clients",
     "healthcheck",
     "install-plugins",
     "demo",
