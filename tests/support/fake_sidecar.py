@@ -35,6 +35,16 @@ class Request:
     headers: dict[str, str]
     body: bytes
 
+    @property
+    def texts(self) -> list[bytes]:
+        """Give the texts of its events, one if it is no batch."""
+        if self.headers.get("content-type") != "application/json-seq":
+            return [self.body]
+        head, *texts = self.body.split(b"\x1e")
+        assert head == b""
+        assert all(text.endswith(b"\n") for text in texts)
+        return [text[:-1] for text in texts]
+
 
 L = 41
 """Where the stream ends when a producer plugin comes."""
@@ -50,9 +60,9 @@ def stored_minimally(offset: int) -> Reply:
     return Reply(201, text="", headers={"ETag": f'"{offset}"'})
 
 
-def stands(last: int) -> Reply:
+def stands(last: int, key: str | None = None) -> Reply:
     """Answer GET /v1/stream."""
-    return Reply(200, {"last_offset": last})
+    return Reply(200, {"last_offset": last, "last_key": key})
 
 
 def no_pass(last: int = L) -> Reply:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -10,13 +11,21 @@ from lib.datamodel.event import Event
 
 ENDS_ALL = ("init-stop", "dataschema")
 
+_IN_A_BATCH = re.compile(r"(.+)\.([1-9][0-9]{0,3})", re.ASCII)
+"""The key of a batch, and the place of a message in it."""
+
 
 class Sent:
     """One event on its way, and what makes it known when it comes again."""
 
+    media_type = "application/json"
+    count = 1
+    more_seconds = 0.0  # that its sidecar may take
+    is_begun = False  # written, and its answer not read yet
+
     def __init__(self, key: str, event: Event) -> None:
         self.key = key
-        self.last = 0  # where it was sent with this L and stands
+        self.last = 0  # L of a doubt
         self.kind = event.eventtype
         self.body = event.to_json().encode()
         self.object = (event.objtype, event.objpkey)
@@ -31,7 +40,10 @@ class Sent:
 
 
 class Doubts:
-    """All of them were sent with the same last offset, so one at most is stored."""
+    """All of them were sent with the same last offset, so one at most is stored.
+
+    Of a batch a part may be, and more may follow while a sidecar still has it.
+    """
 
     def __init__(self) -> None:
         self._unknown: dict[str, Sent] = {}  # by key
@@ -47,22 +59,38 @@ class Doubts:
         """Count the events that are stored and that Hermes may send again."""
         return len(self._stored_unseen)
 
-    def add(self, sent: Sent) -> None:
+    def add(self, sent: Sent, last: int) -> None:
         """Remember an event; the next one is to be sent with its last offset."""
+        sent.last = last
         self._unknown[sent.key] = sent
 
-    def end(self, key: object = None, last: int = 0) -> bool:
-        """Know whose event was stored, and no other will be; tell if it is of these."""
-        stored = self._unknown.get(key) if isinstance(key, str) else None
+    def end(self, key: object = None) -> None:
+        """Know whose event was stored, and no other will be but the rest of a batch."""
+        stored, place = self._find(key)
         self._unknown.clear()
-        if stored is not None and stored.may_come_again:
-            stored.last = last
+        if stored is None:
+            return
+        if stored.may_come_again:
             self.remember(stored)
-        return stored is not None
+        if place < stored.count:
+            self._unknown[stored.key] = stored
 
-    def may_hold(self, key: object) -> bool:
-        """Tell whether this is the key of one of them."""
-        return isinstance(key, str) and key in self._unknown
+    def offset_of(self, key: object) -> int | None:
+        """Give the offset of a message with this key, if it is of one of them."""
+        sent, place = self._find(key)
+        return None if sent is None else sent.last + place
+
+    def is_in_a_batch(self, key: object) -> bool:
+        """Tell whether this is the key of a message of one of them, a batch."""
+        sent, _ = self._find(key)
+        return sent is not None and sent.key != key
+
+    def _find(self, key: object) -> tuple[Sent | None, int]:
+        """Find what a message with this key is of, and its place in that."""
+        match = _IN_A_BATCH.fullmatch(str(key))
+        if match is None:
+            return self._unknown.get(str(key)), 1
+        return self._unknown.get(match[1]), int(match[2])
 
     def remember(self, sent: Sent) -> None:
         """Recognise this event when it comes again."""

@@ -5,6 +5,9 @@ Each request carries the last offset this plugin knows, L, as If-Match. So at mo
 event can ever become L + 1, and every late copy of a request is refused for ever. What
 is left to know is whose event holds L + 1, and the sidecar says it. That of another
 producer ends the pass: Hermes computed what is left of it before that event.
+
+_send of an object of an initsync returns before it is stored. All of them stand when
+_send of the init-stop returned.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from lib.datamodel.event import Event
 from lib.plugins import AbstractMessageBusProducerPlugin
 
 from .doubts import ENDS_ALL, Doubts, Sent
+from .gathered import Batch, Gathered
 from .last_pass import LastPass
 from .refused import Refused
 from .sidecar_http import NOT_STORED, UNKNOWN, Answer, SidecarHttp
@@ -66,7 +70,8 @@ STOPPED = "hermes-server is stopping; it sends the rest after its next start"
 
 TAKEN, AHEAD, GONE = 412, 409, 410
 OF_THE_EVENT = (400, 413, 422)
-FINAL = (*OF_THE_EVENT, 401, 403, 404, 405, 415, 421, 428)
+NO_BATCHES = 415  # of a sidecar of before they were
+FINAL = (*OF_THE_EVENT, 401, 403, 404, 405, NO_BATCHES, 421, 428)
 """Answers that the same request would get again."""
 
 
@@ -86,6 +91,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         self._last = 0  # L; open() asks for it
         self._doubts = Doubts()
         self._refused = Refused()
+        self._gathered: Gathered | None = None  # in an initsync
         self._stopping = Stopping(self._now)
         self._ended = ""  # why this pass sends nothing more
         self._is_initsync = False
@@ -99,6 +105,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
     def open(self) -> None:
         """Learn the last offset; wait for a sidecar that can tell it."""
         self._stopping.listen()
+        self._drop_gathered()
         with self._unhurried():
             # What was refused may have gone with the last pass: /health is told.
             last_pass = ";whole" if self._went_through else ""
@@ -109,6 +116,10 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             last: int = stream["last_offset"]
             if self._doubts.stored_count and last > self._last:
                 self._forget_written(stream)
+        key = stream.get("last_key")
+        if self._doubts.is_in_a_batch(key) and self._doubts.offset_of(key) == last:
+            self._doubts.end(key)  # all of it before that stands too
+            self._last = max(last, self._last)
         if not self._doubts.are_open:  # else the next event must be sent with their L
             self._last = max(last, self._last)  # what was stored is not behind the end
         self._ended = ""
@@ -158,7 +169,8 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             self._sleep(pause_seconds)
 
     def close(self) -> None:
-        """End the pass."""
+        """End the pass. Hermes would not hear of what went wrong: nothing is sent."""
+        self._drop_gathered()
         self._http.close()
         if sys.exc_info()[0] is None:  # __exit__ calls us: the pass went through
             # They would have come again by now; an initsync has ended it before.
@@ -179,9 +191,21 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             vars(builtins)["__hermes__"].logger.warning(text, count)
 
     def _send(self, event: Event) -> int | None:
-        """Store the event and return its offset; None if it is stored already."""
+        """Store the event and return its offset; None if it is stored already.
+
+        None for an object of an initsync, too, which is stored until its init-stop.
+        """
         self._stop_in_time(event)
         with self._unhurried():
+            if self._gathered is not None:
+                if event.evcategory == "initsync" and event.eventtype == "added":
+                    sent = Sent(self._new_key(), event)
+                    self._doubts.recognise(sent)  # what was stored unseen is older
+                    self._gathered.add(sent)
+                    return None
+                if event.eventtype == "init-stop":
+                    self._gathered.store()
+                self._drop_gathered()
             if self._ended:
                 raise NatsSidecarError(self._ended)
             if event.eventtype in ENDS_ALL:
@@ -193,9 +217,26 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             if self._is_initsync and event.eventtype == "init-start":
                 ask = partial(self._post, ATTEMPT_SECONDS)
                 self._ended = self._refused.text(ask, self._now())
+                self._gathered = Gathered(self._begin, self._store)
                 if self._ended:
-                    return None  # the next one raises: another place is another e-mail
+                    return None  # a later one raises: another place is another e-mail
             return self._store(sent)
+
+    def _begin(self, batch: Batch) -> None:
+        """Send a batch; _store takes the answer."""
+        if self._ended:
+            raise NatsSidecarError(self._ended)
+        batch.is_begun = True  # whatever ends this: the request may be out
+        wait_seconds = self._wait_seconds(batch, self._settings["send_timeout"])
+        headers = self._headers(batch, self._last, wait_seconds)
+        self._http.begin_store(batch.body, headers, wait_seconds)
+
+    def _drop_gathered(self) -> None:
+        """Send nothing more of it. Of what is under way a part may stand."""
+        gathered, self._gathered = self._gathered, None
+        batch = None if gathered is None else gathered.pop_under_way()
+        if batch is not None and batch.is_begun:
+            self._doubts.add(batch, self._last)
 
     def _begin_pass(self) -> None:
         """Learn what a process that was killed had sent, and which pass this one is."""
@@ -231,17 +272,18 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         if self._is_recognised(sent):
             return None
         started_at = self._now()
-        in_doubt, is_elsewhere, is_final = False, True, False
+        in_doubt, is_elsewhere, is_final, index = False, True, False, 0
         answer = Answer(0, NOT_STORED, "", {})
         while (left_seconds := self._left_seconds(started_at, in_doubt, is_final)) > 0:
             try:
                 answer = self._post(left_seconds, sent, self._last)
             except BaseException:
-                self._doubts.add(sent)  # whatever ended it: the request may be out
+                # Whatever ended it: the request may be out.
+                self._doubts.add(sent, self._last)
                 raise
             is_elsewhere = is_elsewhere and answer.status == AHEAD
             if answer.status in (200, 201):
-                self._last += 1
+                self._last += sent.count
                 self._doubts.end()
                 return self._last
             if answer.status == TAKEN:
@@ -254,6 +296,11 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
                 continue
             if answer.status == GONE:
                 break  # no server's stream ever begins earlier: nobody will know more
+            if isinstance(sent, Batch):
+                if answer.status == NO_BATCHES and not in_doubt:
+                    return self._store_alone(sent.objects)
+                if answer.document.get("index", 0) > index:  # it gets on
+                    index, started_at = answer.document["index"], self._now()
             in_doubt = in_doubt or answer.outcome != NOT_STORED
             # An old leader may say it for a moment: what is remembered outlives that.
             is_other = is_elsewhere and not (
@@ -262,15 +309,36 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             is_final = is_other or answer.status in FINAL
             least_seconds = 1.0 if is_final else 0.2
             self._sleep(min(answer.retry_after or least_seconds, left_seconds))
-        error = self._error(in_doubt or answer.outcome != NOT_STORED, answer.reason)
+        raise self._failed(sent, answer, in_doubt=in_doubt, is_elsewhere=is_elsewhere)
+
+    def _failed(
+        self, sent: Sent, answer: Answer, *, in_doubt: bool, is_elsewhere: bool
+    ) -> NatsSidecarError:
+        """Remember what was not stored, or is unknown, and say so."""
+        one: Sent | None = sent
+        is_unknown = in_doubt or answer.outcome != NOT_STORED
+        text = str(self._error(is_unknown, answer.reason))
+        if isinstance(sent, Batch):
+            one = sent.at(answer.document.get("index", 0))
+            if one is not None and answer.status in OF_THE_EVENT:
+                text += f" Its type is {one.object[0]}, its category initsync."
         if answer.status == GONE or (is_elsewhere and not in_doubt):
             self._forget_stream()
-            self._ended = str(error)
+            self._ended = text
         elif in_doubt:
-            self._doubts.add(sent)
-        elif answer.status in OF_THE_EVENT and sent.is_of_initsync:
-            self._refused.remember(sent, self._last, str(error), self._now())
-        raise error
+            self._doubts.add(sent, self._last)
+        if isinstance(sent, Batch):
+            self._ended = text  # a part of it may stand: the next open() learns that
+        is_refused = answer.status in OF_THE_EVENT and not in_doubt
+        if is_refused and one is not None and one.is_of_initsync:
+            self._refused.remember(one, self._last, text, self._now())
+        return NatsSidecarError(text)
+
+    def _store_alone(self, objects: list[Sent]) -> int:
+        """Store them by a sidecar that is older than this plugin."""
+        for sent in objects:
+            self._store(sent)
+        return self._last
 
     def _new_key(self) -> str:
         start = self._last if self._pass is None else self._pass
@@ -283,25 +351,43 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         return float(started_at + limit - self._now())
 
     def _post(self, left_seconds: float, sent: Sent, last: int) -> Answer:
+        offset = last + sent.count
+        if sent.is_begun:
+            sent.is_begun = False
+            answer = self._http.end_store(offset)
+        else:
+            wait_seconds = self._wait_seconds(sent, left_seconds)
+            headers = self._headers(sent, last, wait_seconds)
+            answer = self._http.store(sent.body, headers, offset, wait_seconds)
+        if answer.status in (200, 201) and answer.document["offset"] != offset:
+            self._http.close()  # it was the answer to something else
+            return Answer(0, UNKNOWN, MIXED_UP, {})
+        return answer
+
+    @staticmethod
+    def _wait_seconds(sent: Sent, left_seconds: float) -> float:
         wait_seconds = max(min(left_seconds, ATTEMPT_SECONDS), LEAST_SECONDS)
-        headers = {
-            "Content-Type": "application/json",
+        return wait_seconds + sent.more_seconds
+
+    @staticmethod
+    def _headers(sent: Sent, last: int, wait_seconds: float) -> dict[str, str]:
+        return {
+            "Content-Type": sent.media_type,
             "Idempotency-Key": sent.key,
             "If-Match": f'"{last}"',
             # The offset is in the ETag; the answer comes while we wait for it.
             "Prefer": f"return=minimal, wait={int(wait_seconds)}",
         }
-        answer = self._http.store(sent.body, headers, last + 1, wait_seconds)
-        if answer.status in (200, 201) and answer.document["offset"] != last + 1:
-            self._http.close()  # it was the answer to something else
-            return Answer(0, UNKNOWN, MIXED_UP, {})
-        return answer
 
     def _learn(self, answer: Answer) -> None:
         """See whose event holds L + 1; that of another producer ends the pass."""
-        is_ours = self._doubts.end(answer.document.get("key"), self._last)
+        key = answer.document.get("key")
+        is_ours = self._doubts.offset_of(key) == self._last + 1
+        self._doubts.end(key)
         if is_ours:
             self._last += 1
+            if self._doubts.are_open:
+                return  # the batch may go on behind it
         if not is_ours or answer.document.get("last_offset", 0) > self._last:
             self._end_pass(ANOTHER_WROTE)
 
@@ -360,8 +446,8 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
 
     def _is_all_ours(self, stream: dict[str, Any]) -> bool:
         """Tell whether nothing is behind L but what was told unknown."""
-        is_behind = self._doubts.may_hold(stream.get("last_key"))
-        return bool(stream["last_offset"] == self._last + is_behind)
+        offset = self._doubts.offset_of(stream.get("last_key"))
+        return bool(stream["last_offset"] == (offset or self._last))
 
     def _forget_written(self, stream: dict[str, Any]) -> None:
         """Recognise nothing that another producer wrote anew behind L."""

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 _MEMBERS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("offset", "first_offset", "last_offset", "next_offset"), (int,)),
+    "index": (int,),
     **dict.fromkeys(("code", "title", "remedy", "outcome"), (str,)),
     "key": (str, type(None)),
     "status": (int,),
@@ -95,6 +96,7 @@ class SidecarHttp:
         self._socket: socket.socket | None = None
         self._timeout_seconds = 0.0  # of the request under way
         self._asked_ahead = ""
+        self._begun: bytes | Answer = b""
 
     def ask(
         self,
@@ -119,6 +121,32 @@ class SidecarHttp:
         """Ask to store an event, which is to stand at `offset`; give the answer."""
         request = self._request("POST", "/v1/events", timeout_seconds, body, headers)
         return self._response(request, offset=offset)
+
+    def begin_store(
+        self, body: bytes, headers: dict[str, str], timeout_seconds: float
+    ) -> None:
+        """Ask to store, and leave the answer to end_store: Hermes works meanwhile."""
+        path = "/v1/events"
+        self._begun = self._request("POST", path, timeout_seconds, body, headers)
+        if isinstance(self._begun, Answer):
+            return
+        request, self._begun = self._begun, b""
+        self._asked_ahead = path
+        try:
+            self._write(request)
+        except OSError:
+            self.close()
+        except BaseException:  # a signal: what is half sent must not be used again
+            self.close()
+            raise
+
+    def end_store(self, offset: int) -> Answer:
+        """Give the answer to begin_store, where the last event is to be at `offset`."""
+        is_lost = not (self._asked_ahead or isinstance(self._begun, Answer))
+        self._asked_ahead = ""
+        if is_lost:
+            return _nothing(UNKNOWN, "the sidecar does not answer")
+        return self._response(self._begun, offset=offset)
 
     def ask_page(self, path: str, timeout_seconds: float) -> Answer:
         """Ask for a page, and ahead for the one after it; see take_ahead."""
