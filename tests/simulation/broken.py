@@ -27,6 +27,7 @@ from sidecar.model.evidence import AskCopy, AskLeader, Ended, Said, Serve
 from sidecar.model.publish_reply import Refused
 from sidecar.services import activity, publish_attempt, reader, scan_header
 
+from .broken_batches import BROKEN_BATCHES
 from .broken_kills import BROKEN_KILLS
 from .http_hop import VirtualSocket
 from .nats_hop import VirtualNatsClient
@@ -187,37 +188,6 @@ def _takes_two_answers_for_gone() -> Iterator[None]:
         patch.object(StreamLeader, "observe", observe),
         patch.object(publish_attempt, "resolve", resolve),
     ):
-        yield
-
-
-@contextmanager
-def _chains_publishes() -> Iterator[None]:
-    """Send the events of an initsync behind each other, each fenced, without waiting.
-
-    review.md, section 4: the fence names a number and not a predecessor.
-    """
-    module = plugin_module(PRODUCERS)
-    plugin = module.NatsSidecarProducerPlugin
-    send = plugin._send
-
-    def send_ahead(self: Any, event: Any) -> Any:
-        if event.evcategory != "initsync" or event.eventtype != "added":
-            return send(self, event)
-        number = next(self._numbers)
-        sent = module.Sent(f"{self._keys_start}0-{number}", event)
-        headers = {
-            "Content-Type": "application/json",
-            "Idempotency-Key": sent.key,
-            "If-Match": f'"{self._last}"',
-        }
-        http = module.SidecarHttp(self._settings)
-        request = http._request("POST", "/v1/events", 15.0, sent.body, headers)
-        if isinstance(request, bytes) and http._socket is not None:
-            http._socket.sendall(request)
-        self._last += 1
-        return None
-
-    with patch.object(plugin, "_send", send_ahead):
         yield
 
 
@@ -396,7 +366,6 @@ BROKEN: Final[dict[str, Callable[[], Context]]] = {
     "numbers-by-seconds": _numbers_by_seconds,
     "sees-ahead-at-once": _sees_ahead_at_once,
     "takes-two-answers-for-gone": _takes_two_answers_for_gone,
-    "chains-publishes": _chains_publishes,
     "remembers-any-scan": _remembers_any_scan,
     "believes-a-mirror": _believes_a_mirror,
     "takes-nothing-for-the-end": _takes_nothing_for_the_end,
@@ -409,6 +378,7 @@ BROKEN: Final[dict[str, Callable[[], Context]]] = {
     "limits-a-page": _limits_a_page,
     "believes-a-forged-ack": _believes_a_forged_ack,
     "believes-headers": _believes_headers,
+    **BROKEN_BATCHES,
     **BROKEN_KILLS,
 }
 

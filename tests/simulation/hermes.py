@@ -323,9 +323,9 @@ class HermesServer:
         real_send = plugin._send
         plugin._send = lambda event: self._noted_send(real_send, event)
         http = getattr(plugin, "_http", None)
-        real_store = getattr(http, "store", None)
-        if http is not None and real_store is not None:
-            http.store = partial(self._noted_store, real_store)
+        if http is not None:
+            for name in {"store", "begin_store"} & {*dir(http)}:
+                setattr(http, name, partial(self._noted_store, getattr(http, name)))
 
     def _noted_send(self, real_send: Callable[[Any], Any], event: Any) -> Any:
         assert self._pass is not None
@@ -365,10 +365,25 @@ class HermesServer:
         **options: Any,
     ) -> Any:
         key = headers.get("Idempotency-Key", "")
-        send = self._send
-        if send is not None and body == send.body and key not in send.keys:
-            send.keys.append(key)
+        if not body.startswith(b"\x1e"):
+            self._note_key(body, key)
+        else:
+            for index, text in enumerate(body.split(b"\x1e")[1:], 1):
+                self._note_key(text[:-1], f"{key}.{index}")
         return real_store(body, headers, *rest, **options)
+
+    def _note_key(self, body: bytes, key: str) -> None:
+        """Note the key of a send of this pass, which may be one before the last."""
+        assert self._pass is not None
+        for send in reversed(self._history.sends):
+            if send.server != self.name:
+                continue
+            if send.pass_number != self._pass.number:
+                return
+            if send.body == body:
+                if key not in send.keys:
+                    send.keys.append(key)
+                return
 
 
 class Person:

@@ -39,6 +39,7 @@ GUARANTEES: Final[Mapping[str, str]] = {
     "not_stored_stands": "not stored: nothing was or ever will be written",
     "nobody_sent": "only what was sent stands",
     "broken_initsync": "an initsync whose init-stop stands is whole and in order",
+    "lost_initsync": "an initsync that Hermes was told is sent has its init-stop",
     "offsets": "offsets rise by one, and never come again but after a restore",
     "behind_foreign": "a foreign event inside a pass ends the pass",
     "reader_skipped": "a reader gets each event once, in order",
@@ -110,6 +111,7 @@ def check(history: History, facts: Facts, end: End | None = None) -> list[Violat
         *check_repeats(passes, facts.forgiven),
         *_check_recognised(history, stored, claims, passes),
         *_check_initsyncs(history, stored, claims),
+        *_check_sent_initsyncs(history, claims),
         *_check_offsets(stored, facts.restored),
         *_check_fence(history, stored, claims, facts.restored),
         *check_readers(history, stored, timeline, facts.limits.page_seconds),
@@ -310,6 +312,16 @@ def _check_initsyncs(
                 text = f"what stands before {owner}, at {message.offset}, is not it"
                 yield Violation("broken_initsync", text, message.time)
             sequence = []
+
+
+def _check_sent_initsyncs(history: History, claims: Claims) -> Iterator[Violation]:
+    """See that what ended without an error is more than accepted."""
+    went_through = {each.number for each in history.passes if each.went_through}
+    for send in history.sends:
+        is_sent = send.kind == "init-stop" and send.pass_number in went_through
+        if is_sent and send.told is not Told.STORED and not claims.has(send):
+            text = f"{send} was told {send.told}, and stands nowhere"
+            yield Violation("lost_initsync", text, send.ended)
 
 
 def _check_offsets(

@@ -54,7 +54,11 @@ def run(scenario: Scenario) -> Result:
         with ExitStack() as stack:
             stack.enter_context(
                 seams.replaced(
-                    world.loop, world.hop.module(), world.nats_client, world.record
+                    world.loop,
+                    world.hop.module(),
+                    world.nats_client,
+                    world.record,
+                    scenario.batch_events,
                 )
             )
             stack.enter_context(broken(scenario.broken))

@@ -64,6 +64,11 @@ class Scenario:
         return random.Random(f"{self.seed}/{part}")  # noqa: S311 - to repeat, not to hide
 
     @property
+    def batch_events(self) -> int:
+        """Give how many objects of an initsync go in one request: a run has few."""
+        return self.rng("batches").choice((1, 2, 3, 100))
+
+    @property
     def command(self) -> str:
         """The command that repeats this run, shrunk or not."""
         drawn = draw(self.seed, self.broken)

@@ -50,8 +50,12 @@ def replaced(
     sockets: Any,
     nats_client: Callable[..., Any],
     record: Callable[..., None],
+    batch_events: int,
 ) -> Iterator[None]:
-    """Let the code see virtual time, the modelled network and our log."""
+    """Let the code see virtual time, the modelled network and our log.
+
+    A run has few objects: the plugin sends so many of an initsync in one request.
+    """
     virtual_time = _Time(loop)
     with ExitStack() as stack:
         for name, module in list(sys.modules.items()):
@@ -63,6 +67,8 @@ def replaced(
             stack.enter_context(patch.object(http, "socket", sockets))
             if vars(http).get("time") is time:
                 stack.enter_context(patch.object(http, "time", virtual_time))
+        gathered = plugin_module(PRODUCERS, "gathered")
+        stack.enter_context(patch.object(gathered, "MOST_EVENTS", batch_events))
         hermes = SimpleNamespace(appname="hermes-simulation", logger=_logger(record))
         stack.enter_context(patch.object(builtins, "__hermes__", hermes, create=True))
         # A killed process ends its requests with a cancellation that nobody sees.

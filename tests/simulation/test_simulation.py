@@ -47,7 +47,6 @@ FOUND_AT = {
     "believes-a-foreign-refusal": 40,
     "numbers-by-seconds": 10,
     "sees-ahead-at-once": 51,
-    "chains-publishes": 118,
     "takes-two-answers-for-gone": 77,
     "remembers-any-scan": 18,
     "believes-a-forged-ack": 62,
