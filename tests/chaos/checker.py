@@ -31,11 +31,13 @@ class Told(StrEnum):
     STANDING = "stands already"
     NOT_STORED = "not stored"
     UNKNOWN = "unknown"
+    ACCEPTED = "accepted"
+    """Of an initsync's object: it is stored until the init-stop is, or dropped."""
     KILLED = "killed"
     """Nothing: its process died in it."""
 
 
-OPEN = (Told.UNKNOWN, Told.KILLED)
+OPEN = (Told.UNKNOWN, Told.KILLED, Told.ACCEPTED)
 """What may stand, once, or not."""
 
 
@@ -112,6 +114,7 @@ def check(
     _check_offsets(messages, verdict)
     _claim(attempts, messages, verdict)
     _check_stored(attempts, verdict)
+    _check_initsyncs(attempts, verdict)
     _check_order(attempts, verdict)
     _check_walks(attempts, set(forgotten), verdict)
     _check_passes(attempts, messages, verdict)
@@ -240,6 +243,23 @@ def _check_stored(attempts: Sequence[Attempt], verdict: Verdict) -> None:
         if offset <= highest[producer]:
             verdict.violations.append(f"offset {offset} did not rise")
         highest[producer] = max(offset, highest[producer])
+
+
+def _check_initsyncs(attempts: Sequence[Attempt], verdict: Verdict) -> None:
+    """See that all that was accepted before an init-stop that returned stands."""
+    stands = set(verdict.claims.values())
+    accepted: dict[tuple[int, int, int], list[int]] = defaultdict(list)
+    for number, attempt in enumerate(attempts):
+        during = attempt.during
+        place = (during.producer, during.process, during.number)
+        if attempt.told is Told.ACCEPTED:
+            accepted[place].append(number)
+        elif attempt.told is Told.STORED and _kind(attempt) == _ENDS_ALL[0]:
+            verdict.violations += [
+                f"lost: {_name(attempts[each])} was accepted, and its init-stop stands"
+                for each in accepted[place]
+                if each not in stands
+            ]
 
 
 def _check_order(attempts: Sequence[Attempt], verdict: Verdict) -> None:

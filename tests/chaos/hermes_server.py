@@ -30,6 +30,8 @@ _BETWEEN_PASSES_SECONDS = 0.1
 """After a bus that could not be opened; Hermes waits longer."""
 _CUT_SECONDS = 0.001
 """After which a killed process leaves the request that it has sent."""
+_BATCH_EVENTS = 5
+"""Of an initsync of some 20 objects."""
 _INITSYNCS = 0.05
 """The share of passes in which somebody asks for an initsync."""
 _UNKNOWN = "It is not known"
@@ -67,6 +69,8 @@ class HermesServer(threading.Thread):
         self._planned: Planned | None = None
         self._failed: Planned | None = None
         self._keys: dict[str, None] = {}
+        self._batched: dict[bytes, dict[str, None]] = {}  # keys by text
+        self._accepted: dict[bytes, int] = {}  # attempts of this initsync by text
         self._unsaved: list[int] = []  # attempts that only the cache in memory holds
         self._wants_initsync = True
         self._wants_schema = False
@@ -121,18 +125,31 @@ class HermesServer(threading.Thread):
 
     def _start_process(self) -> None:
         self.plugin = self.make_plugin()
+        folder = type(self.plugin).__module__.rpartition(".")[0]
+        vars(importlib.import_module(f"{folder}.gathered"))["MOST_EVENTS"] = (
+            _BATCH_EVENTS
+        )
         self._send = self.plugin._send
         self.plugin._send = self._recording_send
         http = self.plugin._http
-        http.store = partial(self._store_noted, http.store)
+        for name in ("store", "begin_store"):
+            setattr(http, name, partial(self._store_noted, getattr(http, name)))
         break_publisher(self.plugin, self.options.publisher)
-        http.store = partial(self._store_or_die, http.store)
+        for name in ("store", "begin_store"):
+            setattr(http, name, partial(self._store_or_die, getattr(http, name)))
 
     def _store_noted(
         self, store: Any, body: bytes, headers: dict[str, str], *rest: Any
     ) -> Any:
-        """Keep the key that a request carries."""
-        self._keys[headers["Idempotency-Key"]] = None
+        """Keep the key that a request carries, or those of the objects of a batch."""
+        key = headers["Idempotency-Key"]
+        if not body.startswith(b"\x1e"):
+            self._keys[key] = None
+        for index, text in enumerate(body.split(b"\x1e")[1:], 1):
+            text_key = f"{key}.{index}"
+            self._batched.setdefault(text[:-1], {})[text_key] = None
+            if text[:-1] in self._accepted:
+                self.history.add_key(self._accepted[text[:-1]], text_key)
         return store(body, headers, *rest)
 
     def _store_or_die(
@@ -236,6 +253,9 @@ class HermesServer(threading.Thread):
                 time.sleep(0.002)
             self._held.clear()
         self._planned = self._failed = planned
+        if planned.kind == "init-start":
+            self._batched.clear()
+            self._accepted.clear()
         if planned.kind == "init-stop":
             self._turn_over()  # it lacks what Hermes was not told of
         self.plugin.send(planned.event)
@@ -262,14 +282,19 @@ class HermesServer(threading.Thread):
             told = Told.KILLED
             raise
         else:
-            told = Told.STANDING if offset is None else Told.STORED
+            if offset is not None:
+                told = Told.STORED
+            elif event.evcategory == "base":
+                told = Told.STANDING
+            else:
+                told = Told.ACCEPTED
             return offset
         finally:
             number = self.history.add(
                 Attempt(
                     body=self._planned.body,
                     told=told,
-                    keys=tuple(self._keys),
+                    keys=(*self._keys, *self._batched.get(self._planned.body, ())),
                     offset=offset,
                     text=text,
                     during=self._pass,
@@ -277,3 +302,5 @@ class HermesServer(threading.Thread):
                 )
             )
             self._unsaved.append(number)
+            if told is Told.ACCEPTED:
+                self._accepted[self._planned.body] = number

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .checker import Attempt, Told
@@ -33,6 +34,13 @@ class History:
                 self.acknowledged_at = time.monotonic()
             self._changed.notify_all()
             return len(self.attempts) - 1
+
+    def add_key(self, number: int, key: str) -> None:
+        """Keep a key under which an event went later than its attempt ended."""
+        with self._changed:
+            attempt = self.attempts[number]
+            keys = dict.fromkeys((*attempt.keys, key))
+            self.attempts[number] = replace(attempt, keys=tuple(keys))
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Keep that a process died before it had saved what these told it."""

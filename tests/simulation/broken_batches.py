@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _sends_in_close() -> Iterator[None]:
-    """Gather the init-stop, too, and send the rest in close().
+    """Send what was gathered, and the init-stop, in close().
 
     What close() raises is lost: Hermes takes the initsync for sent.
     """
+    gathered = plugin_module(PRODUCERS, "gathered")
     plugin = plugin_module(PRODUCERS).NatsSidecarProducerPlugin
     send, close = plugin._send, plugin.close
 
@@ -38,7 +39,10 @@ def _sends_in_close() -> Iterator[None]:
                 send(self, stop)
         close(self)
 
-    with patch.multiple(plugin, _send=send_but_stop, close=send_and_close):
+    with (
+        patch.object(gathered, "MOST_EVENTS", 100),
+        patch.multiple(plugin, _send=send_but_stop, close=send_and_close),
+    ):
         yield
 
 
