@@ -60,6 +60,19 @@ class Initsync:
             return None
         return self.start.time + max_age_seconds - now
 
+    def pace(self) -> dict[str, float | None]:
+        """Give how long it took to store, and its events per second.
+
+        None where two leaders' clocks differ by more than that.
+        """
+        took_seconds = self.stop.time - self.start.time
+        if took_seconds <= 0:
+            return {"took_seconds": None, "events_per_second": None}
+        return {
+            "took_seconds": round(took_seconds, 3),
+            "events_per_second": round((self.objects + 2) / took_seconds, 1),
+        }
+
     def document(self, max_age_seconds: float) -> dict[str, Any]:
         """Give it as /v1/stream shows it."""
         expires = self.stays_seconds(max_age_seconds, 0)

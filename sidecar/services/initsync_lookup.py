@@ -150,7 +150,7 @@ class RetentionGuard:
         elif is_ending:
             log.warning("initsync_expiring", remedy=REMEDY, **members)
         else:
-            log.info("initsync_complete", **members)
+            log.info("initsync_complete", **members, **initsync.pace())
 
 
 def _is_same(initsync: Initsync | None, last: Complete) -> bool:

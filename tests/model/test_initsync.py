@@ -89,6 +89,16 @@ def test_times_of_the_server_are_read_to_the_nanosecond_and_written_to_the_secon
     assert rfc3339(60.9) == "1970-01-01T00:01:00Z"
 
 
+@pytest.mark.parametrize(
+    ("stopped_at", "took_seconds", "rate"), [(3.5, 2.5, 2.0), (1.0, None, None)]
+)
+def test_its_pace_counts_all_its_events(
+    stopped_at: float, took_seconds: float | None, rate: float | None
+) -> None:
+    initsync = Initsync(START, replace(STOP, time=stopped_at), objects=3)
+    assert initsync.pace() == {"took_seconds": took_seconds, "events_per_second": rate}
+
+
 def test_the_document_names_offsets_times_and_objects() -> None:
     assert WHOLE.document(60) == {
         "start_offset": 1,

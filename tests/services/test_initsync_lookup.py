@@ -270,6 +270,10 @@ def test_it_is_shown_and_warned_of_before_it_leaves_and_when_there_is_none(
         assert shown["started"] <= shown["stopped"]
         assert check(http)["status"] == "pass"
         wait_until(lambda: rows(sidecar, "initsync_complete"))
+        row = rows(sidecar, "initsync_complete")[0]
+        assert row["took_seconds"] > 0
+        rate = row["events_per_second"]
+        assert rate == pytest.approx(5 / row["took_seconds"], rel=0.5)
 
         operator.update(stream, max_age=4 * DAY_NANOSECONDS)
 

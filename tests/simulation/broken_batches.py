@@ -78,20 +78,24 @@ def _chains_batches() -> Iterator[None]:
             plugin = self._store.__self__
             if plugin._ended:
                 raise module.NatsSidecarError(plugin._ended)
-            headers = plugin._headers(batch, plugin._last, 15)
+            _, last = vars(self).get("chain", (None, plugin._last))
+            headers = plugin._headers(batch, last, 15)
             http = module.SidecarHttp(plugin._settings)
             http.begin_store(batch.body, headers, 15.0)
-            plugin._last += batch.count
-            self.chain = [*vars(self).get("chain", ()), (http, plugin._last)]
+            # Where this one stands, so do all before it.
+            self.chain = http, last + batch.count
 
-    def store_all(self: Any) -> None:
+    def store_last(self: Any) -> None:
         send_ahead(self)
-        for http, offset in vars(self).get("chain", ()):
+        chain = vars(self).get("chain")
+        if chain is not None:
+            http, offset = chain
             answer = http.end_store(offset)
             if answer.status not in (200, 201):
                 raise module.NatsSidecarError(f"It is not known: {answer.reason}")
+            self._store.__self__._last = offset
 
-    with patch.multiple(gathered, _send=send_ahead, store=store_all):
+    with patch.multiple(gathered, _send=send_ahead, store=store_last):
         yield
 
 
