@@ -269,6 +269,8 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             raise self._error(False, STOPPED)
 
     def _store(self, sent: Sent) -> int | None:
+        if self._ended:
+            raise NatsSidecarError(self._ended)
         if self._is_recognised(sent):
             return None
         started_at = self._now()

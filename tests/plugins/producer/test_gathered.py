@@ -308,3 +308,15 @@ def test_a_request_that_gets_on_has_its_time_anew(
     again = problem(503, "batch_unfinished", "not_stored", "20", index=1)
     fake.then(stands(L + 4), stored(L + 5), *[again] * 4, stored(L + 7))
     assert a_pass(plugin, *initsync(2)) is not None  # it does not get on
+
+
+def test_no_large_object_goes_alone_while_another_is_refused(
+    plugin: Any, fake: FakeSidecar
+) -> None:
+    """It would stand in the stream without an init-start."""
+    fake.then(stands(L), stored(L + 1), REFUSED)
+    assert a_pass(plugin, *initsync(2)) is not None
+    fake.then(stands(L + 2), REFUSED)
+    count = len(fake.posts)
+    assert a_pass(plugin, mark(START), added(1, 2000), mark(STOP)) is not None
+    assert len(fake.posts) == count + 1  # it was asked whether that is refused still
