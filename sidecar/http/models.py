@@ -369,7 +369,7 @@ GET_PASS: Final[_Responses] = {
         "model": PassDocument,
         "description": "Each object whose newest base event since START was sent by "
         "another process in the pass that began after START. No objects, and complete "
-        "false, if more than 100,000 messages follow START.",
+        "false, if more than 100,000 messages follow START and the last init-stop.",
     },
     **_problems(
         {

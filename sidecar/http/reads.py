@@ -90,7 +90,7 @@ def _gives_way(query: Query, last: int, publisher: Publisher) -> bool:
     """Tell whether it is a client that catches up while Hermes sends events.
 
     Pages of 256 KiB one after the other leave Hermes a tenth of its rate, and nobody
-    waits for them. Somebody waits for what was just stored: who follows goes on as ever.
+    waits for them. Somebody waits for what was just stored: that is read as ever.
     """
     stored_at = publisher.acknowledged_at
     return (

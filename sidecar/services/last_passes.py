@@ -16,6 +16,7 @@ from sidecar.model.last_pass import (
     is_same_event,
 )
 from sidecar.model.producer_key import parse_producer_key
+from sidecar.model.scan import INITSYNC, scan_at
 from sidecar.services.pages import Query
 
 if TYPE_CHECKING:
@@ -65,7 +66,11 @@ class LastPasses:
     async def _read(
         self, start: int, process: str, position: Position, newest: int
     ) -> LastPass:
-        begin = max(start + 1, position.first)
+        last = scan_at(await self._leader.last_of(INITSYNC)).last
+        # What was sent before an init-stop must be sent again, so it need not be read.
+        begin = max(start + 1, position.first, last.stop if last else 0)
+        if newest < begin:
+            return LastPass(start, [], True, position)
         if position.last - begin >= MAX_MESSAGES:
             return LastPass(start, [], False, position)
         taken = PassReader(start, process)

@@ -40,6 +40,7 @@ class Stream:
     position: Position
     problems: list[Problem] = field(default_factory=list)
     newest: StoredMessage | None = None
+    newest_of_initsync: StoredMessage | None = None
     recognised_count: int = 0
 
     def passes(self) -> LastPasses:
@@ -68,8 +69,9 @@ class Leader:
     async def position(self) -> Position:
         return self.stream.position
 
-    async def last_of(self, _: str) -> StoredMessage | None:
-        return self.stream.newest
+    async def last_of(self, category: str) -> StoredMessage | None:
+        is_base = category == "base"
+        return self.stream.newest if is_base else self.stream.newest_of_initsync
 
     async def message(self, offset: int) -> StoredMessage | None:
         return self.stream.messages.get(offset)
@@ -121,6 +123,23 @@ async def test_a_pass_that_is_too_long_is_not_read(more: int) -> None:
     found = await stream.passes().read(None, "asks")
     assert found.is_complete is (more == 0)
     assert bool(found.objects) is (more == 0)
+
+
+def init_stop(offset: int, header: str) -> StoredMessage:
+    body = event("initsync", eventtype="init-stop")
+    return StoredMessage(offset, "hermes.initsync", "k", "", body, initsync=header)
+
+
+async def test_what_is_before_an_initsync_is_not_read() -> None:
+    """However long that was: no such event is recognised."""
+    after = START + MAX_MESSAGES
+    stream = stream_of(41, after + 2, last=after + 2)
+    stop = init_stop(after + 1, f"last={START + 5}-{after + 1},{MAX_MESSAGES - 6}")
+    stream.messages = {41: removed(41), after + 1: stop, after + 2: removed(after + 2)}
+    stream.newest_of_initsync = stop
+    assert await read(stream) == [after + 2]
+    stream.newest = removed(41)
+    assert await read(stream) == []
 
 
 @pytest.mark.parametrize("cause", [errors.NATS_DOWN, errors.JETSTREAM_UNAVAILABLE])
