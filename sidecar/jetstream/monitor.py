@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from sidecar.model.publish_reply import Position
     from sidecar.model.stream import StreamInfo
 
+COMING_SECONDS: Final = 1.0
+"""How long what was told is looked for often."""
+
 _MOST_LOGGED: Final = 64
 
 
@@ -46,7 +49,8 @@ class StreamMonitor:
         self.is_told = True
         """That whoever stores tells it: then the leader need not be asked all the time.
         Not so once the stream has moved without a word, until the next word."""
-        self._was_told = False  # since the leader's last answer
+        self._was_told = False  # since the stream last moved
+        self._told_at = 0.0
         self._round_at = 0.0
         self._asked_at = 0.0  # what `info` says
         self.is_flapping = False
@@ -130,6 +134,16 @@ class StreamMonitor:
         """Hear that something was stored; anybody on NATS may say so."""
         self.stored.set()
         self.is_told = self._was_told = True
+        self._told_at = time.monotonic()
+
+    def is_urgent(self) -> bool:
+        """Tell whether to ask often for readers: nobody tells, or it has not come yet.
+
+        What was told may have come before the word, or be on its way to a mirror.
+        """
+        if not self.is_told:
+            return True
+        return self._was_told and time.monotonic() - self._told_at < COMING_SECONDS
 
     # -- What the supervisor saw -------------------------------------------------------
 

@@ -206,7 +206,7 @@ class StreamSupervisor:
             await _first_of(seconds, connection.lost, monitor.reader_waits)
             return
         await _first_of(_LEAST_ROUND_SECONDS, connection.lost)
-        if not monitor.is_told:
+        if monitor.is_urgent():
             seconds = READERS_WAIT_SECONDS
         await _first_of(seconds, connection.lost, monitor.stored)
 

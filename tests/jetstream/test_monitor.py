@@ -111,3 +111,26 @@ async def test_an_answer_holds_for_whoever_came_before_its_question(
     assert monitor.position_since(10.5) is None
     now = 14.0
     assert monitor.position_since(10.0) is None  # too old to be the end
+
+
+async def test_what_was_told_is_looked_for_often_until_it_comes_or_for_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A mirror gets it later than the word."""
+    now = 10.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    monitor = StreamMonitor("reads", "hermes")
+    await monitor.note(INFO)
+    assert not monitor.is_urgent()
+    monitor.hear_stored()
+    assert monitor.is_urgent()
+    await monitor.note(INFO)
+    assert monitor.is_urgent()
+    await monitor.note(stands(8))
+    assert not monitor.is_urgent()
+    monitor.hear_stored()  # it had come before
+    now = 11.5
+    assert not monitor.is_urgent()
+    await monitor.note(stands(9))  # the old word is taken for its own
+    await monitor.note(stands(10))
+    assert monitor.is_urgent()
