@@ -102,7 +102,7 @@ The `ETag` of `200` and `201` is the event's offset. With `Prefer: return=minima
 (RFC 7240) they have no body. With `Prefer: wait=N` the response comes within N - 1
 seconds (at least 2), or within `SIDECAR_PUBLISH_TIMEOUT_SECONDS` if that is less. A
 caller that gives up earlier could miss a response that says `not_stored`. The plugin
-sends `Prefer: return=minimal, wait=15`.
+sends `Prefer: return=minimal, wait=15`, and a longer wait with many events.
 
 ## Many events of an initsync
 

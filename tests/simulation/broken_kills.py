@@ -71,6 +71,10 @@ def _recognises_an_initsync() -> Iterator[None]:
     def send(self: Any, event: Any) -> Any:
         if event.evcategory == "initsync":
             self._begin_pass()
+        if self._gathered is not None and event.eventtype == "added":
+            sent = sent_class(self._new_key(), event)
+            if self._is_recognised(sent):
+                return None
         return real_send(self, event)
 
     def init(self: Any, *arguments: Any) -> None:

@@ -47,6 +47,8 @@ FOUND_AT = {
     "believes-a-foreign-refusal": 40,
     "numbers-by-seconds": 10,
     "sees-ahead-at-once": 51,
+    "sends-in-close": 31,
+    "stops-too-early": 0,
     "takes-two-answers-for-gone": 77,
     "remembers-any-scan": 18,
     "believes-a-forged-ack": 62,
