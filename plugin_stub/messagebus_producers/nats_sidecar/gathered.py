@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from .doubts import Sent
 
-MOST_EVENTS = 256
+MOST_EVENTS = 128
 MOST_BYTES = 256 * 1024
 """From either on a batch is sent; what is larger than that goes alone. A sidecar takes
 1,000 events and 1 MiB. Held are those under way and those gathered meanwhile."""
