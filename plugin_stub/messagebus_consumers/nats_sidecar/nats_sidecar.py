@@ -195,9 +195,12 @@ class NatsSidecarConsumerPlugin(AbstractMessageBusConsumerPlugin):
         return query
 
     def _take(self, answer: Answer) -> None:
-        self._rows.extend(answer.document["events"])
-        if not self._rows:  # what "first" meant, or how far a filter has looked
-            self._offset = answer.document["next_offset"]
+        document = answer.document
+        self._rows.extend(document["events"])
+        # How far a filter has looked; the first stays that of whatever stream is there.
+        has_moved = document["next_offset"] != document.get("first_offset")
+        if not self._rows and (has_moved or self._offset != "first"):
+            self._offset = document["next_offset"]
 
     def _ask_patiently(self, query: dict[str, Any]) -> Answer:
         ends_at = self._now() + PATIENCE_SECONDS

@@ -305,3 +305,19 @@ def test_an_offset_that_vanishes_in_an_iteration_is_an_index_error_after_a_pause
         with pytest.raises(IndexError):
             next(events)
     assert sum(clock.slept) >= 3
+
+
+@pytest.mark.parametrize(("first", "asked"), [(1, "first"), (0, "1")])
+def test_the_beginning_stays_that_of_whatever_stream_is_there(
+    hermes_home: Path, fake: FakeSidecar, clock: Clock, first: int, asked: str
+) -> None:
+    """A stream that is made anew begins later; a filter goes on where it was."""
+    plugin = consumer_of(hermes_home, fake.url, clock)
+    nothing = dataclasses.replace(
+        NOT_YET, document=NOT_YET.document | {"first_offset": first}
+    )
+    fake.then(page(), nothing, page(1))
+    with plugin:
+        plugin.seekToBeginning()
+        assert next(iter(plugin)).offset == 1
+    assert f"offset={asked}&" in fake.requests[-1].path
