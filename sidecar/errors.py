@@ -150,7 +150,7 @@ EVENT_TOO_LARGE = Cause(
     "The event is larger than the limit.",
     "Raise the smallest of these limits: max_payload of the NATS server, account or "
     "user; max_msg_size of the stream; SIDECAR_MAX_EVENT_BYTES, which also raises that "
-    "of the embedded server. Headers count, and JetStream stores at most 32 MB.",
+    "of the embedded server. Its headers count, and JetStream stores at most 32 MB.",
 )
 UNSUPPORTED_MEDIA_TYPE = Cause(
     "unsupported_media_type",

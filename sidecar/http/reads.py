@@ -65,11 +65,12 @@ def _query(daemon: Daemon, request: Request) -> Query:
 
 
 async def _read(daemon: Daemon, agent: str, query: Query) -> Page:
-    if _gives_way(query, daemon.supervisor.monitor.proven_last(), daemon.publisher):
+    offset = None if query.offset == NEXT else query.offset
+    is_client = daemon.clients.ask(agent, offset, time.monotonic())
+    last = daemon.supervisor.monitor.proven_last()
+    if is_client and _gives_way(query, last, daemon.publisher):
         query = replace(query, max_bytes=min(query.max_bytes, _BESIDE_WRITES_BYTES))
         await asyncio.sleep(_BESIDE_WRITES_SECONDS)
-    offset = None if query.offset == NEXT else query.offset
-    daemon.clients.ask(agent, offset, time.monotonic())
     try:
         page = await daemon.reader.read(query)
     except Problem as problem:

@@ -78,10 +78,13 @@ class Clients:
     def __init__(self) -> None:
         self._all: dict[str, _Memory] = {}
 
-    def ask(self, agent: str, offset: int | None, now: float) -> None:
-        """Note that somebody asks for an offset; None where it names none."""
+    def ask(self, agent: str, offset: int | None, now: float) -> bool:
+        """Note that somebody asks for an offset, None where it names none.
+
+        Tell whether it is a client.
+        """
         if not NAME.fullmatch(agent):
-            return
+            return False
         memory = self._all.get(agent)
         if memory is None:
             if len(self._all) >= MAX_CLIENTS:
@@ -90,6 +93,7 @@ class Clients:
         memory.seen_at = now
         if offset is not None:
             memory.offset = offset
+        return True
 
     def read(self, agent: str, offset: int, now: float) -> None:
         """Note that it was given what stands from this offset on."""

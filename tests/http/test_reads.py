@@ -50,9 +50,15 @@ def test_its_pages_are_small_and_the_same_events_come(
             assert post(http, event(objpkey=number)).is_success
         offset, pages, read = last + 1, 0, []
         while offset <= last + 150:
-            page = http.get("/v1/events", params={"offset": offset}).json()
+            page = http.get(
+                "/v1/events",
+                params={"offset": offset},
+                headers={"User-Agent": "hermes-client-ldap"},
+            ).json()
             read += [row["offset"] for row in page["events"]]
             pages += 1
             offset = page["next_offset"]
         assert read == list(range(last + 1, last + 151))
         assert pages > 1
+        page = http.get("/v1/events", params={"offset": last + 1}).json()
+        assert len(page["events"]) == 150  # to a person, as it was asked
