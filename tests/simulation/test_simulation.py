@@ -49,17 +49,22 @@ FOUND_AT = {
     "sees-ahead-at-once": 4,
     "sends-in-close": 31,
     "stops-too-early": 0,
-    "takes-two-answers-for-gone": 77,
     "remembers-any-scan": 98,
     "believes-a-forged-ack": 62,
     "believes-headers": 62,
 }
 """Known bugs, and a seed that shows each; docs/simulation.md has the table."""
 
-HELD_ELSEWHERE = {"swallows-an-older-value", "chains-batches"}
+HELD_ELSEWHERE = {
+    "swallows-an-older-value",
+    "chains-batches",
+    "takes-two-answers-for-gone",
+}
 """No seed of some hundreds shows the first since what is recognised is asked for once
-more: tests/plugins/producer/test_doubts.py, one, two, one. Nor the second: the sidecar
-keeps a request waiting until what is before it stands. test_gathered.py holds that."""
+more: tests/plugins/producer/test_doubts.py, one, two, one. Nor the second, which
+test_gathered.py holds; why the simulator does not find it is not known. Nor the third
+since the leader is asked once a second: test_resolve.py, a leader that has not come as
+far as the position."""
 
 FOUND_BESIDE_A_MIRROR = {"believes-a-mirror": 8, "takes-nothing-for-the-end": 2}
 """Those of the reading side; each fault of the seed is one of a copy."""
