@@ -246,6 +246,20 @@ def test_a_schema_is_never_recognised(story: Story) -> None:
 # -- Initsyncs, offsets, the fence -----------------------------------------------------
 
 
+@pytest.mark.parametrize("failure", ["", "unknown"])
+def test_an_initsync_of_which_hermes_was_told_that_it_is_sent_has_its_stop(
+    story: Story, failure: str
+) -> None:
+    story.begin(kind="initsync")
+    story.send(event=init("init-start"))
+    story.send(Told.NOT_STORED, init("init-stop"))
+    story.end(failure=failure)
+    if failure:
+        assert story.names() == set()
+    else:
+        assert story.names() == {"lost_initsync"}
+
+
 def test_a_whole_initsync_passes_and_one_that_lacks_an_event_is_found(
     story: Story,
 ) -> None:
