@@ -90,7 +90,7 @@ def test_its_plugins_are_those_of_the_checkout(
         path.relative_to(plugins): path.read_bytes()
         for path in plugins.glob("*/nats_sidecar/*.*")
     }
-    assert len(ours) == 16
+    assert len(ours) == 17
     assert installed == ours
 
 
