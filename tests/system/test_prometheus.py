@@ -214,5 +214,8 @@ def test_a_killed_nats_fires_an_alert_under_load_that_clears_when_it_is_back(
         wait_until(lambda: "HermesBusDown" not in prometheus.firing(), 60, "it clears")
         wait_until(lambda: (prometheus.value(rate) or 0) > 0, 60, "events again")
         assert prometheus.value("hermes_sidecar_ready") == 1
+        with sidecar.client() as http:
+            name = {"User-Agent": "hermes-client-ldap"}
+            assert http.get("/v1/events?offset=first", headers=name).is_success
         # By now there are refusals too, so that no panel of the dashboard is empty.
         wait_until(lambda: not prometheus.empty(panels()), 60, "each panel shows")
