@@ -37,9 +37,9 @@ MAX_TLS_STRANGERS: Final = 50
 """The same over TLS, from the first byte of a request on: each has buffers of up to 300
 KiB, and what it sends takes time from others' handshakes."""
 
-MAX_HANDSHAKES: Final = 500
+MAX_HANDSHAKES: Final = 350
 """On one listener, from the first byte of a TLS handshake to that of a request. Each
-takes 100 KiB; where 1,000 begin in a second it has half a second."""
+takes up to 350 KiB; where 1,000 begin in a second it has a third of a second."""
 
 HANDSHAKE_SECONDS: Final = 10.0
 """How long a TLS handshake may take, its first byte before it, its goodbye after."""
