@@ -96,7 +96,7 @@ class SidecarHttp:
         self._socket: socket.socket | None = None
         self._timeout_seconds = 0.0  # of the request under way
         self._asked_ahead = ""
-        self._begun: bytes | Answer = b""
+        self._unbegun: Answer | None = None  # why begin_store could not
 
     def ask(
         self,
@@ -127,26 +127,18 @@ class SidecarHttp:
     ) -> None:
         """Ask to store, and leave the answer to end_store: Hermes works meanwhile."""
         path = "/v1/events"
-        self._begun = self._request("POST", path, timeout_seconds, body, headers)
-        if isinstance(self._begun, Answer):
-            return
-        request, self._begun = self._begun, b""
-        self._asked_ahead = path
-        try:
-            self._write(request)
-        except OSError:
-            self.close()
-        except BaseException:  # a signal: what is half sent must not be used again
-            self.close()
-            raise
+        request = self._request("POST", path, timeout_seconds, body, headers)
+        self._unbegun = request if isinstance(request, Answer) else None
+        self._send_ahead(path, request)
 
     def end_store(self, offset: int) -> Answer:
         """Give the answer to begin_store, where the last event is to be at `offset`."""
-        is_lost = not (self._asked_ahead or isinstance(self._begun, Answer))
-        self._asked_ahead = ""
-        if is_lost:
+        if self._unbegun is not None:
+            return self._unbegun
+        if not self._asked_ahead:
             return _nothing(UNKNOWN, "the sidecar does not answer")
-        return self._response(self._begun, offset=offset)
+        self._asked_ahead = ""
+        return self._response(b"", offset=offset)
 
     def ask_page(self, path: str, timeout_seconds: float) -> Answer:
         """Ask for a page, and ahead for the one after it; see take_ahead."""
@@ -166,13 +158,21 @@ class SidecarHttp:
         Nobody needs its answer yet: a failure is left to whoever asks next.
         """
         link = _NEXT.fullmatch(response.getheader("Link", ""))
-        request = self._request("GET", link[1], AHEAD_SECONDS) if link else b""
-        if link and isinstance(request, bytes):
-            self._asked_ahead = link[1]
-            try:
-                self._write(request)
-            except OSError:
-                self.close()
+        if link:
+            self._send_ahead(link[1], self._request("GET", link[1], AHEAD_SECONDS))
+
+    def _send_ahead(self, path: str, request: bytes | Answer) -> None:
+        """Write a request, if it could be made, whose answer is read later."""
+        if isinstance(request, Answer):
+            return
+        self._asked_ahead = path
+        try:
+            self._write(request)
+        except OSError:
+            self.close()
+        except BaseException:  # a signal: what is half sent must not be used again
+            self.close()
+            raise
 
     def _request(
         self,
