@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.hermes import load_plugin, new_event
-from support.jetstream import RawNatsClient, wait_jetstream
-from support.nats import NatsProcess
+from support.jetstream import RawNatsClient
 from support.process import wait_until
 from support.producer_passes import FAMILY, SECRET, a_pass, bodies, send, user
 from support.sidecar import (
@@ -22,6 +21,8 @@ from support.sidecar import (
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from support.nats import NatsProcess
 
 TWO_MB = 2_000_000
 
@@ -86,28 +87,21 @@ def test_no_more_than_two_megabytes_are_held(
 
 
 def test_an_initsync_cut_off_by_a_frozen_nats_leaves_nothing_in_the_next(
-    hermes_home: Path, tmp_path: Path
+    in_doubt: Any, impatient: SidecarProcess, own_nats: NatsProcess
 ) -> None:
     """What is late lands before the next init-start, or never."""
-    with NatsProcess(tmp_path / "nats") as own:
-        wait_jetstream(own.port)
-        with sidecar_on(
-            own, tmp_path / "s", "hermes", publish_timeout_seconds=1
-        ) as process:
-            settings = {"url": process.url, "send_timeout": 5, "unknown_timeout": 2}
-            plugin = load_plugin(hermes_home, FAMILY, settings)
-            events = initsync(300)
-            with process.client() as http:
-                last = last_offset(http)
-            with plugin:
-                plugin.send(events[0])
-                own.freeze()
-                text = next(filter(None, (send(plugin, each) for each in events[1:])))
-            assert text.startswith("It is not known")
-            own.thaw()
-            process.wait_stream()
-            assert a_pass(plugin, *events) is None
-            found = bodies(own, last)
+    events = initsync(300)
+    with impatient.client() as http:
+        last = last_offset(http)
+    with in_doubt:
+        in_doubt.send(events[0])
+        own_nats.freeze()
+        text = next(filter(None, (send(in_doubt, each) for each in events[1:])))
+    assert text.startswith("It is not known")
+    own_nats.thaw()
+    impatient.wait_stream()
+    assert a_pass(in_doubt, *events) is None
+    found = bodies(own_nats, last)
     assert found[-302:] == texts(events)
     cut = found[:-302]
     assert cut == texts(events)[: len(cut)]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.fake_sidecar import (
@@ -127,30 +127,24 @@ def test_a_sidecar_over_http_with_a_token_is_reached(
 
 
 def test_an_event_lost_in_a_frozen_nats_and_stored_is_not_doubled(
-    hermes_home: Path, tmp_path: Path
+    in_doubt: Any, impatient: SidecarProcess, own_nats: NatsProcess
 ) -> None:
-    with NatsProcess(tmp_path / "nats") as own:
-        wait_jetstream(own.port)
-        with sidecar_on(
-            own, tmp_path / "s", "hermes", publish_timeout_seconds=1
-        ) as process:
-            settings = {"url": process.url, "send_timeout": 5, "unknown_timeout": 2}
-            plugin = long_started(load_plugin(hermes_home, FAMILY, settings))
-            with process.client() as http:
-                last = last_offset(http)
-            removed, other = user("removed"), user(pkey=2)
-            text = a_pass(plugin, removed, once_open=own.freeze)
-            own.thaw()
-            assert text is not None
-            assert text.startswith("It is not known")
-            with RawNatsClient(own.port) as operator:
-                wait_until(lambda: operator.state("hermes")["last_seq"] == last + 1)
-            process.wait_stream()
-            assert a_pass(plugin, other, removed) is None
-            assert bodies(own, last) == [
-                removed.to_json().encode(),
-                other.to_json().encode(),
-            ]
+    plugin = long_started(in_doubt)
+    with impatient.client() as http:
+        last = last_offset(http)
+    removed, other = user("removed"), user(pkey=2)
+    text = a_pass(plugin, removed, once_open=own_nats.freeze)
+    own_nats.thaw()
+    assert text is not None
+    assert text.startswith("It is not known")
+    with RawNatsClient(own_nats.port) as operator:
+        wait_until(lambda: operator.state("hermes")["last_seq"] == last + 1)
+    impatient.wait_stream()
+    assert a_pass(plugin, other, removed) is None
+    assert bodies(own_nats, last) == [
+        removed.to_json().encode(),
+        other.to_json().encode(),
+    ]
 
 
 @pytest.fixture
