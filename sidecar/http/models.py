@@ -3,6 +3,8 @@
 
 We check queries by their model ourselves: by FastAPI a page of one event takes a third
 longer. Responses are only described: no event's bytes are to be read and written anew.
+
+Long because it is the whole API in one place, as its readers look it up.
 """
 
 import re

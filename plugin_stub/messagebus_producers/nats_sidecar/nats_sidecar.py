@@ -8,6 +8,8 @@ producer ends the pass: Hermes computed what is left of it before that event.
 
 _send of an object of an initsync returns before it is stored. All of them stand when
 _send of the init-stop returned.
+
+Long because it is the one class that Hermes loads: each method needs L and the doubts.
 """
 
 from __future__ import annotations

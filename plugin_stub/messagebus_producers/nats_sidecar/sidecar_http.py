@@ -3,6 +3,9 @@
 
 This file stands in both plugin folders, the same byte for byte, so that each folder
 can be copied into Hermes by itself.
+
+Long because it is one connection: who writes, reads or closes it must know what the
+others left on it.
 """
 
 from __future__ import annotations
