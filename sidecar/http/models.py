@@ -199,9 +199,10 @@ class PassDocument(BaseModel):
 
 
 class MatchDocument(BaseModel):
-    """Whether an event is at an offset, and where the stream ends."""
+    """Whether an event is at an offset, whose it is, and where the stream ends."""
 
     matches: bool
+    key: str | None
     first_offset: int
     last_offset: int
     last_key: str | None

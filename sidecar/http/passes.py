@@ -84,6 +84,7 @@ async def post_match(daemon: Daemon, request: Request) -> Response:
     return json_response(
         {
             "matches": match.matches,
+            "key": match.key,
             "first_offset": match.position.first,
             "last_offset": match.position.last,
             "last_key": match.last_key,

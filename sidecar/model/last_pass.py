@@ -16,7 +16,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sidecar.model.event import parse_head
-from sidecar.model.producer_key import parse_producer_key
+from sidecar.model.producer_key import ProducerKey, parse_producer_key
 from sidecar.model.scan import INITSYNC, STOP
 
 if TYPE_CHECKING:
@@ -42,6 +42,13 @@ class LastPass(NamedTuple):
     position: Position
 
 
+class _Newest(NamedTuple):
+    """The newest event of an object; `attempt` is None for a removal."""
+
+    sequence: int
+    attempt: ProducerKey | None
+
+
 class PassReader:
     """Takes the messages after a pass' start in their order; keeps digests alone."""
 
@@ -49,51 +56,66 @@ class PassReader:
         """Look for this pass, or one begun since, of any process but the asking one."""
         self._start = start
         self._process = process
-        self._removals: dict[str, int] = {}
-        self._others: dict[str | None, dict[str, int]] = {}  # by process
+        self._newest: dict[str, _Newest] = {}  # by the object's digest
+        self._remover: ProducerKey | None = None
+        self._removed = 0  # the newest removal, which is of that attempt
+        self._removed_before = 0  # the newest of any other
         self.newest_base: int | None = None
 
     def take(self, message: StoredMessage | None) -> None:
         """Take the next message; None where it is missing."""
         if message is None:
-            self._end_all()
+            self._newest.clear()
         elif message.category == INITSYNC:
             if parse_head(message.body).get("eventtype") == STOP:
-                self._end_all()  # clients begin with it, and it was made without
+                self._newest.clear()  # clients begin with it, and it was made without
         elif message.category == BASE:
             self.newest_base = message.sequence
             self._take_base(message)
+
+    def take_unreadable(self, offset: int, newest_base: int) -> None:
+        """Take a message that nobody can read, be it the newest base event or not."""
+        self._newest.clear()
+        if offset == newest_base:
+            self.newest_base = offset
 
     def _take_base(self, message: StoredMessage) -> None:
         head = parse_head(message.body)
         change = head.get("eventtype")
         if change not in _CHANGES:  # a schema, or what nobody can read
-            self._end_all()
+            self._newest.clear()
             return
         key = parse_producer_key(message.key)
-        process = key and key.process
-        digest = digest_of(self._process, head.get("objtype"), head.get("objpkey"))
-        self._removals.pop(digest, None)
         if change == "removed":
-            # It may have taken others with it, as a user's memberships. Those that its
-            # own process had sent it would have removed by events of their own.
-            self._others = {process: self._others.get(process, {})}
-        for offsets in self._others.values():
-            offsets.pop(digest, None)
+            if key != self._remover:
+                self._removed_before = self._removed
+            self._remover, self._removed = key, message.sequence
+        digest = digest_of(self._process, head.get("objtype"), head.get("objpkey"))
+        self._newest.pop(digest, None)
         # One begun since: what was in flight when its process died comes last.
-        if key and key.pass_start >= self._start and process != self._process:
-            others = self._others.setdefault(process, {})
-            kind = self._removals if change == "removed" else others
-            kind[digest] = message.sequence
-
-    def _end_all(self) -> None:
-        self._removals.clear()
-        self._others.clear()
+        if (
+            key
+            and self._start <= key.pass_start < message.sequence
+            and key.process != self._process
+        ):
+            attempt = None if change == "removed" else key
+            self._newest[digest] = _Newest(message.sequence, attempt)
 
     def objects(self) -> list[str]:
         """Give each object whose newest event is of the pass, and that one's offset."""
-        kinds = [self._removals, *self._others.values()]
-        return sorted(f"{digest} {at}" for kind in kinds for digest, at in kind.items())
+        return sorted(
+            f"{digest} {newest.sequence}"
+            for digest, newest in self._newest.items()
+            if newest.attempt is None or newest.sequence > self._removed_after(newest)
+        )
+
+    def _removed_after(self, newest: _Newest) -> int:
+        """Give the newest removal that may have taken this object with it.
+
+        As a user's memberships: their own attempt removes those by their own events.
+        """
+        is_own = newest.attempt == self._remover
+        return self._removed_before if is_own else self._removed
 
 
 def is_same_event(one: bytes, other: bytes) -> bool:

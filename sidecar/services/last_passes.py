@@ -37,6 +37,7 @@ class Match(NamedTuple):
     """Whether an event stands at an offset, and where the stream ended then."""
 
     matches: bool
+    key: str | None
     position: Position
     last_key: str | None
 
@@ -57,8 +58,7 @@ class LastPasses:
             position = await self._leader.position()
             newest = await self._leader.last_of(BASE)
             if start is None:
-                key = newest and parse_producer_key(newest.key)
-                start = key.pass_start if key else None
+                start = _start_of(newest)
             if start is None or newest is None or newest.sequence <= start:
                 return LastPass(start, [], True, position)
             return await self._read(start, process, position, newest.sequence)
@@ -75,7 +75,14 @@ class LastPasses:
             return LastPass(start, [], False, position)
         taken = PassReader(start, process)
         while begin <= position.last:
-            messages, begin = await self._next(begin, position.last)
+            try:
+                messages, begin = await self._next(begin, position.last)
+            except Problem as problem:
+                if (damaged := problem.members.get("offset")) is None:
+                    raise
+                taken.take_unreadable(int(damaged), newest)  # now and later
+                begin = int(damaged) + 1
+                continue
             for message in messages:
                 taken.take(message)
         if newest <= position.last and taken.newest_base != newest:
@@ -97,9 +104,7 @@ class LastPasses:
             if problem.cause is errors.NATS_PERMISSION:
                 end = min(begin + _AT_ONCE, last + 1)
                 return await asyncio.gather(*map(self._message, range(begin, end))), end
-            if (damaged := problem.members.get("offset")) is None:
-                raise
-            return [None], int(damaged) + 1  # nobody can read it, now or later
+            raise
         if page.next_offset == begin:
             raise Problem(errors.JETSTREAM_UNAVAILABLE)  # nobody gives it now
         return page.events, page.next_offset
@@ -117,12 +122,19 @@ class LastPasses:
         if message is None and position.first <= offset <= position.last:
             raise Problem(errors.JETSTREAM_UNAVAILABLE)  # who answered lags
         last = await self._leader.message(position.last)
-        matches = (
-            message is not None
-            and message.sequence == offset
-            and is_same_event(message.body, body)
-        )
+        if message is not None and message.sequence != offset:
+            message = None
+        matches = message is not None and is_same_event(message.body, body)
         if matches:
             self.recognised_count += 1
             self._metrics.recognised()
-        return Match(matches, position, last.key if last else None)
+        key, last_key = (each.key if each else None for each in (message, last))
+        return Match(matches, key, position, last_key)
+
+
+def _start_of(message: StoredMessage | None) -> int | None:
+    """Give where its pass began; None if no plugin of this stream sent it."""
+    key = parse_producer_key(message.key) if message else None
+    if message is None or key is None or key.pass_start >= message.sequence:
+        return None  # what begins behind itself is forged, or of another stream
+    return key.pass_start

@@ -116,7 +116,8 @@ def test_an_event_matches_at_its_offset_alone_and_no_other_does(
     key = plugin_key(0, P, last)
     assert post(http, removed(SECRET), last, key).status_code == 201
     ends = {"first_offset": last + 1, "last_offset": last + 1, "last_key": key}
-    assert match(http, last + 1, removed(SECRET)).json() == {"matches": True} | ends
+    found = match(http, last + 1, removed(SECRET)).json()
+    assert found == {"matches": True, "key": key} | ends
     for offset, body in [
         (last + 1, removed(7)),
         (last + 1, removed(SECRET) + b" "),
@@ -124,7 +125,8 @@ def test_an_event_matches_at_its_offset_alone_and_no_other_does(
         (last + 2, removed(SECRET)),
         (0, removed(SECRET)),
     ]:
-        assert match(http, offset, body).json() == {"matches": False} | ends
+        found = {"matches": False, "key": key if offset == last + 1 else None}
+        assert match(http, offset, body).json() == found | ends
     assert last_offset(http) == last + 1
     metric = "hermes_sidecar_events_recognised_total"
     assert f"{metric} 1.0" in http.get("/metrics").text

@@ -24,7 +24,8 @@ def message(offset: int, letters: str) -> StoredMessage | None:
     """Read `1a7`: process 1, added, object 7; `c` for curl, `0` for ours.
 
     `<` and `>`: init-start and init-stop; `s` a schema; `?` no event of Hermes; `-` is
-    missing; `p` and `n` as a process: the first one's, of an earlier and a later pass.
+    missing; `p` and `n` as a process: the first one's, of an earlier and a later pass;
+    `a`: its next attempt; `f`: of a pass that begins behind itself.
     """
     if letters == "-":
         return None
@@ -35,6 +36,8 @@ def message(offset: int, letters: str) -> StoredMessage | None:
         "0": plugin_key(offset, ASKS, START),
         "p": plugin_key(offset, FIRST, START - 9),
         "n": plugin_key(offset, FIRST, offset - 1),
+        "f": plugin_key(offset, FIRST, offset),
+        "a": plugin_key(offset, FIRST, START, attempt=2),
     }
     category, body = "base", b"{}"
     if who in "<>":
@@ -71,6 +74,12 @@ def found(*stream: str) -> dict[int, int]:
         ("1m1 2m2", {1: 1, 2: 2}),  # a row of killed processes
         ("1m1 2r2", {2: 2}),  # another process' removal may have taken it with it
         ("1r1 2r2", {1: 1, 2: 2}),
+        ("1a1 1m2 ar3", {3: 3}),  # an earlier attempt of the process: it knew of none
+        ("1a1 aa2 ar3", {2: 2, 3: 3}),
+        ("1a1 2r2 1r3", {2: 2, 3: 3}),
+        ("1a1 1r2 2r3 1r4", {2: 2, 3: 3, 4: 4}),
+        ("2r3 1a1 1r2", {1: 2, 2: 3, 3: 1}),
+        ("fr1 1r2", {2: 2}),  # begins behind itself
         ("1r1 2m2 2r3", {1: 1, 2: 2, 3: 3}),
         ("1m1 cr2", {}),
         ("1m1 0r2", {}),
@@ -99,7 +108,7 @@ def test_the_newest_base_event_is_noted_whoever_sent_it() -> None:
 
 def test_objects_are_sorted_and_show_nothing_of_a_key() -> None:
     reader = PassReader(START, ASKS)
-    for offset in range(100):
+    for offset in range(START + 1, START + 101):
         body = event(objpkey=f"c0rrect-horse {offset}")
         key = plugin_key(offset, FIRST, START)
         reader.take(StoredMessage(offset, "hermes.base", key, "", body))

@@ -111,6 +111,21 @@ async def test_an_event_that_nobody_can_read_ends_what_is_before_it() -> None:
     assert await read(stream) == [43, 44]
 
 
+async def test_the_newest_event_may_be_one_that_nobody_can_read() -> None:
+    stream = stream_of(41, 42, 43)
+    stream.problems = [Problem(errors.DISPLACED, offset=43)]
+    assert await read(stream) == []
+
+
+async def test_a_pass_that_begins_behind_its_own_event_is_none() -> None:
+    """Forged, or copied from another stream; the next pass begins a true one."""
+    key = plugin_key(1, FIRST, 42)
+    stream = stream_of(41, 42)
+    stream.newest = stream.messages[42]._replace(key=key)
+    found = await stream.passes().read(None, "asks")
+    assert (found.start, found.objects, found.is_complete) == (None, [], True)
+
+
 async def test_a_user_that_may_not_read_pages_reads_each_event() -> None:
     stream = stream_of(41, 42, 44, 45)
     stream.problems = [Problem(errors.NATS_PERMISSION)] * 9

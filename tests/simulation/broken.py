@@ -60,7 +60,7 @@ def _no_stable_id() -> Iterator[None]:
     post = plugin._post
 
     def post_anew(self: Any, left_seconds: float, sent: Any, last: int) -> Any:
-        sent.key = f"{self._keys_start}0-{next(numbers)}"
+        sent.key = f"{self._keys_start}0-1-{next(numbers)}"
         return post(self, left_seconds, sent, last)
 
     with patch.object(plugin, "_post", post_anew):

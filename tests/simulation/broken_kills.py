@@ -10,6 +10,7 @@ from unittest.mock import patch
 from sidecar.model import last_pass
 from sidecar.model.event import parse_head
 from sidecar.model.last_pass import PassReader
+from sidecar.model.producer_key import parse_producer_key
 from sidecar.services.last_passes import LastPasses
 
 from .seams import PRODUCERS, plugin_module
@@ -26,11 +27,11 @@ def _recognises_an_older_event() -> Context:
     real = PassReader._take_base
 
     def take_base(self: Any, message: Any) -> None:
-        kinds = [self._removals, *self._others.values()]
-        older = {digest: at for kind in kinds for digest, at in kind.items()}
+        older = dict(self._newest)
         real(self, message)
-        for kind in (self._removals, *self._others.values()):
-            kind.update({digest: older[digest] for digest in kind if digest in older})
+        self._newest.update(
+            {digest: older[digest] for digest in self._newest if digest in older}
+        )
 
     return patch.object(PassReader, "_take_base", take_base)
 
@@ -52,6 +53,22 @@ def _recognises_any_pass() -> Context:
     return patch.object(LastPasses, "_read", read)
 
 
+def _knows_no_attempts() -> Context:
+    """Let a removal spare what its process had sent in any attempt at the pass."""
+
+    def parse(key: str | None) -> Any:
+        parsed = parse_producer_key(key)
+        return parsed and parsed._replace(attempt=1)
+
+    return patch.object(last_pass, "parse_producer_key", parse)
+
+
+def _lets_a_doubt_open() -> Context:
+    """End a pass in which another wrote, whatever is still in doubt."""
+    plugin = plugin_module(PRODUCERS).NatsSidecarProducerPlugin
+    return patch.object(plugin, "_learn_behind", lambda *_: None)
+
+
 @contextmanager
 def _recognises_an_initsync() -> Iterator[None]:
     """Compare the events of an initsync, too, with those of one that was cut off."""
@@ -66,7 +83,7 @@ def _recognises_an_initsync() -> Iterator[None]:
             head = parse_head(message.body)
             names = head.get("objtype"), head.get("objpkey")
             digest = last_pass.digest_of(self._process, *names)
-            self._others.setdefault("", {})[digest] = message.sequence
+            self._newest[digest] = last_pass._Newest(message.sequence, None)
 
     def send(self: Any, event: Any) -> Any:
         if event.evcategory == "initsync":
@@ -116,6 +133,8 @@ BROKEN_KILLS: Final[dict[str, Callable[[], Context]]] = {
     "recognises-an-older-event": _recognises_an_older_event,
     "recognises-any-pass": _recognises_any_pass,
     "recognises-an-initsync": _recognises_an_initsync,
+    "knows-no-attempts": _knows_no_attempts,
+    "lets-a-doubt-open": _lets_a_doubt_open,
     "compares-no-bytes": _compares_no_bytes,
     "forgets-rows-of-deaths": _forgets_rows_of_deaths,
 }

@@ -43,7 +43,7 @@ class Why(StrEnum):
     RESTORED = "the stream was restored or made anew after it"
     INITSYNC = "an initsync ended after it"
     SCHEMA = "a schema was sent after it"
-    REMOVAL = "another process removed something after it"
+    REMOVAL = "another attempt at a pass removed something after it"
     TRIED = "the new process tried another event of the object, or a removal"
     IN_VAIN = "the new process tried one of these in vain"
     WENT_BACK = "its source went back, so the new process sends nothing"
@@ -263,7 +263,7 @@ class LastPasses:
         if "dataschema" in kinds | {each.kind for each in self._tried_before(send)}:
             return Why.SCHEMA
         is_removed_with = any(
-            each.kind == "removed" and life_of(each) != life_of(owner)
+            each.kind == "removed" and _attempt_of(each) != _attempt_of(owner)
             for each in owners
         )
         return Why.REMOVAL if is_removed_with and send.kind != "removed" else None
@@ -304,9 +304,14 @@ def life_of(send: Send) -> Life:
     return (send.server, send.life)
 
 
+def _attempt_of(send: Send) -> tuple[Life, int]:
+    """Name the process that sent an event, and which of its tries to end a pass."""
+    return (life_of(send), send.pass_number)
+
+
 def _start_of(key: str) -> str:
     """Give what a key says of where its pass began."""
-    return key.rpartition("-")[0].rpartition("-")[2]
+    return key.rsplit("-", 3)[1]
 
 
 def check_repeats(passes: LastPasses, forgiven: Counter[str]) -> Iterator[Violation]:

@@ -78,10 +78,17 @@ def passed(
     return Reply(200, document | {"first_offset": 1, "last_offset": last})
 
 
-def matches(last: int, *, key: str | None = None, matches: bool = True) -> Reply:
-    """Answer POST /v1/match."""
-    document = {"matches": matches, "last_key": key, "first_offset": 1}
-    return Reply(200, document | {"last_offset": last})
+def matches(
+    last: int,
+    *,
+    key: str | None = None,
+    matches: bool = True,
+    its_key: str | None = None,
+    first: int = 1,
+) -> Reply:
+    """Answer POST /v1/match; `key` is the last event's, `its_key` the one's."""
+    document = {"matches": matches, "key": its_key, "last_key": key}
+    return Reply(200, document | {"first_offset": first, "last_offset": last})
 
 
 def problem(

@@ -132,6 +132,7 @@ class Producer(_Plugin):
         super().__init__(bus)
         Producer._lives += 1
         self._name = f"life{Producer._lives}"
+        self._attempt = 0
         self._number = 0
         self._last = 0
         self._pass: int | None = None  # after which offset it began
@@ -147,6 +148,7 @@ class Producer(_Plugin):
 
     def open(self) -> None:
         super().open()
+        self._attempt += 1
         if not self._doubts:
             self._last = self.supervisor.last
 
@@ -167,7 +169,7 @@ class Producer(_Plugin):
         if event.evcategory == "base":
             self._begin_pass(event)
         start = self._last if self._pass is None else self._pass
-        key = f"{self._name}-{start}-{self._number}"
+        key = f"{self._name}-{start}-{self._attempt}-{self._number}"
         self._http.store(body, {"Idempotency-Key": key})
         bus.sleep(0.001)
         if self._is_known(event, each, body) or self._is_repeated(event, each, body):
@@ -254,7 +256,7 @@ class Producer(_Plugin):
         removers: set[str] = set()
         for message in reversed(bus.standing):
             said = event_class().from_json(message.body.decode())
-            process, start = message.key.split("-")[0], self._start_of(message)
+            attempt, start = message.key.rpartition("-")[0], self._start_of(message)
             if said.eventtype in ("init-stop", "dataschema"):
                 return False
             if said.evcategory != "base":
@@ -263,13 +265,14 @@ class Producer(_Plugin):
                 is_of_pass = start is not None and start >= (self._pass or 0)
                 is_of_pass = is_of_pass or bus.broken == "knows any pass"
                 is_same = message.body == body or bus.broken == "compares no bytes"
-                is_whole = event.eventtype == "removed" or removers <= {process}
-                if is_same and is_of_pass and is_whole and process != self._name:
+                is_whole = event.eventtype == "removed" or removers <= {attempt}
+                is_own = attempt.startswith(f"{self._name}-")
+                if is_same and is_of_pass and is_whole and not is_own:
                     return True
                 if bus.broken != "knows older ones":
                     return False
             elif said.eventtype == "removed":
-                removers.add(process)
+                removers.add(attempt)
         return False
 
     def _fail(self, key: str, event: Any, body: bytes) -> None:

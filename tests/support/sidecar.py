@@ -155,9 +155,11 @@ def event(category: str = "base", **values: object) -> bytes:
     return json.dumps(document, indent=4).encode()
 
 
-def plugin_key(count: int, producer: str = PRODUCER, pass_start: int = 0) -> str:
+def plugin_key(
+    count: int, producer: str = PRODUCER, pass_start: int = 0, attempt: int = 1
+) -> str:
     """Make a key of the producer plugin's form, as no UUID of a person is."""
-    return f"{producer}{pass_start}-{count}"
+    return f"{producer}{pass_start}-{attempt}-{count}"
 
 
 def post(

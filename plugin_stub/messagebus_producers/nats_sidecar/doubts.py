@@ -25,7 +25,8 @@ class Sent:
 
     def __init__(self, key: str, event: Event) -> None:
         self.key = key
-        self.last = 0  # L of a doubt
+        self.last = 0  # L of a doubt, or of what stands
+        self.is_seen = False  # stands, and Hermes may know it
         self.kind = event.eventtype
         self.body = event.to_json().encode()
         self.object = (event.objtype, event.objpkey)
@@ -58,6 +59,11 @@ class Doubts:
     def stored_count(self) -> int:
         """Count the events that are stored and that Hermes may send again."""
         return len(self._stored_unseen)
+
+    @property
+    def unseen_count(self) -> int:
+        """Count those of them of which Hermes does not know that they are stored."""
+        return sum(not sent.is_seen for sent in self._stored_unseen.values())
 
     def add(self, sent: Sent, last: int) -> None:
         """Remember an event; the next one is to be sent with its last offset."""
@@ -92,8 +98,9 @@ class Doubts:
             return self._unknown.get(str(key)), 1
         return self._unknown.get(match[1]), int(match[2])
 
-    def remember(self, sent: Sent) -> None:
+    def remember(self, sent: Sent, *, is_seen: bool = False) -> None:
         """Recognise this event when it comes again."""
+        sent.is_seen = is_seen
         self._stored_unseen[sent.object] = sent
 
     def recognise(self, sent: Sent) -> Sent | None:

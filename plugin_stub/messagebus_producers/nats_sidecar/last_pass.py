@@ -37,7 +37,7 @@ class LastPass:
         self._process = process.encode()
         self._objects: list[str] = []  # sorted, each DIGEST OFFSET
         self._came: set[str] = set()  # digests
-        self._recognised: set[str] = set()
+        self._recognised: dict[str, str] = {}  # by digest
         self._has_removed = False
 
     @property
@@ -69,9 +69,13 @@ class LastPass:
     def note(self, sent: Sent, *, is_recognised: bool) -> None:
         """Note that an event came. Unless it was recognised, the next one is new."""
         if (at := self._index(sent)) is not None:
-            digest = self._objects.pop(at)[:_DIGEST_LENGTH]
-            (self._recognised if is_recognised else self._came).add(digest)
-            self.recognised_count += is_recognised and _SECRETS not in sent.body
+            one = self._objects.pop(at)
+            digest = one[:_DIGEST_LENGTH]
+            if not is_recognised:
+                self._came.add(digest)
+            elif self._recognised.get(digest) != one:  # else in another attempt, too
+                self._recognised[digest] = one
+                self.recognised_count += _SECRETS not in sent.body
         if sent.kind == "removed" and not is_recognised:
             self._has_removed = True
 

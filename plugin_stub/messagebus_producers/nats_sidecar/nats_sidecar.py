@@ -100,9 +100,11 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         self._went_through = False  # the last pass, if it was one of base events
         # To count on from one UUID takes less time than one for each event.
         self._keys_start = str(uuid.uuid4())[:24]
+        self._attempt = 0
         self._numbers = count()
         self._pass: int | None = None  # after which offset it began; a part of its keys
         self._last_pass = LastPass(self._keys_start)
+        self._newest: Sent | None = None  # that stands; Hermes may not know it yet
 
     def open(self) -> None:
         """Learn the last offset; wait for a sidecar that can tell it."""
@@ -125,6 +127,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         if not self._doubts.are_open:  # else the next event must be sent with their L
             self._last = max(last, self._last)  # what was stored is not behind the end
         self._ended = ""
+        self._attempt += 1
         self._last_pass.is_known = False
 
     @contextmanager
@@ -176,7 +179,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         self._http.close()
         if sys.exc_info()[0] is None:  # __exit__ calls us: the pass went through
             # They would have come again by now; an initsync has ended it before.
-            self._warn(SOURCE_WENT_BACK, self._doubts.stored_count)
+            self._warn(SOURCE_WENT_BACK, self._doubts.unseen_count)
             self._doubts.end_recognition()
             if self._last_pass.recognised_count:
                 self._warn(RECOGNISED, self._last_pass.recognised_count)
@@ -185,6 +188,10 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             self._pass = None
             self._refused = Refused()
             self._went_through = not self._is_initsync
+        elif self._newest is not None:
+            # Hermes failed, not we: before or after it noted that this one was sent.
+            self._doubts.remember(self._newest, is_seen=True)
+        self._newest = None
         self._is_initsync = False
 
     @staticmethod
@@ -197,6 +204,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
 
         None for an object of an initsync, too, which is stored until its init-stop.
         """
+        self._newest = None
         self._stop_in_time(event)
         with self._unhurried():
             if self._gathered is not None:
@@ -222,7 +230,9 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
                 self._gathered = Gathered(self._begin, self._store)
                 if self._ended:
                     return None  # a later one raises: another place is another e-mail
-            return self._store(sent)
+            offset = self._store(sent)
+            self._newest = sent if sent.may_come_again else None
+            return offset
 
     def _begin(self, batch: Batch) -> None:
         """Send a batch; _store takes the answer."""
@@ -287,13 +297,15 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
                 raise
             is_elsewhere = is_elsewhere and answer.status == AHEAD
             if answer.status in (200, 201):
+                sent.last = self._last
                 self._last += sent.count
                 self._doubts.end()
                 return self._last
             if answer.status == TAKEN:
                 in_doubt = False  # no copy that was sent with this L can land any more
-                self._learn(answer)
-                if self._doubts.recognise(sent) is not None:
+                self._learn(answer.document)
+                if (stored := self._doubts.recognise(sent)) is not None:
+                    sent.last = stored.last
                     return None  # it was shown just now
                 # nats-server 2.11 may call the id of a refused copy "in process".
                 sent.key = self._new_key()
@@ -346,7 +358,8 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
 
     def _new_key(self) -> str:
         start = self._last if self._pass is None else self._pass
-        return f"{self._keys_start}{start}-{next(self._numbers)}"
+        number = next(self._numbers)
+        return f"{self._keys_start}{start}-{self._attempt}-{number}"
 
     def _left_seconds(self, started_at: float, in_doubt: bool, is_final: bool) -> float:
         limit = self._settings["unknown_timeout" if in_doubt else "send_timeout"]
@@ -383,16 +396,16 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             "Prefer": f"return=minimal, wait={int(wait_seconds)}",
         }
 
-    def _learn(self, answer: Answer) -> None:
+    def _learn(self, document: dict[str, Any]) -> None:
         """See whose event holds L + 1; that of another producer ends the pass."""
-        key = answer.document.get("key")
+        key = document.get("key")
         is_ours = self._doubts.offset_of(key) == self._last + 1
         self._doubts.end(key)
         if is_ours:
             self._last += 1
             if self._doubts.are_open:
                 return  # the batch may go on behind it
-        if not is_ours or answer.document.get("last_offset", 0) > self._last:
+        if not is_ours or document.get("last_offset", 0) > self._last:
             self._end_pass(ANOTHER_WROTE)
 
     def _end_pass(self, reason: str) -> NoReturn:
@@ -408,6 +421,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         is_recognised = self._is_known(sent)
         if not is_recognised and offset is not None:
             is_recognised = self._stands(sent, offset)
+            sent.last = offset - 1
         self._last_pass.note(sent, is_recognised=is_recognised)
         return is_recognised
 
@@ -419,6 +433,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         self._doubts.remember(stored)  # until it is known
         if self._stands(sent, stored.last + 1):
             self._doubts.forget(stored)
+            sent.last = stored.last
             return True
         self._doubts.forget_stored()  # another stream, or one restored
         return False
@@ -427,6 +442,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         """Ask whether the event at this offset is this one.
 
         End the pass if another producer wrote: nothing is sent, so no fence sees it.
+        Learn first what an open doubt became, or the next pass would end here as well.
         """
         started_at = self._now()
         while True:
@@ -440,8 +456,21 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
                 self._end_pass(ENDS_BEFORE)
             self._sleep(0.5)
         if not self._is_all_ours(stream):
+            self._learn_behind(sent)
             self._end_pass(ANOTHER_WROTE)
         return bool(stream["matches"])
+
+    def _learn_behind(self, sent: Sent) -> None:
+        """Learn whose events are behind L while a doubt is open."""
+        while self._doubts.are_open:
+            path = f"/v1/match?offset={self._last + 1}"
+            stream = self._document(path, body=sent.body, wanted="key")
+            if stream["first_offset"] > self._last + 1:
+                self._forget_stream()  # nobody will know more
+            elif stream["last_offset"] > self._last:
+                self._learn(stream)
+            else:
+                return  # an old leader, or the rest of a batch is to come
 
     def _forget_stream(self) -> None:
         """Begin anew, since all that is known is of another stream."""

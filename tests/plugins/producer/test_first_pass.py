@@ -18,7 +18,15 @@ from support.fake_sidecar import (
     unknown,
 )
 from support.hermes import new_event
-from support.producer_passes import ANOTHER, REFUSED, SECRET, a_pass, user
+from support.producer_passes import (
+    ANOTHER,
+    REFUSED,
+    SECRET,
+    a_pass,
+    lose,
+    user,
+    written,
+)
 
 from sidecar.model.last_pass import digest_of
 
@@ -34,10 +42,10 @@ RECOGNISED = "recognised 1 events that a killed hermes-server had sent"
 def killed(plugin: Any, fake: FakeSidecar) -> Callable[..., None]:
     """Let the pass of a killed one hold these users' newest events, from L - 9 on."""
 
-    def hold(*pkeys: int, **of: Any) -> None:
+    def hold(*pkeys: int, first: int = START + 1, **of: Any) -> None:
         objects = [
-            f"{digest_of(plugin._keys_start, 'Users', pkey)} {START + number}"
-            for number, pkey in enumerate(pkeys, 1)
+            f"{digest_of(plugin._keys_start, 'Users', pkey)} {offset}"
+            for offset, pkey in enumerate(pkeys, first)
         ]
         fake.last_pass = passed(START, *objects, **of)
 
@@ -88,7 +96,7 @@ def test_it_is_asked_before_the_first_event_and_in_no_later_pass(
     assert [each.path for each in fake.passes] == ["/v1/passes/last"]
     assert fake.passes[0].headers["hermes-producer"] == plugin._keys_start
     keys = [each.headers["idempotency-key"][24:] for each in fake.posts]
-    assert keys == [f"{START}-0", f"{L + 1}-1"]
+    assert keys == [f"{START}-1-0", f"{L + 1}-2-1"]
 
 
 def test_a_pass_without_an_event_asks_nothing_and_ends_it(
@@ -169,10 +177,11 @@ def test_an_object_that_was_recognised_may_be_once_more(
     killed(6, 7)
     fake.then(stands(L), matches(L), matches(L), REFUSED)
     assert a_pass(plugin, user(pkey=6), user(pkey=7), user(pkey=8)) is not None
+    killed(6, 7, first=START + 5)
     fake.then(stands(L), matches(L))
     assert a_pass(plugin, user("removed", pkey=7)) is None
     assert fake.is_matched
-    assert "recognised 3 events" in caplog.text
+    assert "recognised 3 events" in caplog.text  # of user 7 two
     assert "did not come again" not in caplog.text
 
 
@@ -282,7 +291,7 @@ def test_its_late_copy_ends_the_pass_and_is_of_the_next_ones(
     plugin: Any, fake: FakeSidecar, killed: Callable[..., None]
 ) -> None:
     """The killed one's last request may still be on its way."""
-    late = f"11111111-1111-4111-8111-{START}-7"
+    late = f"11111111-1111-4111-8111-{START}-1-7"
     killed(6)
     fake.then(stands(L), taken(late, L + 1))
     assert a_pass(plugin, user("removed", pkey=7)) == ANOTHER
@@ -290,3 +299,62 @@ def test_its_late_copy_ends_the_pass_and_is_of_the_next_ones(
     fake.then(stands(L + 1), matches(L + 1, key=late))
     assert a_pass(plugin, user("removed", pkey=7)) is None
     assert fake.is_matched
+
+
+def test_what_is_recognised_in_several_attempts_is_told_once(
+    plugin: Any,
+    fake: FakeSidecar,
+    killed: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    killed(6, 7)
+    for _ in range(3):
+        fake.then(stands(L), matches(L), matches(L), REFUSED)
+        assert a_pass(plugin, user(pkey=6), user(pkey=7), user(pkey=8)) is not None
+    fake.then(stands(L), matches(L), matches(L), stored(L + 1))
+    assert a_pass(plugin, user(pkey=6), user(pkey=7), user(pkey=8)) is None
+    assert "recognised 2 events" in caplog.text
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_what_a_doubt_became_is_learnt_before_another_producer_ends_the_pass(
+    plugin: Any, fake: FakeSidecar, killed: Callable[..., None], is_ours: bool
+) -> None:
+    """Else open() keeps its L, and each pass ends like this one."""
+    killed(7)
+    key = lose(plugin, fake, user("added", pkey=1))
+    its_key = key if is_ours else "theirs"
+    fake.then(
+        stands(L + 2, "theirs"),
+        matches(L + 2, key="theirs"),
+        matches(L + 2, key="theirs", its_key=its_key, matches=False),
+    )
+    assert a_pass(plugin, user("removed", pkey=7), user(pkey=2)) == ANOTHER
+    assert asked(fake)[-1] == f"/v1/match?offset={L + 1}"
+    page = [written(1, end=L + 2)] if is_ours else []
+    fake.then(stands(L + 2), *page, matches(L + 2), stored(L + 3))
+    assert a_pass(plugin, user("removed", pkey=7), user(pkey=2)) is None
+    assert fake.posts[-1].headers["if-match"] == f'"{L + 2}"'
+    assert fake.posts[-2].path == f"/v1/match?offset={START + 1}"
+
+
+def test_a_doubt_of_which_nobody_will_know_more_is_forgotten(
+    plugin: Any, fake: FakeSidecar, killed: Callable[..., None]
+) -> None:
+    killed(7)
+    lose(plugin, fake, user("added", pkey=1))
+    fake.then(stands(L + 2, "theirs"), matches(L + 2), matches(L + 2, first=L + 2))
+    assert a_pass(plugin, user("removed", pkey=7)) == ANOTHER
+    fake.then(stands(L + 2), stored(L + 3))
+    assert a_pass(plugin, user(pkey=1)) is None
+    assert fake.posts[-1].headers["if-match"] == f'"{L + 2}"'
+
+
+def test_an_old_leader_does_not_say_what_a_doubt_became(
+    plugin: Any, fake: FakeSidecar, killed: Callable[..., None]
+) -> None:
+    killed(7)
+    lose(plugin, fake, user("added", pkey=1))
+    fake.then(stands(L + 2, "theirs"), matches(L + 2), matches(L))
+    assert a_pass(plugin, user("removed", pkey=7)) == ANOTHER
+    assert plugin._doubts.are_open

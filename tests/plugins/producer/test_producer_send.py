@@ -43,7 +43,7 @@ def test_an_event_is_posted_verbatim_with_its_precondition_and_a_key(
     assert request.headers["prefer"] == "return=minimal, wait=15"
 
 
-def test_a_key_says_process_pass_and_number(
+def test_a_key_says_process_pass_attempt_and_number(
     hermes_home: Path, fake: FakeSidecar, clock: Clock
 ) -> None:
     fake.then(stands(L), *(stored_minimally(L + n) for n in range(1, 4)), stands(L))
@@ -54,7 +54,7 @@ def test_a_key_says_process_pass_and_number(
     keys = [request.headers["idempotency-key"] for request in fake.posts]
     processes = [key[:24] for key in keys]
     assert len(set(processes)) == 2
-    assert [key[24:] for key in keys] == [f"{L}-0", f"{L}-1", f"{L}-2"] * 2
+    assert [key[24:] for key in keys] == [f"{L}-1-{n}" for n in range(3)] * 2
     assert {producer_of(key) for key in keys} == set(processes)
 
 
