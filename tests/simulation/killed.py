@@ -311,7 +311,7 @@ def _attempt_of(send: Send) -> tuple[Life, int]:
 
 def _start_of(key: str) -> str:
     """Give what a key says of where its pass began."""
-    return key.rsplit("-", 3)[1]
+    return "".join(key.rsplit("-", 3)[1:2])
 
 
 def check_repeats(passes: LastPasses, forgiven: Counter[str]) -> Iterator[Violation]:
