@@ -72,6 +72,7 @@ class MatchQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     offset: Annotated[int, Field(ge=0, le=MAX_OFFSET), _INTEGER]
+    newest: bool = False
 
 
 def _validate(model: type[_Model], parameters: Mapping[str, str]) -> _Model:
@@ -87,9 +88,9 @@ def _validate(model: type[_Model], parameters: Mapping[str, str]) -> _Model:
         raise Problem(errors.MALFORMED_QUERY, **members) from None
 
 
-def read_match_query(parameters: Mapping[str, str]) -> int:
-    """Read the offset of POST /v1/match; raise Problem."""
-    return _validate(MatchQuery, parameters).offset
+def read_match_query(parameters: Mapping[str, str]) -> MatchQuery:
+    """Read the query of POST /v1/match; raise Problem."""
+    return _validate(MatchQuery, parameters)
 
 
 def read_query(parameters: Mapping[str, str]) -> Query:

@@ -76,11 +76,13 @@ def _document(last_pass: LastPass) -> dict[str, Any]:
 async def post_match(daemon: Daemon, request: Request) -> Response:
     """Respond to POST /v1/match."""
     _need_writer(daemon)
-    offset = read_match_query(dict(request.query_params))
+    query = read_match_query(dict(request.query_params))
     limit = EventLimit(daemon.supervisor.connection().limit_bytes)
     with daemon.bodies.reserve() as held:
         body = await read_body(request, held, limit, bytearray())
-        match = await daemon.last_passes.match(offset, body)
+        match = await daemon.last_passes.match(
+            query.offset, body, is_newest=query.newest
+        )
     return json_response(
         {
             "matches": match.matches,

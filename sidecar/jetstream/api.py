@@ -45,10 +45,11 @@ class JetStreamApi:
         self._plan = plan
         self._read_info = partial(read_info, plan)
 
-    async def stream_info(self) -> StreamInfo | None:
+    async def stream_info(self, *, with_deleted: bool = False) -> StreamInfo | None:
         """Ask the stream's leader for its state; None if there is no such stream."""
+        request = {"deleted_details": True} if with_deleted else None
         try:
-            return await self._ask("STREAM.INFO", self._read_info)
+            return await self._ask("STREAM.INFO", self._read_info, request)
         except ApiError as error:
             if error.code == _NO_STREAM:
                 return None

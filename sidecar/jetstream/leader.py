@@ -60,21 +60,25 @@ class StreamLeader:
 
     # -- Where the stream stands -------------------------------------------------------
 
-    async def ask(self, connection: Connection) -> tuple[StreamInfo | None, bool]:
+    async def ask(
+        self, connection: Connection, *, with_deleted: bool = False
+    ) -> tuple[StreamInfo | None, bool]:
         """Ask for the stream's state; tell, too, whether its leader gave it.
 
         Nothing may rest on what a follower says, or a leader of the past.
         """
         least = self._monitor.proven_last()
-        info = await connection.api.stream_info()
+        info = await connection.api.stream_info(with_deleted=with_deleted)
         if info is None:
             return None, False
         return info, self._monitor.takes(info, least)
 
-    async def stream_info(self) -> StreamInfo:
+    async def stream_info(self, *, with_deleted: bool = False) -> StreamInfo:
         """Ask for the stream's state now; raise Problem."""
         with _as_problem():
-            info, is_leaders = await self.ask(self._connection())
+            info, is_leaders = await self.ask(
+                self._connection(), with_deleted=with_deleted
+            )
         if info is None:
             raise Problem(errors.STREAM_MISSING, Outcome.NOT_STORED)
         if not (is_leaders and info.has_majority):
@@ -84,6 +88,10 @@ class StreamLeader:
     async def position(self) -> Position:
         """Ask where the stream stands; raise Problem."""
         return (await self.stream_info()).position
+
+    async def is_deleted(self, sequence: int) -> bool:
+        """Tell whether a person has deleted this message; raise Problem."""
+        return sequence in (await self.stream_info(with_deleted=True)).deleted
 
     async def categories(self) -> dict[str, int]:
         """Count the events of each category; raise Problem."""

@@ -27,6 +27,7 @@ MAX_MESSAGES: Final = 100_000
 """Of a pass that is read; of a longer one nothing is recognised."""
 
 _CHANGES = ("added", "modified", "removed")
+_OBJECT = ("objtype", "objpkey")
 
 
 class LastPass(NamedTuple):
@@ -116,6 +117,27 @@ class PassReader:
         """
         is_own = newest.attempt == self._remover
         return self._removed_before if is_own else self._removed
+
+
+def ends(message: StoredMessage | None, body: bytes) -> bool:
+    """Tell whether an event is new, if this message was stored behind one like it.
+
+    None for one that is missing, which may have been anything.
+    """
+    if message is None:
+        return True
+    head, ours = parse_head(message.body), parse_head(body)
+    if message.category == INITSYNC:
+        return head.get("eventtype") == STOP
+    if message.category != BASE:
+        return False
+    is_of_object = all(head.get(name) == ours.get(name) for name in _OBJECT)
+    is_removal = head.get("eventtype") == "removed"
+    return (
+        is_of_object
+        or head.get("eventtype") not in _CHANGES
+        or (is_removal and ours.get("eventtype") != "removed")
+    )
 
 
 def is_same_event(one: bytes, other: bytes) -> bool:

@@ -50,6 +50,7 @@ class StreamInfo:
     replicas: int
     live_replicas: int
     categories: dict[str, int]
+    deleted: frozenset[int] = frozenset()  # where it was asked for
 
     @property
     def has_leader(self) -> bool:
@@ -107,6 +108,7 @@ def parse_stream_info(document: dict[str, Any]) -> StreamInfo:
         categories={
             subject.rpartition(".")[2]: count for subject, count in subjects.items()
         },
+        deleted=frozenset(state.get("deleted") or ()),
     )
 
 

@@ -13,6 +13,7 @@ from sidecar.model.last_pass import (
     MAX_MESSAGES,
     LastPass,
     PassReader,
+    ends,
     is_same_event,
 )
 from sidecar.model.producer_key import parse_producer_key
@@ -106,30 +107,60 @@ class LastPasses:
                 return await asyncio.gather(*map(self._message, range(begin, end))), end
             raise
         if page.next_offset == begin:
-            raise Problem(errors.JETSTREAM_UNAVAILABLE)  # nobody gives it now
+            return [await self._message(begin)], begin + 1  # nobody gives it now
         return page.events, page.next_offset
 
     async def _message(self, offset: int) -> StoredMessage | None:
+        """Read one that the stream holds, or held; raise Problem if that is unclear."""
         message = await self._leader.at_or_after(offset)
-        if message is None:
+        if message is None and not await self._leader.is_deleted(offset):
             raise Problem(errors.JETSTREAM_UNAVAILABLE)  # who answered lags
-        return message if message.sequence == offset else None
+        return message if message and message.sequence == offset else None
 
-    async def match(self, offset: int, body: bytes) -> Match:
-        """Tell whether the event at an offset is this one; raise Problem."""
-        message = await self._leader.at_or_after(offset)
+    async def match(
+        self, offset: int, body: bytes, *, is_newest: bool = False
+    ) -> Match:
+        """Tell whether the event at an offset is this one; raise Problem.
+
+        `is_newest`: and whether nothing was stored since that ends it for a target.
+        """
         position = await self._leader.position()
-        if message is None and position.first <= offset <= position.last:
-            raise Problem(errors.JETSTREAM_UNAVAILABLE)  # who answered lags
+        message = None
+        if position.first <= offset <= position.last:
+            message = await self._message_at(offset)
         last = await self._leader.message(position.last)
-        if message is not None and message.sequence != offset:
-            message = None
         matches = message is not None and is_same_event(message.body, body)
+        if matches and is_newest:
+            async with self._turn:
+                matches = await self._is_newest(offset, body, position.last)
         if matches:
             self.recognised_count += 1
             self._metrics.recognised()
         key, last_key = (each.key if each else None for each in (message, last))
         return Match(matches, key, position, last_key)
+
+    async def _message_at(self, offset: int) -> StoredMessage | None:
+        try:
+            return await self._message(offset)
+        except Problem as problem:
+            if problem.members.get("offset") != offset:
+                raise
+            return None  # nobody can read it, now or later
+
+    async def _is_newest(self, offset: int, body: bytes, last: int) -> bool:
+        begin = offset + 1
+        if last - begin >= MAX_MESSAGES:
+            return False
+        while begin <= last:
+            try:
+                messages, begin = await self._next(begin, last)
+            except Problem as problem:
+                if problem.members.get("offset") is None:
+                    raise
+                return False
+            if any(ends(message, body) for message in messages):
+                return False
+        return True
 
 
 def _start_of(message: StoredMessage | None) -> int | None:

@@ -8,7 +8,7 @@ import json
 import pytest
 from support.sidecar import event, plugin_key
 
-from sidecar.model.last_pass import PassReader, digest_of, is_same_event
+from sidecar.model.last_pass import PassReader, digest_of, ends, is_same_event
 from sidecar.model.publish_reply import StoredMessage
 
 FIRST = "11111111-1111-4111-8111-"
@@ -173,3 +173,29 @@ def test_so_it_is_of_a_removal_and_of_a_change(attributes: dict[str, object]) ->
     one, other = (event(objpkey=pkey, objattrs=attributes) for pkey in (1, 2))
     assert is_same_event(one, one)
     assert not is_same_event(one, other)
+
+
+@pytest.mark.parametrize(
+    ("later", "ended"),
+    [
+        ("1m1", {"added", "removed"}),  # of the object itself, whoever sent it
+        ("cr1", {"added", "removed"}),
+        ("1m2", set()),
+        ("1r2", {"added"}),  # may have taken the object with it
+        ("<", set()),
+        (">", {"added", "removed"}),
+        ("s", {"added", "removed"}),
+        ("?", {"added", "removed"}),
+        ("-", {"added", "removed"}),
+    ],
+)
+def test_what_is_stored_behind_an_event_may_make_the_same_one_new(
+    later: str, ended: set[str]
+) -> None:
+    kinds = {"added", "removed"}
+    found = {
+        kind
+        for kind in kinds
+        if ends(message(START, later), event(eventtype=kind, objpkey=1))
+    }
+    assert found == ended

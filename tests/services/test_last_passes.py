@@ -17,6 +17,7 @@ from sidecar.services.last_passes import LastPasses
 from sidecar.services.pages import Page, Query
 
 if TYPE_CHECKING:
+    from sidecar.errors import Cause
     from sidecar.jetstream.leader import StreamLeader
     from sidecar.services.reader import Reader
     from sidecar.telemetry.metrics import Metrics
@@ -42,6 +43,7 @@ class Stream:
     newest: StoredMessage | None = None
     newest_of_initsync: StoredMessage | None = None
     recognised_count: int = 0
+    deleted: set[int] = field(default_factory=set)
 
     def passes(self) -> LastPasses:
         leader = cast("StreamLeader", Leader(self))
@@ -53,9 +55,11 @@ class Stream:
         if self.problems:
             raise self.problems.pop(0)
         events = [each for at, each in self.messages.items() if at >= query.offset]
-        following = (
-            events[1].sequence + 1 if len(events) > 1 else self.position.last + 1
-        )
+        following = self.position.last + 1
+        if len(events) > 1:
+            following = events[1].sequence + 1
+        elif self.deleted:  # at the end: no message behind says that it is gone
+            following = max(query.offset, max(self.messages) + 1)
         return Page(events[:2], following, self.position)
 
     def recognised(self) -> None:
@@ -72,6 +76,9 @@ class Leader:
     async def last_of(self, category: str) -> StoredMessage | None:
         is_base = category == "base"
         return self.stream.newest if is_base else self.stream.newest_of_initsync
+
+    async def is_deleted(self, offset: int) -> bool:
+        return offset in self.stream.deleted
 
     async def message(self, offset: int) -> StoredMessage | None:
         return self.stream.messages.get(offset)
@@ -174,8 +181,26 @@ async def test_two_leaders_give_no_answer() -> None:
     assert caught.value.cause is errors.JETSTREAM_UNAVAILABLE
 
 
+@pytest.mark.parametrize("is_deleted", [True, False])
+async def test_the_leader_alone_says_that_the_newest_message_was_deleted(
+    *, is_deleted: bool
+) -> None:
+    """By a person, of a stream that lets him: else who answers may only lag."""
+    stream = stream_of(41, 42, last=43)
+    stream.deleted = {43 if is_deleted else 7}
+    if is_deleted:
+        assert await read(stream) == []
+        match = await stream.passes().match(43, b"{}")
+        assert (match.matches, match.key) == (False, None)
+    else:
+        with pytest.raises(Problem):
+            await stream.passes().read(None, "asks")
+
+
 async def test_a_page_without_an_event_is_no_answer() -> None:
     stream = stream_of(41)
+    newest = stream.messages.pop(41)
+    stream.newest = newest
 
     async def read_page(query: Query) -> Page:
         return Page([], cast("int", query.offset), stream.position)
@@ -209,3 +234,35 @@ async def test_who_lags_does_not_say_that_it_differs() -> None:
     with pytest.raises(Problem) as caught:
         await stream.passes().match(43, b"{}")
     assert caught.value.cause is errors.JETSTREAM_UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("later", "is_newest"),
+    [
+        ([removed(43), removed(44)], True),
+        ([removed(43), removed(42)._replace(sequence=44)], False),
+    ],
+)
+async def test_an_event_is_the_newest_if_nothing_behind_it_ends_that(
+    later: list[StoredMessage], *, is_newest: bool
+) -> None:
+    stream = stream_of(42, last=44)
+    stream.messages |= {each.sequence: each for each in later}
+    match = await stream.passes().match(42, removed(42).body, is_newest=True)
+    assert match.matches is is_newest
+    assert stream.recognised_count == is_newest
+    assert (await stream.passes().match(42, removed(42).body)).matches
+
+
+@pytest.mark.parametrize("cause", [errors.DISPLACED, errors.HOLE])
+async def test_an_event_that_nobody_can_read_behind_it_ends_that(cause: Cause) -> None:
+    stream = stream_of(42, 43, 44)
+    stream.problems = [Problem(cause, offset=43)]
+    match = await stream.passes().match(42, removed(42).body, is_newest=True)
+    assert not match.matches
+
+
+async def test_where_too_much_is_behind_it_nothing_is_read() -> None:
+    stream = stream_of(42, last=43 + MAX_MESSAGES)
+    match = await stream.passes().match(42, removed(42).body, is_newest=True)
+    assert not match.matches

@@ -26,6 +26,7 @@ from sidecar.model.event import LAST
 from sidecar.model.evidence import AskCopy, AskLeader, Ended, Said, Serve
 from sidecar.model.publish_reply import Refused
 from sidecar.services import activity, publish_attempt, reader, scan_header
+from sidecar.services.last_passes import LastPasses
 
 from .broken_batches import BROKEN_BATCHES
 from .broken_kills import BROKEN_KILLS
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
     from sidecar.model.publish_reply import Answer, Observation
 
     Context = AbstractContextManager[object]
+
+
+async def _yes(*_: object) -> bool:
+    return True
 
 
 def _no_fence() -> Context:
@@ -126,7 +131,7 @@ def _swallows_an_older_value() -> Iterator[None]:
     with (
         patch.object(plugin, "_post", post_and_forget),
         patch.object(doubts, "recognise", recognise),
-        patch.object(plugin, "_forget_written", lambda *_: None),
+        patch.object(LastPasses, "_is_newest", _yes),
     ):
         yield
 

@@ -11,7 +11,6 @@ import pytest
 from .fake_sidecar import (
     FakeSidecar,
     L,
-    Reply,
     problem,
     stands,
     taken,
@@ -19,7 +18,6 @@ from .fake_sidecar import (
 )
 from .hermes import new_event
 from .jetstream import RawNatsClient
-from .sidecar import event as event_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,17 +105,6 @@ def lose_and_learn(plugin: Any, fake: FakeSidecar, event: Any) -> str:
 AHEAD = problem(409, "offset_ahead", "not_stored")
 GONE = problem(410, "offset_gone", "unknown")
 NOTHING = pytest.mark.parametrize("nothing", [AHEAD, GONE], ids=["409", "410"])
-
-
-def written(*pkeys: int, end: int) -> Reply:
-    """Answer with a page that has an event of each of these users."""
-    rows = [{"data": event_bytes(objpkey=pkey).decode()} for pkey in pkeys]
-    return page_of(rows, end)
-
-
-def page_of(rows: list[dict[str, Any]], end: int) -> Reply:
-    ends = {"next_offset": end + 1, "last_offset": end}
-    return Reply(200, {"events": rows} | ends)
 
 
 ANOTHER = (

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from typing import Any
 
 from lib.datamodel.event import Event
@@ -139,18 +138,3 @@ class Doubts:
         self.forget_stored()
         for sent in self._unknown.values():
             sent.may_come_again = False
-
-    def forget_written(self, page: dict[str, Any], offset: int) -> int:
-        """Forget what is ended by these events of another producer.
-
-        Give the offset to read on from. Nothing is recognised any more where the page
-        cannot be read: an event twice is better than one lost.
-        """
-        with suppress(Exception):  # anything may stand there
-            if page["next_offset"] > offset:
-                events = [Event.from_json(each["data"]) for each in page["events"]]
-                for event in events:
-                    self._end_by((event.objtype, event.objpkey), event.eventtype)
-                return int(page["next_offset"])
-        self._stored_unseen.clear()
-        return offset

@@ -64,8 +64,8 @@ NOT_AGAIN = (
     "the second case clients keep what these events say: an initsync corrects it."
 )
 TOO_LONG = (
-    "the last pass before this start of hermes-server has more than %d events: those "
-    "that come again are not recognised and, if it was killed in it, stored twice"
+    "since the last pass that is known to have ended more than %d events were stored: "
+    "if hermes-server was killed meanwhile, those that come again are stored twice"
 )
 MOST_EVENTS = 100_000
 STOPPED = "hermes-server is stopping; it sends the rest after its next start"
@@ -118,8 +118,6 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             )
             self._went_through = False
             last: int = stream["last_offset"]
-            if self._doubts.stored_count and last > self._last:
-                self._forget_written(stream)
         key = stream.get("last_key")
         if self._doubts.is_in_a_batch(key) and self._doubts.offset_of(key) == last:
             self._doubts.end(key)  # all of it before that stands too
@@ -182,9 +180,8 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             self._warn(SOURCE_WENT_BACK, self._doubts.unseen_count)
             self._doubts.end_recognition()
             if self._last_pass.recognised_count:
-                self._warn(RECOGNISED, self._last_pass.recognised_count)
                 self._warn(NOT_AGAIN, self._last_pass.left_count)
-            self._last_pass.end()
+            self._end_last_pass()
             self._pass = None
             self._refused = Refused()
             self._went_through = not self._is_initsync
@@ -193,6 +190,10 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             self._doubts.remember(self._newest, is_seen=True)
         self._newest = None
         self._is_initsync = False
+
+    def _end_last_pass(self) -> None:
+        self._warn(RECOGNISED, self._last_pass.recognised_count)
+        self._last_pass.end()
 
     @staticmethod
     def _warn(text: str, count: int) -> None:
@@ -219,7 +220,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             if self._ended:
                 raise NatsSidecarError(self._ended)
             if event.eventtype in ENDS_ALL:
-                self._last_pass.end()
+                self._end_last_pass()
             if event.evcategory == "base":
                 self._begin_pass()
             sent = Sent(self._new_key(), event)
@@ -261,6 +262,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
                 raise NatsSidecarError(MIXED_UP)
             if not document["complete"]:
                 self._warn(TOO_LONG, MOST_EVENTS)
+                self._end_last_pass()  # the next attempt would hear the same
             if self._pass is None:
                 # Its events may come again: should we be killed, ours are of one pass.
                 self._pass = document["start"]
@@ -276,7 +278,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         if (
             self._stopping.is_due
             and event.evcategory == "base"
-            and not (self._doubts.are_open or self._doubts.stored_count)
+            and not (self._doubts.are_open or self._doubts.unseen_count)
         ):
             raise self._error(False, STOPPED)
 
@@ -431,14 +433,15 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         if stored is None:
             return False
         self._doubts.remember(stored)  # until it is known
-        if self._stands(sent, stored.last + 1):
+        # Another producer may have written since: an event of this object, say.
+        if self._stands(sent, stored.last + 1, "&newest=true"):
             self._doubts.forget(stored)
             sent.last = stored.last
             return True
         self._doubts.forget_stored()  # another stream, or one restored
         return False
 
-    def _stands(self, sent: Sent, offset: int) -> bool:
+    def _stands(self, sent: Sent, offset: int, newest: str = "") -> bool:
         """Ask whether the event at this offset is this one.
 
         End the pass if another producer wrote: nothing is sent, so no fence sees it.
@@ -446,7 +449,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         """
         started_at = self._now()
         while True:
-            path = f"/v1/match?offset={offset}"
+            path = f"/v1/match?offset={offset}{newest}"
             stream = self._document(path, body=sent.body, wanted="matches")
             if stream["last_offset"] >= self._last:
                 break
@@ -481,19 +484,6 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         """Tell whether nothing is behind L but what was told unknown."""
         offset = self._doubts.offset_of(stream.get("last_key"))
         return bool(stream["last_offset"] == (offset or self._last))
-
-    def _forget_written(self, stream: dict[str, Any]) -> None:
-        """Recognise nothing that another producer wrote anew behind L."""
-        if self._is_all_ours(stream):
-            return
-        offset, until = self._last + 1, self._now() + ATTEMPT_SECONDS
-        while self._doubts.stored_count and offset <= stream["last_offset"]:
-            if self._now() > until:
-                self._doubts.forget_stored()
-                return
-            # It waits for a replica that lags; what comes may be only a part.
-            page = self._ask(f"/v1/events?offset={offset}&limit=5000&wait=5")
-            offset = self._doubts.forget_written(page.document, offset)
 
     @staticmethod
     def _error(in_doubt: bool, reason: str) -> NatsSidecarError:

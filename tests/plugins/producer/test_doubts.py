@@ -24,7 +24,6 @@ from support.producer_passes import (
     a_pass,
     lose,
     user,
-    written,
 )
 
 
@@ -89,7 +88,7 @@ def test_a_lost_event_that_was_stored_is_recognised_anywhere_in_the_next_pass(
         removed.to_json().encode(),  # whether it is there
         others[1].to_json().encode(),
     ]
-    assert fake.posts[-2].path == f"/v1/match?offset={L + 1}"
+    assert fake.posts[-2].path == f"/v1/match?offset={L + 1}&newest=true"
 
 
 def test_a_lost_event_is_still_recognised_when_the_next_pass_fails(
@@ -113,10 +112,10 @@ def test_a_lost_event_is_not_recognised_behind_an_event_of_another_producer(
     key = lose(plugin, fake, removed)
     fake.then(stands(L + 1), taken(key, L + 1), stored(L + 2), matches(L + 3))
     assert a_pass(plugin, user(pkey=2), removed) == ANOTHER
-    fake.then(stands(L + 3), written(1, end=L + 3), stored(L + 4))
+    fake.then(stands(L + 3), matches(L + 3, matches=False), stored(L + 4))
     count = len(fake.posts)
     assert a_pass(plugin, removed) is None
-    assert len(fake.posts) == count + 1
+    assert len(fake.posts) == count + 2
 
 
 @pytest.mark.parametrize("is_ours", [True, False])
@@ -130,8 +129,7 @@ def test_a_lost_event_is_recognised_though_the_next_one_is_in_doubt(
     key = fake.posts[-1].headers["idempotency-key"]
     count = len(fake.posts)
     end = Reply(200, {"last_offset": L + 2, "last_key": key if is_ours else "theirs"})
-    pages = [] if is_ours else [written(2, end=L + 2)]
-    fake.then(end, *pages, matches(L + 2, key=key if is_ours else "theirs"))
+    fake.then(end, matches(L + 2, key=key if is_ours else "theirs"))
     assert a_pass(plugin, removed) == (None if is_ours else ANOTHER)
     assert fake.is_matched
     # The second one asks whose event follows, so that the doubt is not open for ever.
@@ -246,7 +244,7 @@ def test_a_pass_that_hermes_itself_ends_stores_nothing_twice(
     assert a_pass(plugin, *events, user(pkey=3)) is None
     paths = [each.path for each in fake.posts]
     assert paths.count("/v1/events") == 3
-    assert f"/v1/match?offset={L + 2}" in paths or is_noted
+    assert f"/v1/match?offset={L + 2}&newest=true" in paths or is_noted
     assert not caplog.text
 
 

@@ -11,9 +11,7 @@ from support.fake_sidecar import (
     Clock,
     FakeSidecar,
     L,
-    Reply,
     matches,
-    problem,
     stands,
     stored,
     taken,
@@ -25,66 +23,24 @@ from support.producer_passes import (
     a_pass,
     lose,
     lose_and_learn,
-    page_of,
     send,
     user,
-    written,
 )
-from support.sidecar import event as event_bytes
 
 
-@pytest.mark.parametrize(
-    ("pages", "is_recognised"),
-    [
-        ([written(2, end=L + 2)], True),
-        ([written(2, 1, end=L + 3)], False),
-        ([written(2, end=L + 1)], False),
-        ([problem(403, "wrong_role")] * 21, False),  # twice a second, for 10 s
-        ([page_of([{"data": 7}], L + 9)], False),
-        ([page_of([{"data": "[]"}], L + 9)], False),
-    ],
-    ids=["another", "the same", "cut", "role", "odd", "no event"],
-)
-def test_an_event_of_another_producer_ends_that_its_object_is_recognised(
-    plugin: Any, fake: FakeSidecar, pages: list[Reply], *, is_recognised: bool
+@pytest.mark.parametrize("is_recognised", [True, False])
+def test_the_sidecar_sees_whether_another_producer_ended_that_it_is_recognised(
+    plugin: Any, fake: FakeSidecar, *, is_recognised: bool
 ) -> None:
-    """Where that cannot be known, an event twice is better than one lost."""
     removed = user("removed")
     lose_and_learn(plugin, fake, removed)
     count = len(fake.posts)
-    then = [matches(L + 2)] if is_recognised else [stored(L + 3)]
-    fake.then(stands(L + 2), *pages, *then)
+    then = [matches(L + 2, matches=is_recognised), stored(L + 3)]
+    fake.then(stands(L + 2), *then)
     assert a_pass(plugin, removed) is None
-    asked = {each.path for each in fake.requests if "/events?" in each.path}
-    assert asked == {f"/v1/events?offset={L + 2}&limit=5000&wait=5"}
-    assert len(fake.posts) == count + 1
-    assert fake.is_matched is is_recognised
-
-
-@pytest.mark.parametrize(
-    ("foreign", "is_recognised"),
-    [
-        ({"evcategory": "initsync", "eventtype": "init-start"}, True),
-        ({"evcategory": "initsync", "eventtype": "init-stop"}, False),
-        ({"eventtype": "dataschema"}, False),
-        ({"eventtype": "removed", "objtype": "Groups", "objpkey": 9}, False),
-        ({"eventtype": "added", "objtype": "Groups", "objpkey": 9}, True),
-    ],
-    ids=["start", "initsync", "schema", "removal", "another"],
-)
-def test_what_another_producer_did_ends_what_it_would_end_of_ours(
-    plugin: Any, fake: FakeSidecar, foreign: dict[str, Any], *, is_recognised: bool
-) -> None:
-    added = user("added")
-    lose_and_learn(plugin, fake, added)
-    rows = [
-        {"data": event_bytes(**{"objtype": None, "objpkey": None} | foreign).decode()}
-    ]
-    end = L + 2
-    then = [matches(end)] if is_recognised else [stored(L + 3)]
-    fake.then(stands(end), page_of(rows, end), *then)
-    assert a_pass(plugin, added) is None
-    assert fake.is_matched is is_recognised
+    asked = [each.path for each in fake.posts[count:]]
+    match = f"/v1/match?offset={L + 1}&newest=true"
+    assert asked == [match, *([] if is_recognised else ["/v1/events"])]
 
 
 def test_an_event_of_another_producer_counts_also_where_one_is_in_doubt(
@@ -95,9 +51,13 @@ def test_an_event_of_another_producer_counts_also_where_one_is_in_doubt(
     fake.then(stands(L + 1), taken(key, L + 1), unknown())
     assert a_pass(plugin, user(pkey=2)) is not None
     count = len(fake.posts)
-    fake.then(stands(L + 2), written(1, end=L + 2), taken("theirs", L + 2))
+    fake.then(stands(L + 2), matches(L + 2, its_key="theirs", matches=False))
     assert a_pass(plugin, removed) == ANOTHER
-    assert len(fake.posts) == count + 1
+    fake.then(stands(L + 2), matches(L + 2, matches=False), stored(L + 3))
+    assert a_pass(plugin, removed) is None
+    asked = [each.path for each in fake.posts[count:]]
+    match = f"/v1/match?offset={L + 1}&newest=true"
+    assert asked == [match, f"/v1/match?offset={L + 2}", match, "/v1/events"]
 
 
 def test_the_same_password_set_twice_is_two_events(
