@@ -51,10 +51,11 @@ class Disk:
     def save(self, cache: dict[Object, Values]) -> None:
         """Write the files that have changed, type by type; raise DiskFullError."""
         objects = {each: without_secret(values) for each, values in cache.items()}
-        for kind in TYPES:
-            file = {each: objects[each] for each in objects if each[0] == kind}
-            if file != {each: v for each, v in self.objects.items() if each[0] == kind}:
-                self._write(kind, file)
+        if objects != self.objects:  # most passes change nothing
+            for kind in TYPES:
+                file, held = _of_type(kind, objects), _of_type(kind, self.objects)
+                if file != held:
+                    self._write(kind, file)
         self.objects = objects
 
     def save_last_update(self, last_update: float | None) -> None:
@@ -88,3 +89,7 @@ class Disk:
     def _replace(self, kind: str, file: dict[Object, Values]) -> None:
         others = {each: v for each, v in self.objects.items() if each[0] != kind}
         self.objects = others | file
+
+
+def _of_type(kind: str, objects: dict[Object, Values]) -> dict[Object, Values]:
+    return {each: values for each, values in objects.items() if each[0] == kind}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,12 @@ from simulation.source import SECRET
 from support.memory_world import MemoryWorld
 
 if TYPE_CHECKING:
+    from simulation.claims import Violation
     from support.hermes_bench import Bench
 
 SEEDS = int(os.environ.get("SIMULATED_HERMES_SEEDS", "40"))
+HELD = 12
+"""Seeds whose runs are kept: several tests look at them."""
 
 BROKEN = {
     "drops": "lost",
@@ -45,16 +49,22 @@ BROKEN = {
 }
 
 
-def run(seed: int, broken: str = "") -> MemoryWorld:
-    world = MemoryWorld(seed, broken)
-    world.run()
-    return world
+Run = tuple[MemoryWorld, "list[Violation]"]
 
 
-def test_no_seed_shows_a_violation_on_a_right_bus() -> None:
-    for seed in range(SEEDS):
-        world = MemoryWorld(seed)
-        violations = world.run()
+def run(seed: int) -> Run:
+    world = MemoryWorld(seed)
+    return world, world.run()
+
+
+@pytest.fixture(scope="module")
+def held() -> list[Run]:
+    return [run(seed) for seed in range(HELD)]
+
+
+def test_no_seed_shows_a_violation_on_a_right_bus(held: list[Run]) -> None:
+    others = map(run, range(HELD, SEEDS))
+    for seed, (world, violations) in enumerate(itertools.chain(held, others)):
         assert not violations, f"seed {seed}: {violations[0]}\n{world.told()}"
 
 
@@ -68,15 +78,15 @@ def test_a_bus_that_is_broken_is_found(how: str) -> None:
     pytest.fail(f"{how}: found only {found}")
 
 
-def test_the_same_seed_gives_the_same_run() -> None:
-    assert run(3).told() == run(3).told()
+def test_the_same_seed_gives_the_same_run(held: list[Run]) -> None:
+    assert run(3)[0].told() == held[3][0].told()
 
 
-def test_runs_hold_what_they_are_for() -> None:
+def test_runs_hold_what_they_are_for(held: list[Run]) -> None:
     """Byte-identical events, doubts, kills, two servers, aborted initsyncs."""
     seen: Counter[str] = Counter()
-    for seed in range(12):
-        history = run(seed).history
+    for world, _ in held:
+        history = world.history
         bodies = Counter(s.body for s in history.sends if s.category == "base")
         seen["recurring"] += sum(count > 2 for count in bodies.values())
         seen.update(send.told for send in history.sends)
@@ -96,7 +106,7 @@ def test_runs_hold_what_they_are_for() -> None:
         *("secrets", "killed", "refused"),
         *(Told.STORED, Told.STANDING, Told.NOT_STORED, Told.UNKNOWN),
     ):
-        assert seen[what], f"no {what} in 12 seeds: {seen}"
+        assert seen[what], f"no {what} in {HELD} seeds: {seen}"
 
 
 def test_the_first_pass_ever_fills_the_cache_and_sends_nothing(bench: Bench) -> None:
