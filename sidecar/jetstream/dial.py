@@ -107,7 +107,8 @@ async def first(addresses: list[Address]) -> socket.socket:
 
 async def _connect(address: Address) -> socket.socket:
     family, where = address
-    connecting = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns Nagle off (TCP_NODELAY) only where it reads that this is TCP.
+    connecting = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         connecting.setblocking(False)
         await asyncio.get_running_loop().sock_connect(connecting, where)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from contextlib import contextmanager
@@ -127,3 +128,13 @@ async def test_what_is_no_name_is_unknown() -> None:
 def test_the_families_take_turns(given: str, order: str) -> None:
     addresses = [(V6 if one.isupper() else V4, (one,)) for one in given]
     assert "".join(where[0] for _, where in in_turn(addresses)) == order
+
+
+async def test_what_is_written_is_sent_at_once() -> None:
+    """With Nagle's algorithm an event waits 40 ms for the ACK of the one before."""
+    with listening() as (_, (host, port)):
+        _, writer = await asyncio.open_connection(sock=await dial(host, port, 5))
+        connected = writer.get_extra_info("socket")
+        assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        writer.close()
+        await writer.wait_closed()

@@ -31,6 +31,7 @@ class RawNatsClient:
         self, port: int, user: str = "", password: str = "", token: str = ""
     ) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), 5)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._stream = self._socket.makefile("rb")
         self._stream.readline()  # INFO
         options: dict[str, Any] = {
