@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,11 @@ LONGEST = (
     "test_strangers.py",
 )
 """Files, the longest first: they begin first, so that no worker is alone at the end."""
+
+
+def pytest_configure() -> None:
+    """Start daemons quickly, but where coverage looks into each of them."""
+    SidecarProcess.is_forked = "coverage" not in sys.modules
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

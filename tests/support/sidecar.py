@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
+from .forked import Forked
 from .process import Process, wait_until
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ def environment(**settings: object) -> dict[str, str]:
 class SidecarProcess(Process):
     """`hermes-nats-sidecar serve` on a Unix socket in `directory`."""
 
+    is_forked = False
+    """Whether it begins where its imports are done; tests/conftest.py says so."""
+
     def __init__(self, directory: Path, **settings: object) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o700)
@@ -51,6 +55,14 @@ class SidecarProcess(Process):
         super().__init__(
             [*COMMAND, "serve"], directory / "sidecar.log", environment(**self.settings)
         )
+
+    def start(self) -> None:
+        count = len(COMMAND)
+        if self.is_forked and self.arguments[:count] == COMMAND:
+            arguments = [*map(str, self.arguments[count:])]
+            self.popen = Forked(arguments, self.log, self.environ or os.environ)
+        else:
+            super().start()
 
     @property
     def url(self) -> str:
