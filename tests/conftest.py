@@ -21,16 +21,18 @@ if TYPE_CHECKING:
     import httpx
 
 LONGEST = (
-    *("simulation/test_simulation.py", "simulation/test_simulated_hermes.py"),
-    *("simulation/test_simulated_jetstream.py", "services/test_reading.py"),
-    *("services/test_slow_readers.py", "services/test_initsync_lookup.py"),
-    *("plugins/producer/test_producer_real_sidecars.py", "test_disappears.py"),
-    *("services/test_large_events.py", "jetstream/test_reasons.py"),
-    *("chaos/test_chaos.py", "plugins/test_blocked.py", "fuzz/test_fuzz.py"),
-    *("jetstream/test_limits.py", "commands/test_cli.py", "test_lifecycle.py"),
-    *("http/test_protocol.py", "test_stopping_daemon.py", "http/test_two_ways.py"),
-    *("plugins/consumer/test_consumer_real_sidecars.py", "test_canary.py"),
-    "test_strangers.py",
+    *("simulation/test_simulation.py", "simulation/test_simulated_jetstream.py"),
+    *("test_disappears.py", "simulation/test_simulated_hermes.py"),
+    *("chaos/test_chaos.py", "fuzz/test_fuzz.py", "test_canary.py"),
+    *("services/test_initsync_lookup.py", "jetstream/test_limits.py"),
+    *("services/publisher/test_batches_real.py", "jetstream/test_reasons.py"),
+    *("services/test_slow_readers.py", "commands/test_cli.py"),
+    *("jetstream/test_supervisor.py", "plugins/test_blocked.py"),
+    *("commands/test_demo_command.py", "http/test_protocol.py"),
+    *("plugins/producer/test_producer_real_sidecars.py", "services/test_reading.py"),
+    *("plugins/test_false_sidecar.py", "services/test_large_events.py"),
+    *("plugins/producer/test_producer_responses.py", "test_strangers.py"),
+    "test_lifecycle.py",
 )
 """Files, the longest first: they begin first, so that no worker is alone at the end."""
 
