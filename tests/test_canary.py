@@ -59,11 +59,7 @@ def walks(
         walks = {run: _start(stack, directory, nats, password, run) for run in RUNS}
         pool = stack.enter_context(ThreadPoolExecutor(len(walks)))
         everyone: list[Walk] = list(walks.values())
-        for walk in everyone:
-            walk.process.wait_ready(120)
-            _succeed(walk)
-            _fail(walk)
-            _look(walk, nats, password)
+        list(pool.map(lambda walk: _meet(walk, nats, password), everyone))
         nats.freeze()
         list(pool.map(_time_out, everyone))
         nats.thaw()
@@ -111,6 +107,13 @@ def _start(
 
 def _token(walk: Walk) -> str:
     return Path(str(walk.process.settings["token_file"])).read_text()
+
+
+def _meet(walk: Walk, nats: NatsProcess, password: str) -> None:
+    walk.process.wait_ready(120)
+    _succeed(walk)
+    _fail(walk)
+    _look(walk, nats, password)
 
 
 def _succeed(walk: Walk) -> None:
