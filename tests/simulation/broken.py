@@ -136,14 +136,19 @@ def _swallows_an_older_value() -> Iterator[None]:
         yield
 
 
-def _remembers_behind_an_initsync() -> Context:
+@contextmanager
+def _remembers_behind_an_initsync() -> Iterator[None]:
     """Take an event for sent that stands only before an initsync made without it."""
 
     def end_by(self: Any, event_object: Any, _: Any) -> None:
         self._stored_unseen.pop(event_object, None)
 
     doubts = plugin_module(PRODUCERS, "doubts").Doubts
-    return patch.multiple(doubts, _end_by=end_by, end_recognition=lambda _: None)
+    with (
+        patch.multiple(doubts, _end_by=end_by, end_recognition=lambda _: None),
+        patch.object(LastPasses, "_is_newest", _yes),
+    ):
+        yield
 
 
 def _believes_a_foreign_refusal() -> Context:

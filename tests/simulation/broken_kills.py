@@ -109,8 +109,8 @@ def _compares_no_bytes() -> Context:
     """Take any event of an object for the one that it was."""
     real = LastPasses.match
 
-    async def match(self: Any, offset: int, body: bytes) -> Any:
-        return (await real(self, offset, body))._replace(matches=True)
+    async def match(self: Any, *asked: Any, **how: Any) -> Any:
+        return (await real(self, *asked, **how))._replace(matches=True)
 
     return patch.object(LastPasses, "match", match)
 

@@ -179,6 +179,13 @@ def remove_another(story: Story) -> None:
     story.send(event=removed(OTHER), server="b")
 
 
+def remove_in_the_next_attempt(story: Story) -> None:
+    """Not know that the first attempt had sent what the removal may take with it."""
+    story.end(failure="the source")
+    story.begin()
+    story.send(event=removed(OTHER))
+
+
 def try_another_event(story: Story) -> None:
     story.begin_anew()
     story.send(Told.UNKNOWN, added(USER, TWO))
@@ -200,6 +207,7 @@ def try_a_removal(story: Story) -> None:
         (send_a_schema, "", Why.SCHEMA),
         (try_a_schema, "a", Why.SCHEMA),
         (remove_another, "", Why.REMOVAL),
+        (remove_in_the_next_attempt, "", Why.REMOVAL),
         (try_another_event, "a", Why.TRIED),
         (try_a_removal, "a", Why.TRIED),
     ],
