@@ -15,7 +15,7 @@ from support.facts import FACTS
 
 from sidecar.model.clients import Client
 from sidecar.model.health import Reading
-from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.metrics import Disk, Metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEN = replace(
@@ -27,8 +27,9 @@ ENDS = {"NATS_TLS_CA_FILE": 1.0}
 def samples() -> dict[str, set[str]]:
     """Give each sample that /metrics can show, with the values of its labels."""
     found: dict[str, set[str]] = {}
-    text = Metrics(lambda: SEEN, lambda: ENDS).text().decode()
-    for family in text_string_to_metric_families(text):
+    metrics = Metrics(lambda: SEEN, lambda: ENDS, lambda: Disk(2, 1))
+    metrics.followed("hermes-client-ldap", 0.1)
+    for family in text_string_to_metric_families(metrics.text().decode()):
         for sample in family.samples:
             found.setdefault(sample.name, set()).update(sample.labels.values())
     found.setdefault("hermes_sidecar_requests_refused_total", set())

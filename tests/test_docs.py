@@ -17,7 +17,7 @@ from sidecar import errors
 from sidecar.model import health
 from sidecar.model.clients import Client
 from sidecar.settings import PREFIX, Settings
-from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.metrics import Disk, Metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -174,8 +174,10 @@ READING = replace(FACTS, reads=health.Reading(), clients=[CLIENT])
 
 def metric_names() -> set[str]:
     """Give each metric of ours with its labels."""
-    metrics = Metrics(lambda: READING, lambda: {"SIDECAR_TLS_CERT_FILE": 1.0})
+    ends = {"SIDECAR_TLS_CERT_FILE": 1.0}
+    metrics = Metrics(lambda: READING, lambda: ends, lambda: Disk(2, 1))
     metrics.refused("busy")
+    metrics.followed(CLIENT.name, 0.1)
     lines = metrics.text().decode().splitlines()
     samples = [line for line in lines if line.startswith("hermes_sidecar_")]
     names = {re.sub(r'="[^"]*"', "", line.rpartition(" ")[0]) for line in samples}

@@ -19,6 +19,7 @@ from sidecar.http.models import read_query
 from sidecar.http.protocol import EVENTS
 from sidecar.http.responses import PRIVATE
 from sidecar.http.waiting import BYTE_SECONDS, SLOW_SECONDS, done_or_slow, peer_of
+from sidecar.model.initsync import seconds
 from sidecar.services.pages import NEXT
 from sidecar.telemetry.log import log
 
@@ -84,6 +85,10 @@ async def _read(daemon: Daemon, agent: str, query: Query) -> Page:
         offset = page.events[0].sequence if page.events else page.next_offset
     if offset is not None:
         daemon.clients.read(agent, offset, time.monotonic())
+    if is_client and query.offset is not None and 0 < last < query.offset:
+        now = time.time()
+        for message in page.events:
+            daemon.metrics.followed(agent, now - seconds(message.time))
     return page
 
 

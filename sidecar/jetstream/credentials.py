@@ -20,7 +20,7 @@ from sidecar.errors import Problem
 if TYPE_CHECKING:
     from pathlib import Path
 
-_CREDENTIALS = re.compile(
+CREDENTIALS = re.compile(
     r"-----BEGIN NATS USER JWT-----\s+(?P<jwt>\S+)\s.*"
     r"-----BEGIN USER NKEY SEED-----\s+(?P<seed>\S+)",
     re.DOTALL,
@@ -71,7 +71,7 @@ def read_login(server: NatsServer) -> dict[str, Any]:
     """
     login: dict[str, Any] = {}
     if server.creds_file is not None:
-        credentials = _CREDENTIALS.search(_read(server.creds_file))
+        credentials = CREDENTIALS.search(_read(server.creds_file))
         if credentials is None:
             raise _unreadable(server.creds_file)
         _check_seed(credentials["seed"], server.creds_file)

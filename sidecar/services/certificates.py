@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When the certificates in our files end: one that ends stops the bus."""
+"""When certificates and credentials in our files end: one that ends stops the bus."""
 
 from __future__ import annotations
 
+import json
 import re
 import ssl
+from base64 import urlsafe_b64decode
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+
+from sidecar.jetstream.credentials import CREDENTIALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +38,22 @@ def ends(settings: Settings) -> dict[str, float]:
         if file is not None:
             with suppress(OSError, ValueError, IndexError):
                 found[name] = first_end(file.read_text("ascii", "replace"))
+    if settings.nats_creds_file is not None:
+        with suppress(OSError, ValueError):
+            end = credentials_end(settings.nats_creds_file.read_text("utf-8-sig"))
+            if end is not None:
+                found["NATS_CREDS_FILE"] = end
     return found
+
+
+def credentials_end(text: str) -> float | None:
+    """Give when a NATS user's JWT ends, None for never; raise ValueError."""
+    match = CREDENTIALS.search(text)
+    if match is None:
+        raise ValueError
+    _, claims, _ = match["jwt"].split(".")
+    end = json.loads(urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
+    return float(end["exp"]) if isinstance(end, dict) and "exp" in end else None
 
 
 def first_end(pem: str) -> float:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -25,9 +26,10 @@ from sidecar.services.large_events import Apart
 from sidecar.services.last_passes import LastPasses
 from sidecar.services.publisher import Publisher
 from sidecar.services.reader import Reader
+from sidecar.settings import default_embedded_dir
 from sidecar.telemetry.deduplication import Deduplication
 from sidecar.telemetry.log import tell_repeats
-from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.metrics import Disk, Metrics
 
 if TYPE_CHECKING:
     from sidecar.errors import Cause
@@ -55,7 +57,9 @@ class Daemon:
         )
         # Apart from the publishes: a page of events must not delay an acknowledgement.
         reading = StreamSupervisor("reads", server, plan, last_offset=last_offset)
-        self.metrics = Metrics(self.facts, partial(certificates.ends, settings))
+        self.metrics = Metrics(
+            self.facts, partial(certificates.ends, settings), self._embedded_disk
+        )
         self.failures, self.clients = Failures(), Clients()
         self.publisher = Publisher(
             writing,
@@ -110,6 +114,16 @@ class Daemon:
         """Remember that a listener let a request for the API not pass."""
         self.metrics.refused(cause.code)
         self.failures.record_refused_caller(cause, time.monotonic())
+
+    def _embedded_disk(self) -> Disk | None:
+        if not self.settings.embedded:
+            return None
+        directory = self.settings.embedded_dir or default_embedded_dir()
+        try:
+            usage = shutil.disk_usage(directory)
+        except OSError:  # its server says what is wrong
+            return None
+        return Disk(usage.total, usage.free)
 
     def facts(self) -> Facts:
         """Say what is known at this moment."""

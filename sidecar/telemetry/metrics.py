@@ -7,7 +7,7 @@ scrape. Labels are bounded: a category is base, initsync or other.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 from sidecar import __version__
 from sidecar.errors import Outcome
 from sidecar.model import health
+from sidecar.model.clients import MAX_CLIENTS
 from sidecar.model.initsync import max_age_seconds
 
 if TYPE_CHECKING:
@@ -48,6 +49,13 @@ _SECONDS = (
 )
 
 
+class Disk(NamedTuple):
+    """How much room is on a disk."""
+
+    size_bytes: int
+    free_bytes: int
+
+
 class Metrics:
     """The counters, and the text that Prometheus scrapes."""
 
@@ -55,9 +63,10 @@ class Metrics:
         self,
         facts: Callable[[], Facts],
         certificate_ends: Callable[[], dict[str, float]] = dict,
+        disk: Callable[[], Disk | None] = lambda: None,
     ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Now(facts, certificate_ends))
+        self._registry.register(_Now(facts, certificate_ends, disk))
         ProcessCollector(registry=self._registry)
         self._published = self._counter(
             "events_published_total",
@@ -101,6 +110,15 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
+        self._delays = Histogram(
+            f"{_PREFIX}client_delay_seconds",
+            "Time from storing an event to sending it to a hermes-client that waited "
+            "for it, by the clocks of NATS and of the sidecar.",
+            ("client",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._followers: dict[str, None] = {}
         # All from the first scrape on: a rate needs the 0 before the first 1.
         children = {
             (category, result): self._published.labels(category, result)
@@ -153,6 +171,16 @@ class Metrics:
         """Count events sent to a reader."""
         self._events_read.inc(events)
 
+    def followed(self, client: str, seconds: float) -> None:
+        """Note how long ago an event was stored that a waiting client is sent."""
+        if client not in self._followers:
+            if len(self._followers) >= MAX_CLIENTS:
+                oldest = next(iter(self._followers))
+                del self._followers[oldest]
+                self._delays.remove(oldest)
+            self._followers[client] = None
+        self._delays.labels(client).observe(max(0.0, seconds))
+
     def text(self) -> bytes:
         """Give all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
@@ -168,9 +196,11 @@ class _Now(Collector):
         self,
         facts: Callable[[], Facts],
         certificate_ends: Callable[[], dict[str, float]],
+        disk: Callable[[], Disk | None],
     ) -> None:
         self._facts = facts
         self._certificate_ends = certificate_ends
+        self._disk = disk
 
     def collect(self) -> Iterable[Metric]:
         facts = self._facts()
@@ -195,12 +225,24 @@ class _Now(Collector):
         yield checks
         ends = GaugeMetricFamily(
             f"{_PREFIX}certificate_end_timestamp_seconds",
-            "When the certificate file of a setting expires, in seconds since 1970.",
+            "When the certificate or the NATS credentials in the file of a setting "
+            "expire, in seconds since 1970.",
             labels=("setting",),
         )
         for setting, end in self._certificate_ends().items():
             ends.add_metric((setting,), end)
         yield ends
+        if (disk := self._disk()) is not None:
+            yield GaugeMetricFamily(
+                f"{_PREFIX}embedded_disk_free_bytes",
+                "Free space of the embedded server's disk.",
+                disk.free_bytes,
+            )
+            yield GaugeMetricFamily(
+                f"{_PREFIX}embedded_disk_size_bytes",
+                "Size of the embedded server's disk.",
+                disk.size_bytes,
+            )
         if facts.reads is not None:
             yield from _clients(facts.clients)
         for name, text, value in _gauges(facts, health.is_ready(assessed)):

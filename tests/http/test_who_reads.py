@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import socket
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.commands import run_command
+from support.process import wait_until
 from support.sidecar import event, last_offset, post, sidecar_on
 
 if TYPE_CHECKING:
@@ -77,6 +79,28 @@ def test_each_client_is_shown_with_what_it_has_not_read(read: SidecarProcess) ->
     assert f'hermes_sidecar_client_last_seen_seconds{{client="{LDAP}"}} ' in metrics
     assert "hermes_sidecar_clients_stranded 0.0" in metrics
     assert f"<td>{LDAP}</td><td>waiting</td>" in page
+
+
+def test_how_long_an_event_took_to_a_client_that_waited_is_measured(
+    read: SidecarProcess,
+) -> None:
+    name = "hermes_sidecar_client_delay_seconds_count"
+    with read.client() as http, read.client() as other:
+        last = last_offset(http)
+        ask(http, last)  # it catches up
+        assert name not in http.get("/metrics").text
+        query = {"offset": last + 1, "wait": 30}
+        waiting = threading.Thread(
+            target=other.get,
+            args=("/v1/events",),
+            kwargs={"params": query, "headers": {"User-Agent": LDAP}},
+        )
+        waiting.start()
+        waits = "hermes_sidecar_readers_waiting 1.0"
+        wait_until(lambda: waits in http.get("/metrics").text, what="it waits")
+        assert post(http, event()).is_success
+        waiting.join()
+        assert f'{name}{{client="{LDAP}"}} 1.0' in http.get("/metrics").text
 
 
 def test_where_a_client_begins_that_asks_for_the_first_is_known(

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
+from base64 import urlsafe_b64encode
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -80,3 +82,32 @@ def test_a_file_that_holds_none_is_left_out(
     if content is not None:
         file.write_bytes(content)
     assert ends(Settings(nats_tls_ca_file=file)) == {}
+
+
+def jwt(claims: object) -> str:
+    body = urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    return (
+        f"-----BEGIN NATS USER JWT-----\nhead.{body}.signature\n"
+        "------END NATS USER JWT------\n"
+        "-----BEGIN USER NKEY SEED-----\nSU0c0rrecthorse\n"
+        "------END USER NKEY SEED------\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (jwt({"exp": 1_900_000_000, "sub": "U"}), {"NATS_CREDS_FILE": 1_900_000_000}),
+        (jwt({"sub": "U"}), {}),
+        (jwt([]), {}),
+        (jwt({"exp": 7}).replace("head.", ""), {}),
+        (jwt({"exp": 7}).replace("head.", "head.?"), {}),
+        ("", {}),
+    ],
+)
+def test_credentials_end_when_their_jwt_says(
+    content: str, found: dict[str, float], tmp_path: Path
+) -> None:
+    file = tmp_path / "user.creds"
+    file.write_text(content)
+    assert ends(Settings(nats_creds_file=file)) == found

@@ -7,11 +7,19 @@ import uuid
 from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
+from support.facts import FACTS
 from support.jetstream import RawNatsClient
 from support.process import wait_until
 from support.sidecar import event, last_offset, post
 
+from sidecar.model.clients import MAX_CLIENTS
+from sidecar.services.daemon import Daemon
+from sidecar.settings import Settings
+from sidecar.telemetry.metrics import Metrics
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import httpx
     from prometheus_client import Metric
     from support.nats import NatsProcess
@@ -81,6 +89,7 @@ NAMES = {
     "hermes_sidecar_certificate_end_timestamp_seconds": "gauge",
     "hermes_sidecar_client_behind_events": "gauge",
     "hermes_sidecar_client_last_seen_seconds": "gauge",
+    "hermes_sidecar_client_delay_seconds": "histogram",
     "hermes_sidecar_clients_stranded": "gauge",
     "hermes_sidecar_round_trip_age_seconds": "gauge",
     "hermes_sidecar_acknowledgement_age_seconds": "gauge",
@@ -189,3 +198,27 @@ def test_a_publish_that_one_copy_did_not_settle_is_a_resolution(
     assert [after[name] - before[name] for name in names] == [1, 1]
     duplicates = ("duplicates_answered_total", "")
     assert after[duplicates] - before[duplicates] == 1
+
+
+def test_clients_that_follow_are_a_bounded_number_of_labels() -> None:
+    metrics = Metrics(lambda: FACTS)
+    for number in range(MAX_CLIENTS + 1):
+        metrics.followed(f"client-{number}", -1.0)  # by a clock that is ahead
+    metrics.followed("client-1", 0.3)
+    text = metrics.text().decode()
+    name = "hermes_sidecar_client_delay_seconds"
+    assert text.count(f"{name}_sum{{") == MAX_CLIENTS
+    assert 'client="client-0"' not in text
+    assert f'{name}_count{{client="client-1"}} 2.0' in text
+    assert f'{name}_sum{{client="client-1"}} 0.3' in text
+
+
+def test_the_disk_of_an_embedded_server_is_told(tmp_path: Path) -> None:
+    for embedded, count in (True, 2), (False, 0):
+        settings = Settings(embedded=embedded, embedded_dir=tmp_path)
+        daemon = Daemon(settings, settings.nats_server)
+        text = daemon.metrics.text().decode()
+        assert text.count("\nhermes_sidecar_embedded_disk_") == count
+    settings = Settings(embedded=True, embedded_dir=tmp_path / "missing")
+    daemon = Daemon(settings, settings.nats_server)
+    assert "embedded_disk" not in daemon.metrics.text().decode()
