@@ -41,9 +41,10 @@ _VERSION_LINE = b"NATS/1.0"
 _END = b"\r\n"
 _NO_STATUS = _VERSION_LINE + _END
 _MESSAGE = re.compile(
-    rb"(?:MSG (\S+) \d+ (?:\S+ )?|HMSG (\S+) \d+ (?:\S+ )?(\d{1,9}) )(\d{1,9})\r\n"
+    rb"(?:MSG (\S+) \d+ (?:(\S+) )?|HMSG (\S+) \d+ (?:(\S+) )?(\d{1,9}) )"
+    rb"(\d{1,9})\r\n"
 )
-"""Subject without or with headers, the size of these, and of all."""
+"""Subject and where to reply to, without or with headers, the size of these, of all."""
 _VALUE = rb":[ \t]*([^\r\n]*)"
 _FIELD = re.compile(rb"\r\n([^:\r\n]+)" + _VALUE)
 _LAST_WORDS = re.compile(rb"-ERR '?([^'\r\n]{1,200})")
@@ -64,6 +65,8 @@ class NatsClient(Client):
         self._cut_subject = ""
         self.on_part: Callable[[str], None] = lambda _: None
         self.on_try: Callable[[str], None] = lambda _: None
+        self.on_request: Callable[[str, str], None] = lambda _, __: None
+        """Gets the subject of what somebody asks, and where to reply to."""
         self.needs_tls = False
 
     def read_directly(self, lose: Callable[[Cause | None], None]) -> None:
@@ -135,6 +138,8 @@ class NatsClient(Client):
         split = split_messages(data)
         for message in split.messages:
             self._take(*message)
+        for request in split.requests:
+            self.on_request(*request)
         if split.lacks_bytes:
             self._cut.append(data[split.end :])
             self._lacks_bytes = split.lacks_bytes
@@ -194,9 +199,11 @@ class NatsClient(Client):
         return command
 
     async def _process_msg(
-        self, _sid: int, subject: bytes, _reply: bytes, data: bytes, headers: bytes
+        self, _sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
     ) -> None:
-        self._take(subject.decode(), headers or b"", data)
+        self._take(_text(subject), headers or b"", data)
+        if reply:
+            self.on_request(_text(subject), _text(reply))
 
     async def _process_err(self, err_msg: str) -> None:
         if _PERMISSION not in err_msg:
@@ -278,18 +285,25 @@ class _Transport(TcpTransport):
 def _subject_of(begun: bytes) -> str:
     """Name the subject of a message that has begun; empty while its line is cut."""
     line = _MESSAGE.match(begun)
-    return (line[1] or line[2]).decode() if line else ""
+    return _text(line[1] or line[3]) if line else ""
+
+
+def _text(subject: bytes) -> str:
+    """Read a subject. Ours are ASCII; another program's may be no UTF-8."""
+    return subject.decode("latin-1")
 
 
 class Split(NamedTuple):
     """Messages, where they end, and how much is missing of the one that begins there.
 
-    A message is its subject, its header block or b"", its data.
+    A message is its subject, its header block or b"", its data. Of those that ask for a
+    reply `requests` has the subject, and where to reply to.
     """
 
     messages: list[tuple[str, bytes, bytes]]
     end: int
     lacks_bytes: int
+    requests: list[tuple[str, str]]
 
 
 def split_messages(data: bytes) -> Split:
@@ -298,21 +312,24 @@ def split_messages(data: bytes) -> Split:
     lacks_bytes is 0 where no message begins after them; a line that is cut lacks 1.
     """
     messages: list[tuple[str, bytes, bytes]] = []
+    requests: list[tuple[str, str]] = []
     end = 0
     while line := _MESSAGE.match(data, end):
-        plain, subject, block_size, size = line.groups()
+        plain, plain_reply, subject, reply, block_size, size = line.groups()
         begin = line.end()
         stop = begin + int(size)
         lacks_bytes = stop + len(_END) - len(data)
         if lacks_bytes > 0:
-            return Split(messages, end, lacks_bytes)
+            return Split(messages, end, lacks_bytes, requests)
         body = begin + int(block_size) if block_size else begin
-        messages.append(
-            ((plain or subject).decode(), data[begin:body], data[body:stop])
-        )
+        name = (plain or subject).decode("latin-1")  # as _text, which costs a call
+        messages.append((name, data[begin:body], data[body:stop]))
+        if answer_to := plain_reply or reply:
+            requests.append((name, _text(answer_to)))
         end = stop + len(_END)
     is_cut = data[end : end + 1] in (b"M", b"H") and data.find(b"\n", end) < 0
-    return Split(messages, end, int(is_cut and len(data) - end < _LONGEST_LINE))
+    lacks_bytes = int(is_cut and len(data) - end < _LONGEST_LINE)
+    return Split(messages, end, lacks_bytes, requests)
 
 
 def header_block(headers: dict[bytes, bytes]) -> bytes:

@@ -57,7 +57,29 @@ def test_messages_are_split_off(
     end: int,
     lacks_bytes: int,
 ) -> None:
-    assert split_messages(data) == (messages, end, lacks_bytes)
+    assert split_messages(data)[:3] == (messages, end, lacks_bytes)
+
+
+@pytest.mark.parametrize(
+    ("data", "requests"),
+    [
+        (MSG + HMSG, []),
+        (b"MSG in.7 1 re.ply 5\r\nhello\r\n" + MSG, [("in.7", "re.ply")]),
+        (HMSG.replace(b" 1 ", b" 1 55 "), [("in.8", "55")]),
+        (b"MSG \xff 1 \xfe 0\r\n\r\n", [("\xff", "\xfe")]),
+        (b"MSG in.7 1 re.ply 5\r\nhel", []),
+    ],
+)
+def test_where_to_reply_to_is_told_of_a_request(
+    data: bytes, requests: list[tuple[str, str]]
+) -> None:
+    assert split_messages(data).requests == requests
+    asked: list[tuple[str, str]] = []
+    client = NatsClient(lambda *_: None)
+    client.on_request = lambda *request: asked.append(request)
+    client._unread = bytearray()
+    client._split(data)
+    assert asked == requests
 
 
 OTHERS = [b"PING\r\n", b"+OK\r\n", b"PONG\r\n"]

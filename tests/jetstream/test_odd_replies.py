@@ -131,7 +131,6 @@ ODD = {
     "created is a list": (greeting(), info(created=["x"]), b""),
     "another stream": (greeting(), info(config=PLAN.config(1) | {"name": "x"}), b""),
     "cluster is a list": (greeting(), info(cluster=[1]), b""),
-    "subject is not UTF-8": (greeting(), info(), b"MSG \xff\xfe 1 2\r\n{}\r\n"),
     "size has 5,000 digits": (greeting(), info(), b"MSG x 1 %b\r\n" % (b"9" * 5000)),
     "size of a terabyte": (greeting(), info(), b"MSG x 1 999999999999\r\n"),
     "size of a gigabyte": (greeting(), info(), b"MSG x 1 999999999\r\n"),
