@@ -18,7 +18,7 @@ _HEADER: Final = ("CLIENT", "SIDECAR", "STATE", "BEHIND", "NEXT OFFSET", "LAST S
 
 
 def clients(settings: Settings, *, as_json: bool) -> None:
-    """Print the clients that the daemon knows; raise DaemonError."""
+    """Print the clients of all sidecars that the daemon reaches; raise DaemonError."""
     with client(settings) as http:
         document = ask(http, "/v1/clients")
     if as_json:
@@ -27,7 +27,7 @@ def clients(settings: Settings, *, as_json: bool) -> None:
     rows = [_cells(each) for each in document["clients"]]
     Table(*_HEADER).show(rows)
     if not rows:
-        print("No hermes-client has read since the sidecar started.", file=sys.stderr)
+        print("No hermes-client has read since its sidecar started.", file=sys.stderr)
     if not document["complete"]:
         print(document["reason"], file=sys.stderr)
 

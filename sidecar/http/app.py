@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 from http import HTTPStatus
@@ -91,7 +92,7 @@ def create_app(daemon: Daemon) -> FastAPI:
     @app.get("/v1/clients", response_class=Response, responses=GET_CLIENTS)
     async def get_clients() -> Response:
         """Tell which hermes-clients read, and how far each has come."""
-        return json_response(clients_document(daemon))
+        return json_response(await clients_document(daemon))
 
     @app.get(
         "/v1/stream",
@@ -176,6 +177,9 @@ async def _get_stream(daemon: Daemon) -> Response:
 
 
 async def _get_page(daemon: Daemon) -> Response:
+    everyone, glance = await asyncio.gather(
+        daemon.survey.look(), daemon.recent.glance()
+    )
     facts, now = daemon.facts(), time.time()
     view = StatusView(
         version=__version__,
@@ -188,9 +192,8 @@ async def _get_page(daemon: Daemon) -> Response:
         initsync=facts.initsync,
         initsync_stays=facts.initsync_stays,
         recognised_count=daemon.last_passes.recognised_count,
-        clients=facts.clients,
+        clients=everyone,
     )
-    glance = await daemon.recent.glance()
     if glance is not None:
         view = replace(view, info=glance.info, minutes=glance.minutes, rows=glance.rows)
     return Response(render(view), media_type="text/html", headers=PAGE_HEADERS)

@@ -150,7 +150,7 @@ class ClientDocument(BaseModel):
 
 
 class ClientsDocument(BaseModel):
-    """The clients that are known; `reason` says why these may not be all."""
+    """The clients of all sidecars that answer; `reason` says why it may not be all."""
 
     clients: list[ClientDocument]
     complete: bool
@@ -340,8 +340,8 @@ GET_EVENTS: Final[_Responses] = {
 GET_CLIENTS: Final[_Responses] = {
     200: {
         "model": ClientsDocument,
-        "description": "The hermes-clients that read since the sidecar started, by "
-        "name, at most 256.",
+        "description": "The hermes-clients that read since their sidecar started, by "
+        "name and sidecar, at most 256 of each.",
     },
     **_problems(
         {

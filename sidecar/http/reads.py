@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from starlette.responses import Response
@@ -36,8 +35,6 @@ _BESIDE_WRITES_BYTES = 16 * 1024  # of a page: a larger one would hold a publish
 _BESIDE_WRITES_SECONDS = 0.002  # before each, in which publishes go
 _WRITES_SECONDS = 1.0  # since an event was stored
 _MANY_EVENTS = 100
-_HOST: Final = socket.gethostname()
-_OWN_ALONE: Final = "Only clients of this sidecar are known."
 
 
 async def read_events(daemon: Daemon, request: Request) -> Response:
@@ -108,12 +105,13 @@ def _gives_way(query: Query, last: int, publisher: Publisher) -> bool:
     )
 
 
-def clients_document(daemon: Daemon) -> dict[str, Any]:
+async def clients_document(daemon: Daemon) -> dict[str, Any]:
     """Give the body of GET /v1/clients."""
+    everyone = await daemon.survey.look()
     return {
-        "clients": [each.document(_HOST) for each in daemon.facts().clients],
-        "complete": False,
-        "reason": _OWN_ALONE,
+        "clients": [each.document() for each in everyone.clients],
+        "complete": everyone.reason is None,
+        "reason": everyone.reason,
     }
 
 

@@ -13,11 +13,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sidecar.command_error import printable
 from sidecar.model.initsync import max_age_seconds, rfc3339
+from sidecar.model.sidecars import Everyone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from sidecar.model.clients import Client
     from sidecar.model.health import Check
     from sidecar.model.initsync import Initsync
     from sidecar.model.stream import StreamInfo
@@ -62,7 +62,7 @@ class StatusView:
     initsync: Initsync | None = None
     initsync_stays: float | None = None
     recognised_count: int = 0
-    clients: Sequence[Client] = ()
+    clients: Everyone = field(default_factory=Everyone)
     minutes: list[int] | None = None
     rows: list[Row] | None = field(default=None, repr=False)
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from sidecar.jetstream.credentials import NatsServer
     from sidecar.jetstream.requests import RequestOutcome
+    from sidecar.jetstream.service import Service
     from sidecar.model.event import Event
     from sidecar.model.stream import StreamPlan
 
@@ -91,7 +92,11 @@ class Connection:
     """One connection to NATS and one subscription for all its replies."""
 
     def __init__(
-        self, plan: StreamPlan, purpose: str, untold: Untold | None = None
+        self,
+        plan: StreamPlan,
+        purpose: str,
+        untold: Untold | None = None,
+        service: Service | None = None,
     ) -> None:
         self.requests = Requests()
         self._client = NatsClient(self._take)
@@ -99,6 +104,9 @@ class Connection:
         self.requests.attach(self._client)
         self.api = JetStreamApi(self.requests, plan)
         self._untold = untold or Untold()
+        self._service = service
+        if service is not None:
+            self._client.on_request = service.on_request
         self._purpose = purpose
         self._plan = plan
         self._server = ""
@@ -176,6 +184,9 @@ class Connection:
         await self.requests.subscribe()
         if self._purpose == "reads":
             await self._client.subscribe(self._stored_subject)
+        if self._service is not None:
+            for subject in self._service.begin(self._try_send):
+                await self._client.subscribe(subject)
 
     async def _open(self, server: NatsServer) -> None:
         try:
@@ -240,6 +251,10 @@ class Connection:
         if match[2] == self._stored_subject.lower():
             self._may_tell = False  # readers ask more often instead
             return
+        if self._service is not None and self._service.refuse(
+            match[1].lower(), match[2]
+        ):
+            return
         self._faults[self._server] = _of_permission(match)
         is_publish = match[1].lower() == "publish"
         if not (is_publish and self.requests.end_refused(match[2])):
@@ -258,6 +273,8 @@ class Connection:
     def _take(self, subject: str, block: bytes, data: bytes) -> None:
         if subject == self._stored_subject:
             self.on_stored()
+        elif self._service is not None and subject == self._service.inbox:
+            self._service.on_answer(data)
         else:
             self.requests.on_message(subject, block, data)
 
@@ -269,8 +286,17 @@ class Connection:
         It says no more than that, and decides nothing: they ask the leader.
         """
         if self._may_tell:
-            with suppress(nats.errors.Error):  # the connection has ended
-                self._client.send(self._stored_subject, "", b"")
+            self._try_send(self._stored_subject, "", b"")
+
+    def _try_send(self, subject: str, reply: str, payload: bytes) -> bool:
+        """Publish what is of no stream; tell whether it is on its way."""
+        if len(payload) > self._client.max_payload:  # it would end the connection
+            return False
+        try:
+            self._client.send(subject, reply, payload)
+        except nats.errors.Error:  # the connection has ended
+            return False
+        return True
 
     async def publish(
         self, event: Event, key: str, last: int, timeout_seconds: float

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from sidecar.errors import Cause
     from sidecar.jetstream.credentials import NatsServer
+    from sidecar.jetstream.service import Service
     from sidecar.model.last_offset import LastOffset
     from sidecar.model.stream import StreamPlan
 
@@ -89,6 +90,7 @@ class StreamSupervisor:
         self._telling: asyncio.TimerHandle | None = None
         self.monitor = StreamMonitor(purpose, plan.name, last_offset)
         self.leader = StreamLeader(self.monitor, self.connection, self.wait)
+        self.service: Service | None = None
         self.connections_made = 0
 
     # -- For those who need the stream -------------------------------------------------
@@ -156,7 +158,9 @@ class StreamSupervisor:
     async def run(self) -> None:
         """Connect, watch, and begin again, until cancelled."""
         while True:
-            connection = Connection(self._plan, self._purpose, self._untold)
+            connection = Connection(
+                self._plan, self._purpose, self._untold, self.service
+            )
             connection.on_stored = self.monitor.hear_stored
             self._fit_at = None
             try:

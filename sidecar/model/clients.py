@@ -60,11 +60,10 @@ class Client:
     last_seen_seconds: float
     stranded: Cause | None = None
 
-    def document(self, sidecar: str) -> dict[str, Any]:
-        """Give it as the API does, with the host of the sidecar that it asks."""
+    def document(self) -> dict[str, Any]:
+        """Give what the API and other sidecars are told of it."""
         return {
             "name": self.name,
-            "sidecar": sidecar,
             "offset": self.offset,
             "behind": self.behind,
             "last_seen_seconds": round(self.last_seen_seconds, 1),

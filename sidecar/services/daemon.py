@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import time
 from functools import partial
 from typing import TYPE_CHECKING
 
 from sidecar.errors import Outcome
+from sidecar.jetstream.service import Service
 from sidecar.jetstream.supervisor import StreamSupervisor
 from sidecar.model.clients import Clients
 from sidecar.model.health import Facts, Reading
@@ -17,6 +19,7 @@ from sidecar.model.initsync import max_age_seconds
 from sidecar.model.last_offset import LastOffset
 from sidecar.model.memory_budget import MemoryBudget
 from sidecar.model.producers import Failures
+from sidecar.model.sidecars import Sidecars
 from sidecar.model.stream import told_name
 from sidecar.services import certificates
 from sidecar.services.activity import Recent
@@ -26,6 +29,7 @@ from sidecar.services.large_events import Apart
 from sidecar.services.last_passes import LastPasses
 from sidecar.services.publisher import Publisher
 from sidecar.services.reader import Reader
+from sidecar.services.survey import Survey
 from sidecar.settings import default_embedded_dir
 from sidecar.telemetry.deduplication import Deduplication
 from sidecar.telemetry.log import tell_repeats
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from sidecar.jetstream.credentials import NatsServer
     from sidecar.settings import Settings
 
+_HOST = socket.gethostname()
 _REPEATS_SECONDS = 10.0
 _CANCEL_AGAIN_SECONDS = 0.5
 
@@ -79,6 +84,15 @@ class Daemon:
         )
         self.supervisors = [writing] * self.writes + [reading] * self.reads
         self.reader = Reader(self.supervisors[-1], self.metrics)
+        self.supervisors[-1].service = service = Service(
+            {"host": _HOST, "role": settings.role, "stream": settings.stream},
+            lambda: {"clients": [each.document() for each in self.facts().clients]},
+        )
+        self.survey = Survey(
+            service,
+            Sidecars(service.id, _HOST, settings.stream),
+            lambda: self.facts().clients,
+        )
         self.guard = RetentionGuard(self.supervisors[-1])
         self.recent = Recent(self.supervisors[-1].leader)
         self.last_passes = LastPasses(

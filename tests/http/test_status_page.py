@@ -20,6 +20,7 @@ from sidecar.model.clients import Client
 from sidecar.model.health import Check
 from sidecar.model.initsync import Initsync, Mark
 from sidecar.model.publish_reply import Position
+from sidecar.model.sidecars import Everyone, Seen
 from sidecar.model.stream import StreamInfo
 from sidecar.services.activity import Row
 
@@ -256,8 +257,10 @@ def test_clients_are_shown_with_what_is_known_of_them() -> None:
         Client("hermes-client-ad", "stranded", 7, 35, 61.0, errors.OFFSET_GONE),
         Client("hermes-client-new", "reading", None, None, 0.2),
     ]
-    page = render(replace(WELL, clients=clients))
-    assert "<td>hermes-client-ad</td><td>stranded</td>" in page
+    everyone = Everyone([Seen("ldap-1", each) for each in clients], "One & two.")
+    page = render(replace(WELL, clients=everyone))
+    assert "<td>hermes-client-ad</td><td>ldap-1</td><td>stranded</td>" in page
+    assert '<p class="soft">One &amp; two.</p>' in page
     assert "1 min 1 s ago" in page
     assert "None" not in page
-    assert "None has read since the sidecar started." in render(WELL)
+    assert "None has read since its sidecar started." in render(WELL)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from support.commands import run_here
 from support.nats import NatsProcess
 from support.process import wait_until
 from support.sidecar import SidecarProcess, event, last_offset, plugin_key, post
+
+from sidecar.jetstream.service import ANSWERS, NAME, QUESTION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -176,9 +179,9 @@ def test_a_reader_waits_for_an_event_with_or_without_a_word(
     """Whom nobody tells asks 20 times a second; a missing right is no fault."""
     users = USERS.read_text("utf-8")
     if "publish" in without:
-        users = users.replace(f'"{STORED}",', "")
+        users = re.sub(f'"{STORED}",(?=\\s+"\\$SRV.STATS)', "", users)
     if "subscribe" in without:
-        users = users.replace(f', "{STORED}"', "")
+        users = re.sub(f'"{STORED}",(?=\\s+"\\$SRV.[*]")', "", users)
     assert (users == USERS.read_text("utf-8")) is (without == [])
     with (
         guarded(tmp_path, users) as server,
@@ -197,6 +200,62 @@ def test_a_reader_waits_for_an_event_with_or_without_a_word(
         for process in (writing, reading):
             told = [row["event"] for row in process.rows() if "nats_" in row["event"]]
             assert told == ["nats_connected"]
+
+
+def clients_of(process: SidecarProcess) -> tuple[list[str], str | None]:
+    with process.client() as http:
+        document = http.get("/v1/clients").json()
+    assert document["complete"] is (document["reason"] is None)
+    return [row["name"] for row in document["clients"]], document["reason"]
+
+
+@pytest.mark.parametrize(
+    "without",
+    [
+        "",
+        f'"{QUESTION}",',
+        f'"$SRV.*.{NAME}",',
+        f'"{ANSWERS}.>",',
+    ],
+)
+def test_sidecars_show_all_clients_or_say_which_permission_is_missing(
+    tmp_path: Path, without: str
+) -> None:
+    users = USERS.read_text("utf-8")
+    assert without in users
+    if without:
+        users = users.replace(without, "")
+    with (
+        guarded(tmp_path, users) as server,
+        sidecar_of("producer", tmp_path, server) as writing,
+        sidecar_of("both", tmp_path, server) as both,
+        sidecar_of("consumer", tmp_path, server) as reading,
+    ):
+        with writing.client() as http:
+            offset = post(http, event()).json()["offset"]
+        names = {both: "of-both", reading: "of-reading"}
+        for process, name in names.items():
+            with process.client() as http:
+                agent = {"User-Agent": name}
+                page = http.get(f"/v1/events?offset={offset}", headers=agent)
+                assert page.is_success
+        for process in (writing, both, reading):
+            known, reason = clients_of(process)
+            if not without:
+                assert (known, reason) == (["of-both", "of-reading"], None)
+                continue
+            assert known == [names[each] for each in names if each is process]
+            assert reason is not None
+            assert without.strip('",') in reason
+            assert "docs/nats.md" in reason
+            assert clients_of(process) == (known, reason)
+        refused = server.output().count("Violation")
+        for process in (writing, both, reading):
+            clients_of(process)  # who knows that it may not does not ask
+            told = [row["event"] for row in process.rows() if "nats_" in row["event"]]
+            assert set(told) == {"nats_connected"}
+            assert process.health() is not None
+        assert server.output().count("Violation") == refused
 
 
 def test_readers_are_trusted_not_to_write_as_the_documentation_says(
@@ -273,7 +332,13 @@ ASKED = {
         ("$SYS.REQ.ACCOUNT.HERMES.CONNZ", b""),
     ],
     "tell readers that something was stored": [(STORED, b"")],
-    "publish into an inbox": [
+    "ask all sidecars for their clients, and answer": [
+        (QUESTION, b""),
+        (f"{ANSWERS}.a.b", b"{}"),
+        ("_INBOX.a.b", b"{}"),
+    ],
+    "ask other services": [("$SRV.PING", b""), ("$SRV.STATS.x", b"")],
+    "publish into the inbox of a role": [
         (f"_INBOX_hermes_{role}.a.b", b"{}")
         for role in ("producer", "both", "consumer")
     ],
@@ -292,11 +357,17 @@ HEARD = {
     "receive replies of its own role": [],  # filled for each role
     "receive replies of another role": [],
     "hear that something was stored": [STORED],
+    "hear what NATS services are asked, and what sidecars answer": [
+        *("$SRV.*", f"$SRV.*.{NAME}", f"$SRV.*.{NAME}.*", "$SRV.PING"),
+        f"{ANSWERS}.a.*",
+        "$SRV.>",  # nats-server takes it for one of $SRV.*
+    ],
     "subscribe to events as they are stored": ["hermes.>", "hermes.*", "hermes.base"],
     "subscribe to anything else": [
         ">",
         "_INBOX.>",
         "hermes-nats-sidecar.>",
+        "$SRV.PING.x",
         "$JS.API.>",
         "$JS.EVENT.>",
         "$SYS.>",

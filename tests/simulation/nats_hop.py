@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from nats.errors import ConnectionClosedError, Error, NoServersError
 
+from sidecar.jetstream.service import ANSWERS
+
 from .clock import PROCESS
 
 if TYPE_CHECKING:
@@ -121,8 +123,16 @@ class VirtualNatsClient:
         return f"{self._inbox_prefix}.{self._link.number}"
 
     async def subscribe(self, subject: str) -> None:
-        """Subscribe, as the first thing on the link."""
+        """Subscribe, as the first thing on the link.
+
+        No user of the model has the permissions for a NATS service: it has no messages
+        from client to client.
+        """
         assert self._link is not None
+        if subject.startswith(("$SRV.", ANSWERS)):
+            what = f'permissions violation for subscription to "{subject.lower()}"'
+            self._start(self._error_cb, Error(f"nats: {what}"))
+            return
         self._to_server(self._link.subscribe, subject)
 
     def send(

@@ -77,7 +77,8 @@ class RawNatsClient:
     ) -> None:
         if not headers:
             head = f"PUB {subject} {reply} {len(payload)}\r\n"
-            self._write(head.encode() + payload + b"\r\n")
+            line = head.encode("utf-8", "surrogateescape")
+            self._write(line + payload + b"\r\n")
             return
         block = b"NATS/1.0\r\n"
         block += b"".join(f"{k}: {v}\r\n".encode() for k, v in headers.items())
