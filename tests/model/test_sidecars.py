@@ -270,6 +270,16 @@ def test_of_very_many_sidecars_a_bounded_number_is_kept() -> None:
     assert shown(sidecars.look([], set(), 101.0)) == []
 
 
+def test_who_answers_for_ever_is_not_read_for_ever() -> None:
+    sidecars = asked(*[b"{"] * (MAX_SIDECARS - 1))
+    sidecars.hear(sent("b", AD), 100.0)
+    assert sidecars.look([], set(), 100.0) == Everyone([], TOO_MANY)
+    sidecars.ask(101.0)
+    sidecars.hear(sent("a", host="one"), 101.0)
+    sidecars.hear(sent("b", AD), 101.0)
+    assert shown(sidecars.look([], set(), 101.0)) == [("ad", "two", 0.5)]
+
+
 def test_of_very_many_clients_a_bounded_number_is_kept() -> None:
     many = [Client(f"c{number}", "reading", 1, 1, 0.0) for number in range(MAX_CLIENTS)]
     count = MAX_SHOWN // MAX_CLIENTS
