@@ -5,32 +5,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nats as nats_py
 import pytest
 from support.commands import run_here
-from support.nats import NatsProcess
 from support.process import wait_until
 from support.sidecar import SidecarProcess, event, last_offset, plugin_key, post
+from support.users import ROLES, USERS, guarded, login, password, sidecar_of
 
 from sidecar.jetstream.service import ANSWERS, NAME, QUESTION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-USERS = Path(__file__).resolve().parents[2] / "deploy" / "nats" / "users.conf"
-SECURITY = USERS.parent.parent.parent / "SECURITY.md"
-ROLES = ("producer", "consumer", "both", "provision")
+    from support.nats import NatsProcess
 
-
-def password(role: str) -> str:
-    return f"pw-{role}"
+SECURITY = USERS.parents[2] / "SECURITY.md"
 
 
 @pytest.fixture(scope="module")
@@ -39,37 +33,6 @@ def guarded_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsProce
     directory = tmp_path_factory.mktemp("guarded")
     with guarded(directory, USERS.read_text("utf-8")) as server:
         yield server
-
-
-@contextmanager
-def guarded(directory: Path, users: str) -> Iterator[NatsProcess]:
-    server = NatsProcess(directory / "nats", extra=users)
-    server.environ = dict(os.environ) | {
-        f"HERMES_{role.upper()}_PASSWORD": password(role) for role in ROLES
-    }
-    with server:
-        settings = login(directory, server, "provision")
-        assert run_here("provision", **settings).returncode == 0
-        yield server
-
-
-def login(directory: Path, server: NatsProcess, role: str) -> dict[str, object]:
-    file = directory / f"password-{role}"
-    file.write_text(password(role))
-    return {
-        "nats_url": server.url,
-        "nats_user": f"hermes_{role}",
-        "nats_password_file": file,
-    }
-
-
-@contextmanager
-def sidecar_of(
-    role: str, directory: Path, server: NatsProcess
-) -> Iterator[SidecarProcess]:
-    settings = login(directory, server, role)
-    with SidecarProcess(directory / role, role=role, **settings) as process:
-        yield process
 
 
 @pytest.mark.parametrize("role", ["producer", "both"])
@@ -200,62 +163,6 @@ def test_a_reader_waits_for_an_event_with_or_without_a_word(
         for process in (writing, reading):
             told = [row["event"] for row in process.rows() if "nats_" in row["event"]]
             assert told == ["nats_connected"]
-
-
-def clients_of(process: SidecarProcess) -> tuple[list[str], str | None]:
-    with process.client() as http:
-        document = http.get("/v1/clients").json()
-    assert document["complete"] is (document["reason"] is None)
-    return [row["name"] for row in document["clients"]], document["reason"]
-
-
-@pytest.mark.parametrize(
-    "without",
-    [
-        "",
-        f'"{QUESTION}",',
-        f'"$SRV.*.{NAME}",',
-        f'"{ANSWERS}.>",',
-    ],
-)
-def test_sidecars_show_all_clients_or_say_which_permission_is_missing(
-    tmp_path: Path, without: str
-) -> None:
-    users = USERS.read_text("utf-8")
-    assert without in users
-    if without:
-        users = users.replace(without, "")
-    with (
-        guarded(tmp_path, users) as server,
-        sidecar_of("producer", tmp_path, server) as writing,
-        sidecar_of("both", tmp_path, server) as both,
-        sidecar_of("consumer", tmp_path, server) as reading,
-    ):
-        with writing.client() as http:
-            offset = post(http, event()).json()["offset"]
-        names = {both: "of-both", reading: "of-reading"}
-        for process, name in names.items():
-            with process.client() as http:
-                agent = {"User-Agent": name}
-                page = http.get(f"/v1/events?offset={offset}", headers=agent)
-                assert page.is_success
-        for process in (writing, both, reading):
-            known, reason = clients_of(process)
-            if not without:
-                assert (known, reason) == (["of-both", "of-reading"], None)
-                continue
-            assert known == [names[each] for each in names if each is process]
-            assert reason is not None
-            assert without.strip('",') in reason
-            assert "docs/nats.md" in reason
-            assert clients_of(process) == (known, reason)
-        refused = server.output().count("Violation")
-        for process in (writing, both, reading):
-            clients_of(process)  # who knows that it may not does not ask
-            told = [row["event"] for row in process.rows() if "nats_" in row["event"]]
-            assert set(told) == {"nats_connected"}
-            assert process.health() is not None
-        assert server.output().count("Violation") == refused
 
 
 def test_readers_are_trusted_not_to_write_as_the_documentation_says(
