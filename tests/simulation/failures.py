@@ -129,6 +129,7 @@ def aged(side: Side) -> list[Any]:
     states = [info(side)["state"]]
     if side.replicas > 1:
         side.step_down()
+        side.let_age()  # the next leader has a timer of its own
         states.append(info(side)["state"])
     return [
         *states,
