@@ -39,7 +39,7 @@ def ends(settings: Settings) -> dict[str, float]:
             with suppress(OSError, ValueError, IndexError):
                 found[name] = first_end(file.read_text("ascii", "replace"))
     if settings.nats_creds_file is not None:
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, TypeError):
             end = credentials_end(settings.nats_creds_file.read_text("utf-8-sig"))
             if end is not None:
                 found["NATS_CREDS_FILE"] = end
@@ -47,13 +47,13 @@ def ends(settings: Settings) -> dict[str, float]:
 
 
 def credentials_end(text: str) -> float | None:
-    """Give when a NATS user's JWT ends, None for never; raise ValueError."""
+    """Give when a NATS user's JWT ends, None for never; raise ValueError, TypeError."""
     match = CREDENTIALS.search(text)
     if match is None:
         raise ValueError
     _, claims, _ = match["jwt"].split(".")
-    end = json.loads(urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
-    return float(end["exp"]) if isinstance(end, dict) and "exp" in end else None
+    said = json.loads(urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
+    return float(dict(said).get("exp", 0)) or None
 
 
 def first_end(pem: str) -> float:

@@ -99,6 +99,9 @@ def jwt(claims: object) -> str:
     [
         (jwt({"exp": 1_900_000_000, "sub": "U"}), {"NATS_CREDS_FILE": 1_900_000_000}),
         (jwt({"sub": "U"}), {}),
+        (jwt({"exp": 0}), {}),
+        (jwt({"exp": [7]}), {}),
+        (jwt({"exp": "soon"}), {}),
         (jwt([]), {}),
         (jwt({"exp": 7}).replace("head.", ""), {}),
         (jwt({"exp": 7}).replace("head.", "head.?"), {}),
