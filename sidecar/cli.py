@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidecar import __version__, errors
-from sidecar.command_error import NO_FIT_STREAM, NO_NATS, OK, CommandError, printable
+from sidecar.command_error import (
+    NO_FIT_STREAM,
+    NO_NATS,
+    NOT_INSTALLED,
+    OK,
+    CommandError,
+    printable,
+)
 from sidecar.errors import Problem
 from sidecar.model.event import MAX_OFFSET, plain_name
 from sidecar.model.wanted import ObjectKey, Wanted, read_key, read_time
@@ -111,10 +118,14 @@ def _parser() -> argparse.ArgumentParser:
         "show which hermes-clients read, and how far behind each is",
     ).add_argument("--json", action="store_true", help="print the API's document")
     add("healthcheck", _healthcheck, "check that the daemon is live")
-    add(
-        "install-plugins", _install_plugins, "copy the plugins into Hermes"
-    ).add_argument(
+    install = add("install-plugins", _install_plugins, "copy the plugins into Hermes")
+    install.add_argument(
         "directory", type=Path, metavar="DIR", help="the plugins directory of Hermes"
+    )
+    install.add_argument(
+        "--check",
+        action="store_true",
+        help="copy nothing; tell what differs from the plugins of this version",
     )
     add("demo", _demo, "send a small initsync through plugin, sidecar and NATS")
     return parser
@@ -322,9 +333,22 @@ def _healthcheck(_: argparse.Namespace) -> int:
 
 
 def _install_plugins(arguments: argparse.Namespace) -> int:
-    from sidecar.commands.install import install_plugins
+    from sidecar.commands import install
 
-    for target in install_plugins(arguments.directory):
+    plugins: Path = arguments.directory
+    version = install.hermes_version(plugins)
+    if version is None:
+        print("No Hermes is there; this may be a volume for one.")
+    else:
+        tested = "" if version == install.TESTED else f", tested is {install.TESTED}"
+        print(f"Hermes {version}{tested}")
+    if arguments.check:
+        differences = list(install.compare_plugins(plugins))
+        for sentence in differences:
+            print(sentence)
+        print("The plugins are not those of this version." if differences else "Same.")
+        return NOT_INSTALLED if differences else OK
+    for target in install.install_plugins(plugins):
         print(f"Installed {target}")
     return OK
 

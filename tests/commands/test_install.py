@@ -140,3 +140,76 @@ def test_install_plugins_copies_both_and_says_where(run: Run, private: Path) -> 
 def test_install_plugins_into_nowhere_is_a_sentence(run: Run, private: Path) -> None:
     ran = run("install-plugins", private / "none")
     assert_complaint(ran, 7, "is not a directory")
+
+
+@pytest.fixture
+def hermes(private: Path) -> Path:
+    """Give the plugins directory of a Hermes."""
+    (private / "lib").mkdir()
+    (private / "hermes.py").touch()
+    (private / "lib" / "version.py").write_text('HERMES_VERSION = "1.0.9"\n')
+    plugins = private / "plugins"
+    (plugins / "datasources").mkdir(parents=True)
+    return plugins
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('HERMES_VERSION = "1.0.9"\n', "Hermes 1.0.9\n"),
+        ('HERMES_VERSION = "2.0"\n', "Hermes 2.0, tested is 1.0.9\n"),
+        ("", "Hermes of an unknown version, tested is 1.0.9\n"),
+        (None, "Hermes of an unknown version, tested is 1.0.9\n"),
+    ],
+)
+def test_install_plugins_says_for_which_hermes(
+    run: Run, hermes: Path, text: str | None, said: str
+) -> None:
+    version = hermes.parent / "lib" / "version.py"
+    version.unlink() if text is None else version.write_text(text)
+    ran = run("install-plugins", hermes)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith(said)
+
+
+def test_install_plugins_refuses_what_is_no_hermes(run: Run, private: Path) -> None:
+    (private / "holiday.jpg").touch()
+    ran = run("install-plugins", private)
+    assert_complaint(ran, 7, "there is no hermes.py beside it")
+    assert [path.name for path in private.iterdir()] == ["holiday.jpg"]
+
+
+def test_install_plugins_may_fill_a_volume_again_and_again(
+    run: Run, private: Path
+) -> None:
+    (private / "lost+found").mkdir()
+    for _ in range(2):
+        ran = run("install-plugins", private)
+        assert ran.returncode == 0
+        assert ran.stdout.startswith("No Hermes is there; this may be a volume for one")
+
+
+def test_what_is_installed_is_compared_with_what_is_shipped(
+    run: Run, hermes: Path
+) -> None:
+    ran = run("install-plugins", "--check", hermes)
+    assert ran.returncode == 7
+    assert "nats_sidecar.py is missing." in ran.stdout
+    assert run("install-plugins", hermes).returncode == 0
+    consumer = hermes / "messagebus_consumers" / "nats_sidecar"
+    (consumer / "__pycache__").mkdir()
+    (consumer / "__pycache__" / "x.pyc").touch()
+    ran = run("install-plugins", "--check", hermes)
+    assert (ran.returncode, ran.stdout) == (0, "Hermes 1.0.9\nSame.\n")
+    (consumer / "old.py").touch()
+    (consumer / "nats_sidecar.py").write_text("# mine")
+    (consumer / "requirements.txt").unlink()
+    ran = run("install-plugins", "--check", hermes)
+    assert ran.returncode == 7
+    assert ran.stdout.splitlines()[1:] == [
+        f"{consumer}/nats_sidecar.py differs.",
+        f"{consumer}/old.py is not of this version.",
+        f"{consumer}/requirements.txt is missing.",
+        "The plugins are not those of this version.",
+    ]
+    assert (consumer / "nats_sidecar.py").read_text() == "# mine"
