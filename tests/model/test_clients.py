@@ -41,7 +41,7 @@ def test_a_client_is_as_far_as_it_asked_last(
     behind: int | None,
 ) -> None:
     clients = Clients()
-    clients.ask(LDAP, offset, 5.0)
+    assert clients.ask(LDAP, offset, 5.0)
     found = only(clients, 5.0 + after_seconds, last)
     assert found == Client(LDAP, state, offset, behind, after_seconds)  # type: ignore[arg-type]
 
@@ -52,7 +52,7 @@ def test_a_client_is_as_far_as_it_asked_last(
 )
 def test_whoever_names_a_program_and_its_version_is_no_client(agent: str) -> None:
     clients = Clients()
-    clients.ask(agent, 1, 0.0)
+    assert not clients.ask(agent, 1, 0.0)
     clients.read(agent, 1, 0.0)
     assert not clients.refuse(agent, errors.OFFSET_GONE)
     assert clients.look(LAST, 0.0) == []

@@ -23,9 +23,9 @@ KINDS = {"a": "added", "m": "modified", "r": "removed"}
 def message(offset: int, letters: str) -> StoredMessage | None:
     """Read `1a7`: process 1, added, object 7; `c` for curl, `0` for ours.
 
-    `<` and `>`: init-start and init-stop; `s` a schema; `?` no event of Hermes; `-` is
-    missing; `p` and `n` as a process: the first one's, of an earlier and a later pass;
-    `a`: its next attempt; `f`: of a pass that begins behind itself.
+    `<` and `>`: init-start and init-stop; `o` of another category; `s` a schema; `?` no
+    event of Hermes; `-` is missing; `p` and `n` as a process: the first one's, of an
+    earlier and a later pass; `a`: its next attempt; `f`: of one that begins behind it.
     """
     if letters == "-":
         return None
@@ -43,6 +43,8 @@ def message(offset: int, letters: str) -> StoredMessage | None:
     if who in "<>":
         category, eventtype = "initsync", "init-start" if who == "<" else "init-stop"
         body = event(category, eventtype=eventtype, objtype=None, objpkey=None)
+    elif who == "o":
+        category, body = "other", event("other", eventtype="removed")
     elif who == "s":
         body = event(eventtype="dataschema", objtype=None, objpkey=None)
     elif who != "?":
@@ -185,6 +187,7 @@ def test_so_it_is_of_a_removal_and_of_a_change(attributes: dict[str, object]) ->
         ("<", set()),
         (">", {"added", "removed"}),
         ("s", {"added", "removed"}),
+        ("o", set()),
         ("?", {"added", "removed"}),
         ("-", {"added", "removed"}),
     ],
