@@ -73,8 +73,8 @@ def test_ping_info_and_stats_are_as_adr_32_has_them(nats: NatsProcess) -> None:
         "endpoints": [endpoint],
     }
     assert endpoint.items() >= (about | {"num_errors": 0, "last_error": ""}).items()
-    assert endpoint["data"] == {"clients": []}
-    assert endpoint["num_requests"] == 1
+    assert endpoint["data"].keys() == {"clients"}
+    assert endpoint["num_requests"] >= 1
     # As nats-py's own classes read them.
     ServicePing.from_dict(ping)
     ServiceInfo.from_dict(found["INFO"])
