@@ -61,11 +61,17 @@ class StreamMonitor:
         self.round_trip_at: float | None = None
         self.server_name = ""
         self.server_version = ""
+        self.server_url = ""
 
     @property
     def server(self) -> str:
         """Name the server and its version, for people."""
         return f"{self.server_name} {self.server_version}".strip()
+
+    @property
+    def info_age_seconds(self) -> float | None:
+        """How long ago the leader was asked for `info`; None without one."""
+        return None if self.info is None else time.monotonic() - self._asked_at
 
     def recent_info(self) -> StreamInfo | None:
         """Give what the leader said in the last 2 seconds; None if it did not."""

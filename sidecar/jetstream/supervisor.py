@@ -220,6 +220,7 @@ class StreamSupervisor:
         monitor.begin_round()
         monitor.server_name = connection.server_name
         monitor.server_version = connection.server_version
+        monitor.server_url = connection.url
         faults = stream.server_unfitness(connection.server_version)
         if faults:
             self._lose(errors.SERVER_TOO_OLD, faults)

@@ -8,11 +8,12 @@ import shutil
 import socket
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sidecar.errors import Outcome
 from sidecar.jetstream.service import Service
 from sidecar.jetstream.supervisor import StreamSupervisor
+from sidecar.model import health
 from sidecar.model.clients import Clients
 from sidecar.model.health import Facts, Reading
 from sidecar.model.initsync import max_age_seconds
@@ -20,6 +21,7 @@ from sidecar.model.last_offset import LastOffset
 from sidecar.model.memory_budget import MemoryBudget
 from sidecar.model.producers import Failures
 from sidecar.model.sidecars import Sidecars
+from sidecar.model.since import Since
 from sidecar.model.stream import told_name
 from sidecar.services import certificates
 from sidecar.services.activity import Recent
@@ -38,10 +40,12 @@ from sidecar.telemetry.metrics import Disk, Metrics
 if TYPE_CHECKING:
     from sidecar.errors import Cause
     from sidecar.jetstream.credentials import NatsServer
+    from sidecar.model.health import Check
     from sidecar.settings import Settings
 
-_HOST = socket.gethostname()
+HOST: Final = socket.gethostname()
 _REPEATS_SECONDS = 10.0
+_CHECKS_SECONDS = 1.0
 _CANCEL_AGAIN_SECONDS = 0.5
 
 
@@ -50,8 +54,10 @@ class Daemon:
 
     def __init__(self, settings: Settings, server: NatsServer) -> None:
         self.settings = settings
+        self.nats_urls = server.urls
         self.stopping = asyncio.Event()
         self.refusals = Deduplication()
+        self._since = Since()
         self.socket_fault: str | None = None
         self.writes = settings.role != "consumer"
         self.reads = settings.role != "producer"
@@ -85,12 +91,12 @@ class Daemon:
         self.supervisors = [writing] * self.writes + [reading] * self.reads
         self.reader = Reader(self.supervisors[-1], self.metrics)
         self.supervisors[-1].service = service = Service(
-            {"host": _HOST, "role": settings.role, "stream": settings.stream},
+            {"host": HOST, "role": settings.role, "stream": settings.stream},
             lambda: {"clients": [each.document() for each in self.facts().clients]},
         )
         self.survey = Survey(
             service,
-            Sidecars(service.id, _HOST, settings.stream),
+            Sidecars(service.id, HOST, settings.stream),
             lambda: self.facts().clients,
         )
         self.guard = RetentionGuard(self.supervisors[-1])
@@ -107,7 +113,7 @@ class Daemon:
     async def run(self) -> None:
         """Keep the connections alive until cancelled."""
         parts = [supervisor.run() for supervisor in self.supervisors]
-        parts += [self.guard.run(), self._tell_repeats()]
+        parts += [self.guard.run(), self._tell_repeats(), self._watch_checks()]
         if self.reads:
             parts.append(self.reader.run())
         tasks = {asyncio.create_task(part) for part in parts}
@@ -123,6 +129,17 @@ class Daemon:
             await asyncio.sleep(_REPEATS_SECONDS)
             tell_repeats(now=time.monotonic())
             tell_repeats(self.refusals, time.monotonic())
+
+    async def _watch_checks(self) -> None:
+        """See when a check begins to fail, though nobody asks for it."""
+        while True:
+            self.failing_since(health.assess(self.facts()))
+            await asyncio.sleep(_CHECKS_SECONDS)
+
+    def failing_since(self, checks: list[Check]) -> dict[str, float]:
+        """Say of each check that does not pass for how many seconds that is so."""
+        now = time.monotonic()
+        return {name: now - at for name, at in self._since.note(checks, now).items()}
 
     def refuse_caller(self, cause: Cause) -> None:
         """Remember that a listener let a request for the API not pass."""

@@ -7,6 +7,7 @@ scrape. Labels are bounded: a category is base, initsync or other.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from prometheus_client import (
@@ -28,6 +29,7 @@ from sidecar.errors import Outcome
 from sidecar.model import health
 from sidecar.model.clients import MAX_CLIENTS
 from sidecar.model.initsync import max_age_seconds
+from sidecar.model.last_hour import LastHour
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -119,6 +121,8 @@ class Metrics:
             registry=self._registry,
         )
         self._followers: dict[str, None] = {}
+        self.last_hour = LastHour(_SECONDS, time.monotonic())
+        """The same for the status page, which has no Prometheus beside it."""
         # All from the first scrape on: a rate needs the 0 before the first 1.
         children = {
             (category, result): self._published.labels(category, result)
@@ -144,12 +148,16 @@ class Metrics:
             self._duplicates.inc()
         else:
             self._bytes.inc(size_bytes)
-        self._seconds.observe(seconds)
+        self._took(int(not duplicate), seconds)
 
     def not_stored(self, category: str, outcome: Outcome, seconds: float) -> None:
         """Count an event that was not stored, or whose outcome is unknown."""
         self._published.labels(_bounded(category), outcome.value).inc()
+        self._took(0, seconds)
+
+    def _took(self, stored: int, seconds: float) -> None:
         self._seconds.observe(seconds)
+        self.last_hour.published(stored, seconds, time.monotonic())
 
     def resolved(self, outcome: Outcome | None) -> None:
         """Count a publish whose outcome was unknown after the first attempt."""
@@ -170,6 +178,7 @@ class Metrics:
     def read(self, events: int) -> None:
         """Count events sent to a reader."""
         self._events_read.inc(events)
+        self.last_hour.sent(events, time.monotonic())
 
     def followed(self, client: str, seconds: float) -> None:
         """Note how long ago an event was stored that a waiting client is sent."""

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The daemon: what it looks at, and how it ends."""
+
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
 
-from sidecar.services.daemon import end
+from support.process import wait_until
+
+from sidecar.model.health import Check
+from sidecar.services.daemon import Daemon, end
+from sidecar.settings import Settings
 
 
 async def test_what_loses_a_cancellation_is_ended_all_the_same() -> None:
@@ -25,3 +31,14 @@ async def test_one_that_ended_by_itself_hinders_nothing() -> None:
     await task
     async with asyncio.timeout(5):
         await end({task})
+
+
+async def test_it_looks_at_its_checks_though_nobody_asks() -> None:
+    settings = Settings(nats_url=("nats://127.0.0.1:1",))
+    daemon = Daemon(settings, settings.nats_server)
+    running = asyncio.create_task(daemon.run())
+    await asyncio.to_thread(wait_until, lambda: "stream" in daemon._since._began)
+    await end({running})
+    (failing,) = daemon.failing_since([Check("stream", "Down.")]).items()
+    assert failing[0] == "stream"
+    assert failing[1] > 0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from support.jetstream import RawNatsClient
 from support.process import wait_until
 from support.sidecar import event, last_offset, post
 
+from sidecar.errors import Outcome
 from sidecar.model.clients import MAX_CLIENTS
 from sidecar.services.daemon import Daemon
 from sidecar.settings import Settings
@@ -222,3 +224,15 @@ def test_the_disk_of_an_embedded_server_is_told(tmp_path: Path) -> None:
     settings = Settings(embedded=True, embedded_dir=tmp_path / "missing")
     daemon = Daemon(settings, settings.nats_server)
     assert "embedded_disk" not in daemon.metrics.text().decode()
+
+
+def test_the_last_hour_is_counted_with_the_metrics() -> None:
+    metrics = Metrics(lambda: FACTS)
+    metrics.stored("base", duplicate=False, size_bytes=1, seconds=0.0007)
+    metrics.stored("base", duplicate=True, size_bytes=1, seconds=0.0007)
+    metrics.not_stored("base", Outcome.UNKNOWN, 10.0)
+    metrics.read(7)
+    hour = metrics.last_hour.look(time.monotonic())
+    assert (hour.stored, hour.sent, hour.publishes) == (1, 7, 3)
+    assert hour.p50 is not None
+    assert 0.0005 < hour.p50 < 0.001
