@@ -36,6 +36,7 @@ _SERVICE_LINK = re.compile(
 _LINKED_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+")
 _MAX_DAYS = 2**63 // (86_400 * 10**9)  # JetStream counts nanoseconds
 _NATS_SCHEMES = ("nats", "tls")
+_WEB = re.compile(r"https?://[^/\s@]+(/[^\s?#]*)?")
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
 
 
@@ -182,6 +183,11 @@ class Settings(BaseSettings):
     publish_timeout_seconds: float = Field(
         10.0, ge=1, le=300, description="How long a POST may wait for its outcome"
     )
+    docs_url: str | None = Field(
+        None,
+        description="URL of a published copy of docs/, to which the status page links, "
+        "such as https://example.org/hermes-nats-sidecar/docs/",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Lowest level that is logged"
     )
@@ -258,6 +264,13 @@ class Settings(BaseSettings):
                     "SIDECAR_NATS_PASSWORD_FILE, or SIDECAR_NATS_TOKEN_FILE"
                 )
         return urls
+
+    @field_validator("docs_url")
+    @classmethod
+    def _check_docs_url(cls, url: str | None) -> str | None:
+        if url is not None and not _WEB.fullmatch(url):
+            raise ValueError("must look like https://host/docs/ or http://host/docs/")
+        return url
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

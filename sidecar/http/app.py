@@ -45,6 +45,7 @@ from sidecar.http.status_page import HEADERS as PAGE_HEADERS
 from sidecar.http.status_page import StatusView, render
 from sidecar.model import health
 from sidecar.model.initsync import max_age_seconds
+from sidecar.services.daemon import HOST
 from sidecar.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ if TYPE_CHECKING:
 
 _REACHED = (None, errors.STREAM_MISSING, errors.STREAM_UNFIT, errors.SERVER_TOO_OLD)
 """What is said of a stream by a NATS server that replies."""
+
+_SEEN = (None, errors.STREAM_UNFIT)
+"""What is said of a stream that is looked at all the time."""
+
+_OLD_SECONDS = 5.0
 
 
 def create_app(daemon: Daemon) -> FastAPI:
@@ -135,9 +141,9 @@ def create_app(daemon: Daemon) -> FastAPI:
         return Response(daemon.metrics.text(), media_type=metrics.MEDIA_TYPE)
 
     @app.get("/", response_class=HTMLResponse, response_description="The status page.")
-    async def get_page() -> Response:
+    async def get_page(request: Request) -> Response:
         """Show the status page."""
-        return await _get_page(daemon)
+        return await _get_page(daemon, request.query_params.get("refresh") != "off")
 
     @app.get("/health/live", response_class=Response, responses=GET_LIVE)
     async def get_live() -> Response:
@@ -176,26 +182,45 @@ async def _get_stream(daemon: Daemon) -> Response:
     return json_response(document, headers={"ETag": f'"{last}"', **PRIVATE})
 
 
-async def _get_page(daemon: Daemon) -> Response:
+async def _get_page(daemon: Daemon, refreshes: bool) -> Response:
     everyone, glance = await asyncio.gather(
         daemon.survey.look(), daemon.recent.glance()
     )
-    facts, now = daemon.facts(), time.time()
+    facts, now, settings = daemon.facts(), time.time(), daemon.settings
+    monitor, checks = daemon.supervisor.monitor, health.assess(facts)
+    is_reached, age = facts.cause in _REACHED, monitor.info_age_seconds
     view = StatusView(
         version=__version__,
         now=now,
-        checks=health.assess(facts),
-        stream=daemon.settings.stream,
-        server=daemon.supervisor.monitor.server if facts.cause in _REACHED else "",
+        checks=checks,
+        stream=settings.stream,
+        server=monitor.server if is_reached else "",
+        server_urls=(monitor.server_url,) if is_reached else daemon.nats_urls,
+        host=HOST,
+        role=settings.role,
+        socket=str(settings.unix_socket or ""),
+        docs_url=settings.docs_url,
+        refreshes=refreshes,
+        failing_seconds=daemon.failing_since(checks),
         info=facts.info,
+        info_age_seconds=age,
+        is_old=facts.cause not in _SEEN or (age or 0.0) > _OLD_SECONDS,
         is_initsync_known=facts.is_initsync_known,
         initsync=facts.initsync,
         initsync_stays=facts.initsync_stays,
         recognised_count=daemon.last_passes.recognised_count,
         clients=everyone,
+        newest=daemon.recent.newest,
+        hour=daemon.metrics.last_hour.look(time.monotonic()),
     )
     if glance is not None:
-        view = replace(view, info=glance.info, minutes=glance.minutes, rows=glance.rows)
+        view = replace(
+            view,
+            info=glance.info,
+            is_old=False,
+            minutes=glance.minutes,
+            rows=glance.rows,
+        )
     return Response(render(view), media_type="text/html", headers=PAGE_HEADERS)
 
 

@@ -83,6 +83,11 @@ class Recent:
         await asyncio.wait({self._reading}, timeout=WAIT_SECONDS)
         return self._glance
 
+    @property
+    def newest(self) -> Row | None:
+        """The newest event that was read; it may be old, or gone."""
+        return self._rows.get(max(self._rows, default=0))
+
     async def _read(self) -> None:
         await asyncio.sleep(self._next_at - time.monotonic())
         started_at = time.monotonic()
@@ -143,7 +148,7 @@ class Recent:
         A restored one differs from some offset on: so where the newest event that is
         known still stands, all before it do.
         """
-        newest = self._rows.get(max(self._rows, default=0))
+        newest = self.newest
         if (
             info.created != self._created
             or newest is None

@@ -4,21 +4,24 @@
 from __future__ import annotations
 
 import re
+import socket
 from base64 import b64encode
 from dataclasses import replace
 from hashlib import sha256
-from html.parser import HTMLParser
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.facts import FACTS
 from support.jetstream import RawNatsClient
 from support.sidecar import event, last_offset, post
+from support.status_page import WELL, Reader, cards, clients
 
 from sidecar import errors
-from sidecar.http.status_page import HEADERS, STYLE, StatusView, duration, render, size
+from sidecar.http.status_page import HEADERS, STYLE, duration, render, size
 from sidecar.model.clients import Client
-from sidecar.model.health import Check
-from sidecar.model.initsync import Initsync, Mark
+from sidecar.model.health import Check, Reading, assess
+from sidecar.model.last_hour import LastHour
 from sidecar.model.publish_reply import Position
 from sidecar.model.sidecars import Everyone, Seen
 from sidecar.model.stream import StreamInfo
@@ -31,36 +34,7 @@ if TYPE_CHECKING:
 
 EVIL = "<script>alert(1)</script>\"'&"
 SECRET = "c0rrect-horse"
-WELL = StatusView(
-    version="1",
-    now=0.0,
-    checks=[Check("stream", None)],
-    stream="hermes",
-    server="n1 2.12.0",
-    minutes=[0] * 59 + [7],
-    rows=[Row(5, "1970-01-01T00:00:00.5Z", "base", "added", "Users", 2048)],
-)
-
-
-class Reader(HTMLParser):
-    """Collects what a browser would act upon."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.names: set[str] = set()
-        self.open: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.names |= {name for name, _ in attrs}
-        if tag not in ("meta", "link", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -76,46 +50,76 @@ def test_the_state_is_said_in_words_with_reason_and_remedy(
 ) -> None:
     text = render(replace(WELL, checks=[check]))
     assert f"<strong>{words}</strong>" in text
+    assert ("Events can flow." in text) is (check.reason is None)
     assert f'class="state {check.status}"' in text
     assert (check.reason or "") in text
     assert (check.remedy or "") in text
 
 
-def test_the_stream_and_its_last_initsync_are_told_with_their_ends() -> None:
-    info = StreamInfo(
-        config={"max_bytes": 4_000, "max_msgs": -1, "max_age": 3_600 * 10**9},
-        position=Position(1, 41),
-        messages=41,
-        size_bytes=1_000,
-        created="",
-        leader="n1",
-        replicas=3,
-        live_replicas=2,
-        categories={},
-    )
-    start = Mark(2, "initsync", "init-start", 0)
-    whole = Initsync(start, Mark(9, "initsync", "init-stop", 60), objects=6)
-    view = replace(
-        WELL, info=info, is_initsync_known=True, initsync=whole, initsync_stays=90
-    )
-    text = render(view)
-    for words in (
-        *("1 to 41", "41, no limit", f"{size(1_000)} of {size(4_000)} (25%)"),
-        *(duration(3_600), "2 of 3 live"),
-        *("1970-01-01T00:01:00Z, 6 objects", "2 to 9", f"for {duration(90)}"),
-    ):
-        assert words in text
-    assert "for ever" in render(replace(view, initsync_stays=None))
-    for is_known, words in ((True, "none"), (False, "not known")):
-        text = render(replace(WELL, info=info, is_initsync_known=is_known))
-        assert f"<dt>Last complete initsync</dt><dd>{words}</dd>" in text
+def test_failures_stand_before_warnings_and_differ_in_words() -> None:
+    checks = [
+        *[Check("stream", None), Check("callers", "One.", blocks=False)],
+        *[Check("reads", "Two."), Check("writers", "Three.", blocks=False)],
+        Check("socket", "Four."),
+    ]
+    text = render(replace(WELL, checks=checks))
+    found = re.findall(r'<section class="check (\w+)">\s*<h2>(\w+: \w+)</h2>', text)
+    assert found == [
+        *[("fail", "Failure: reads"), ("fail", "Failure: socket")],
+        *[("warn", "Warning: callers"), ("warn", "Warning: writers")],
+    ]
+
+
+def test_it_is_said_since_when_a_check_does_not_pass() -> None:
+    view = replace(WELL, now=90.0, checks=[Check("stream", "Down.")])
+    text = render(replace(view, failing_seconds={"stream": 61.0}))
+    assert "Since 1970-01-01T00:00:29Z, for 1 min 1 s" in text
+    assert "Since" not in render(view)
+
+
+def test_each_check_leads_to_its_row_of_the_manual() -> None:
+    view = replace(WELL, checks=[Check("stream", "Down.")])
+    assert "See docs/operations.md#check-stream" in render(view)
+    for url in ("https://example.org/docs", "https://example.org/docs/"):
+        text = render(replace(view, docs_url=url))
+        assert '<a href="https://example.org/docs/operations.md#check-stream">' in text
+    manual = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    for check in assess(replace(FACTS, reads=Reading())):
+        assert f'<a id="check-{check.name}"></a>' in manual
+    assert "## The status page\n" in manual
+
+
+def test_the_last_hour_is_told_in_words_too() -> None:
+    last = LastHour((0.001, 0.01), now=0.0)
+    for _ in range(60):
+        last.published(1, 0.002, 600.0)
+    last.sent(120, 600.0)
+    text = render(replace(WELL, hour=last.look(659.999)))
+    span = "in the 10 min 59 s since the sidecar started."
+    rates = "60 stored, at most 1 a second; 120 sent to readers, at most 2 a second"
+    times = "Half of 60 publishes took at most 5.5 ms (p50), 99 % at most 9.91 ms (p99)"
+    for words in (rates, times):
+        said = text.count(f"{words}; {span}")
+        assert said == 2, "once for whoever does not see the chart"
+    assert text.count("<figure>") == text.count('role="img"') == 3
+    assert Reader(text).open == []
+    nothing = render(replace(WELL, hour=LastHour((1.0,), 0.0).look(3600.0)))
+    assert "Nothing was published in the last hour." in nothing
+
+
+def test_whoever_reads_slowly_can_stop_the_refreshing() -> None:
+    assert 'http-equiv="refresh"' in render(WELL)
+    assert '<a href="?refresh=off">' in render(WELL)
+    still = render(replace(WELL, refreshes=False))
+    assert 'http-equiv="refresh"' not in still
+    assert '<a href="?">' in still
 
 
 def test_the_page_is_whole_and_asks_for_nothing_else() -> None:
-    reader = Reader(render(WELL))
+    reader = Reader(render(replace(WELL, docs_url="https://example.org/")))
     assert reader.open == []
-    assert not {"script", "link", "img", "iframe", "form", "a"} & set(reader.tags)
-    assert not {"src", "href", "style", "onclick", "onload"} & reader.names
+    assert not {"script", "link", "img", "iframe", "form"} & set(reader.tags)
+    assert not {"src", "style", "onclick", "onload"} & reader.names
     assert "url(" not in STYLE
     assert "@import" not in STYLE
 
@@ -141,8 +145,9 @@ def test_whatever_a_stored_event_says_is_escaped() -> None:
         live_replicas=1,
         categories={EVIL: 1},
     )
-    evil = replace(WELL, rows=[row], checks=[check], stream=EVIL, info=info)
-    text = render(replace(evil, server=EVIL, version=EVIL))
+    evil = replace(WELL, rows=[row], newest=row, checks=[check], stream=EVIL, info=info)
+    evil = replace(evil, server_urls=(EVIL,), host=EVIL, role=EVIL, socket=EVIL)
+    text = render(replace(evil, server=EVIL, version=EVIL, docs_url=EVIL))
     assert "<script" not in text
     assert Reader(text).open == []
 
@@ -158,6 +163,7 @@ def test_what_cannot_be_known_now_is_said() -> None:
     text = render(replace(WELL, server="", minutes=None, rows=None))
     assert "not connected" in text
     assert text.count("cannot be read now") == 2
+    assert cards(text)["Stream"]["Offsets"] == "not known"
     assert "None yet." in render(replace(WELL, rows=[]))
 
 
@@ -207,7 +213,18 @@ def test_it_shows_stream_and_events_and_nothing_of_a_payload(
     assert f'<td class="right">{offset}</td>' in response.text
     assert "<td>Secrets</td>" in response.text
     assert SECRET not in response.text
-    assert nats.name in response.text
+    shown = cards(response.text)
+    assert shown["NATS"]["Server"].startswith(nats.name)
+    assert shown["NATS"]["URL"] == nats.url
+    assert shown["Sidecar"] == {
+        "Host": socket.gethostname(),
+        "Role": "both",
+        "Unix socket": str(sidecar.socket),
+    }
+    assert f"<dd>{offset}</dd>" in response.text
+    assert "Half of" in response.text
+    assert 'http-equiv="refresh"' in response.text
+    assert 'http-equiv="refresh"' not in sidecar.get("/?refresh=off").text
     assert Reader(response.text).open == []
 
 
@@ -223,7 +240,7 @@ def test_it_shows_the_last_fifty_events_and_counts_those_of_the_hour(
     for _ in range(55):
         assert post(http).status_code == 201
     text = get(sidecar).text
-    assert text.count("<tr><td") == 50
+    assert text.count('<tr class="event">') == 50
     assert counted() == before + 55
     assert f'<td class="right">{last_offset(http)}</td>' in text
 
@@ -245,22 +262,20 @@ def test_every_reason_fits_on_the_page() -> None:
             assert Reader(render(replace(WELL, checks=[check]))).open == []
 
 
-def test_what_was_recognised_after_a_restart_of_hermes_is_shown() -> None:
-    name = "Sent again by Hermes and recognised"
-    assert name not in render(WELL)
-    page = render(replace(WELL, recognised_count=80))
-    assert f"<dt>{name}</dt><dd>80</dd>" in page
-
-
 def test_clients_are_shown_with_what_is_known_of_them() -> None:
-    clients = [
+    all_clients = [
         Client("hermes-client-ad", "stranded", 7, 35, 61.0, errors.OFFSET_GONE),
         Client("hermes-client-new", "reading", None, None, 0.2),
     ]
-    everyone = Everyone([Seen("ldap-1", each) for each in clients], "One & two.")
+    everyone = Everyone([Seen("ldap-1", each) for each in all_clients], "One & two.")
     page = render(replace(WELL, clients=everyone))
-    assert "<td>hermes-client-ad</td><td>ldap-1</td><td>stranded</td>" in page
+    assert clients(page) == [
+        ("hermes-client-ad", "ldap-1", "stranded"),
+        ("hermes-client-new", "ldap-1", "reading"),
+    ]
+    assert '<td class="right">7</td><td>ldap-1</td>' in page
     assert '<p class="soft">One &amp; two.</p>' in page
     assert "1 min 1 s ago" in page
     assert "None" not in page
+    assert ">35<" not in page, "nobody knows what it missed"
     assert "None has read since its sidecar started." in render(WELL)

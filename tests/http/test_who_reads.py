@@ -11,6 +11,7 @@ import pytest
 from support.commands import run_command
 from support.process import wait_until
 from support.sidecar import event, last_offset, post, sidecar_on
+from support.status_page import clients
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +78,7 @@ def test_each_client_is_shown_with_what_it_has_not_read(read: SidecarProcess) ->
     assert f'hermes_sidecar_client_behind_events{{client="{LDAP}"}} 0.0' in metrics
     assert f'hermes_sidecar_client_last_seen_seconds{{client="{LDAP}"}} ' in metrics
     assert "hermes_sidecar_clients_stranded 0.0" in metrics
-    assert f"<td>{LDAP}</td><td>{socket.gethostname()}</td><td>waiting</td>" in page
+    assert (LDAP, socket.gethostname(), "waiting") in clients(page)
 
 
 def test_how_long_an_event_took_to_a_client_that_waited_is_measured(

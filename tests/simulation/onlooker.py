@@ -28,22 +28,22 @@ NAME: Final = "onlooker"
 _SECONDS = 20.0
 _MOST_PAGES = 5
 _ROW = re.compile(
-    r'<tr><td class="right">(\d+)</td><td>[^<]*</td>\s*<td>([^<]*)</td>\s*'
-    r'<td>([^<]*)</td>\s*<td>[^<]*</td>\s*<td class="right">([^<]*)</td></tr>'
+    r'<tr class="event"><td>([^<]*)</td><td>[^<]*</td>\s*<td>[^<]*</td>'
+    r'<td>([^<]*)</td>\s*<td class="right">(\d+)</td>\s*'
+    r'<td class="right">([^<]*)</td></tr>'
 )
 
 
 def rows_of(page: str) -> list[tuple[int, str, str, str]]:
     """Read offset, category, type and size of each event that a status page shows.
 
-    A row that cannot be read is a mistake here: else nothing would be looked at. Those
-    of clients begin with a name.
+    A row that cannot be read is a mistake here: else nothing would be looked at.
     """
     rows = [
         (int(offset), unescape(category), unescape(kind), size)
-        for offset, category, kind, size in _ROW.findall(page)
+        for kind, category, offset, size in _ROW.findall(page)
     ]
-    shown = page.count('<tr><td class="right">')
+    shown = page.count('<tr class="event">')
     assert len(rows) == shown, "the page has other rows than we read"
     return rows
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from system.browser import screenshot
+from system.browser import chromium, opened, screenshot
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,4 +30,8 @@ def test_the_demo_says_that_every_event_stands_in_the_stream(tmp_path: Path) -> 
     assert ran.stdout.splitlines()[-1].startswith("14 of 14 events are in")
     page = tmp_path / "demo.html"
     page.write_text(_TERMINAL + html.escape(ran.stdout), "utf-8")
-    screenshot(tmp_path, page.as_uri(), "demo", "dark", (700, 460))
+    with (
+        chromium() as browser,
+        opened(browser, page.as_uri(), "dark", (700, 460)) as shown,
+    ):
+        screenshot(tmp_path, shown, "demo")
