@@ -192,13 +192,18 @@ def test_a_log_that_nobody_reads_holds_nobody_up(
         with sidecar.client(5) as http:
             for _ in range(200):  # each writes a line
                 assert post(http).status_code == 201
-            read = os.read(reader, 65_536)
-            assert post(http).status_code == 201
             os.set_blocking(reader, False)
-            with suppress(BlockingIOError):
-                while piece := os.read(reader, 65_536):
-                    read += piece
-            assert b"log_dropped" in read
+            read = b""
+
+            def has_told() -> bool:
+                """Make room, and let it write the next line."""
+                nonlocal read
+                with suppress(BlockingIOError):
+                    read += os.read(reader, 65_536)
+                assert post(http).status_code == 201
+                return b"log_dropped" in read
+
+            wait_until(has_told, 20, "it tells what it dropped")
             os.close(reader)
             for _ in range(20):
                 assert post(http).status_code == 201
