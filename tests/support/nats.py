@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import random
 import socket
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
@@ -13,6 +16,7 @@ from sidecar.jetstream.embedded_server import find_nats_server
 from .process import Process, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _CONFIG = """\
@@ -24,16 +28,32 @@ jetstream {{ store_dir: "{store}", {jetstream} }}
 {extra}
 """
 
-_PORTS = range(10_000, 32_000)
+_WORKERS = 8
+_SHARE = 2_750
+_FIRST_PORT = 10_000
+
+
+def _ports() -> Iterator[int]:
+    """Give the ports of this worker of pytest-xdist, each again as late as can be."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = _FIRST_PORT + worker % _WORKERS * _SHARE
+    start = random.SystemRandom().randrange(_SHARE)  # of several runs at once
+    return (first + (start + number) % _SHARE for number in itertools.count())
+
+
+_PORTS = _ports()
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def free_port() -> int:
     """Give a free port outside the range that outgoing connections take theirs from.
 
-    A server must find it free when it starts, and when it comes back.
+    A server must find it free when it starts, and when it comes back, so nobody else
+    is given it meanwhile.
     """
     while True:
-        port = random.SystemRandom().choice(_PORTS)
+        with _ONE_AT_A_TIME:
+            port = next(_PORTS)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
