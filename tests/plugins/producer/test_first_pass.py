@@ -281,9 +281,28 @@ def test_a_pass_that_is_too_long_is_told(
     plugin: Any, fake: FakeSidecar, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake.last_pass = passed(START, complete=False)
+    for _ in range(3):
+        fake.then(stands(L), REFUSED)
+        assert a_pass(plugin, user(pkey=1)) is not None
     fake.then(stands(L), stored(L + 1))
     assert a_pass(plugin, user(pkey=1)) is None
-    assert "more than 100000 events" in caplog.text
+    assert caplog.text.count("more than 100000 events") == 1
+
+
+def test_what_was_recognised_is_told_though_an_initsync_ends_it(
+    plugin: Any,
+    fake: FakeSidecar,
+    killed: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    killed(7)
+    fake.then(stands(L), matches(L), REFUSED)
+    assert a_pass(plugin, user(pkey=7), user(pkey=8)) is not None
+    stop = new_event("initsync", "init-stop", objtype=None, objpkey=None)
+    fake.then(stands(L), stored(L + 1))
+    assert a_pass(plugin, stop) is None
+    assert caplog.text.count(RECOGNISED) == 1
+    assert "did not come again" not in caplog.text
 
 
 def test_its_late_copy_ends_the_pass_and_is_of_the_next_ones(

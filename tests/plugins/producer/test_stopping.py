@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.fake_sidecar import Clock, FakeSidecar, L, stored, unknown
+from support.fake_sidecar import Clock, FakeSidecar, L, stands, stored, unknown
 from support.hermes import load_plugin, new_event
 
 if TYPE_CHECKING:
@@ -82,6 +83,23 @@ def test_what_is_known_of_a_doubt_is_not_thrown_away(
     fake.then(stored(L + 1))
     plugin.send(an_event(2))
     assert len(fake.posts) == posts + 1
+
+
+def test_what_stands_and_hermes_may_know_does_not_hold_it_up(
+    plugin: Any, fake: FakeSidecar, clock: Clock, heard: list[int]
+) -> None:
+    """An error of Hermes itself ended the pass before."""
+    fake.then(stands(L), stored(L + 1), stands(L + 1), stored(L + 2))
+    with suppress(ValueError), plugin:
+        plugin.send(an_event(1))
+        raise ValueError("query")
+    plugin.open()
+    plugin.send(an_event(2))
+    stop(heard)
+    clock.seconds += 60
+    with pytest.raises(Exception, match="hermes-server is stopping"):
+        plugin.send(an_event(3))
+    assert len(fake.posts) == 2
 
 
 def test_a_process_that_takes_no_signals_is_left_as_it_is(
