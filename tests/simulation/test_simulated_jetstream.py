@@ -99,7 +99,7 @@ def three(request: pytest.FixtureRequest, clusters: dict[str, RealSide]) -> Real
     return clusters[request.param]
 
 
-TRIES = 3
+TRIES = 6
 """On a busy machine an election may fall into a script of three real servers."""
 
 
