@@ -146,28 +146,15 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         body: bytes = b"",
         wanted: str = "last_offset",
     ) -> dict[str, Any]:
-        answer = self._ask(path, headers, body, wanted)
-        if answer.status != 200:
-            raise NatsSidecarError(f"No message bus: {answer.reason}")
-        return answer.document
-
-    def _ask(
-        self,
-        path: str,
-        headers: dict[str, str] | None = None,
-        body: bytes = b"",
-        wanted: str = "last_offset",
-    ) -> Answer:
-        """Give a good answer or a final one; raise if none comes in time."""
+        """Give the document of a good answer; raise if none comes in time."""
         started_at = self._now()
         while True:
             answer = self._http.ask(path, ATTEMPT_SECONDS, headers, body, wanted)
+            if answer.status == 200:
+                return answer.document
             pause_seconds = answer.retry_after or 0.5
             is_final = answer.status in (*FINAL, AHEAD, GONE)
-            left_seconds = self._left_seconds(started_at, False, is_final)
-            if answer.status == 200 or (is_final and left_seconds < pause_seconds):
-                return answer
-            if left_seconds < pause_seconds:
+            if self._left_seconds(started_at, False, is_final) < pause_seconds:
                 raise NatsSidecarError(f"No message bus: {answer.reason}")
             self._sleep(pause_seconds)
 
