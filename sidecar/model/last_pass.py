@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from base64 import urlsafe_b64encode
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sidecar.model.event import parse_head
 from sidecar.model.producer_key import ProducerKey, parse_producer_key
@@ -65,27 +65,16 @@ class PassReader:
 
     def take(self, message: StoredMessage | None) -> None:
         """Take the next message; None where it is missing."""
-        if message is None:
-            self._newest.clear()
-        elif message.category == INITSYNC:
-            if parse_head(message.body).get("eventtype") == STOP:
-                self._newest.clear()  # clients begin with it, and it was made without
-        elif message.category == BASE:
+        head = {} if message is None else parse_head(message.body)
+        if message is not None and message.category == BASE:
             self.newest_base = message.sequence
-            self._take_base(message)
-
-    def take_unreadable(self, offset: int, newest_base: int) -> None:
-        """Take a message that nobody can read, be it the newest base event or not."""
-        self._newest.clear()
-        if offset == newest_base:
-            self.newest_base = offset
-
-    def _take_base(self, message: StoredMessage) -> None:
-        head = parse_head(message.body)
-        change = head.get("eventtype")
-        if change not in _CHANGES:  # a schema, or what nobody can read
+        if message is None or _ends_all(message, head):
             self._newest.clear()
-            return
+        elif message.category == BASE:
+            self._take_base(message, head)
+
+    def _take_base(self, message: StoredMessage, head: dict[str, Any]) -> None:
+        change = head["eventtype"]
         key = parse_producer_key(message.key)
         if change == "removed":
             if key != self._remover:
@@ -127,17 +116,22 @@ def ends(message: StoredMessage | None, body: bytes) -> bool:
     if message is None:
         return True
     head, ours = parse_head(message.body), parse_head(body)
-    if message.category == INITSYNC:
-        return head.get("eventtype") == STOP
+    if _ends_all(message, head):
+        return True
     if message.category != BASE:
         return False
     is_of_object = all(head.get(name) == ours.get(name) for name in _OBJECT)
-    is_removal = head.get("eventtype") == "removed"
-    return (
-        is_of_object
-        or head.get("eventtype") not in _CHANGES
-        or (is_removal and ours.get("eventtype") != "removed")
-    )
+    is_removal = head["eventtype"] == "removed"
+    return is_of_object or (is_removal and ours.get("eventtype") != "removed")
+
+
+def _ends_all(message: StoredMessage, head: dict[str, Any]) -> bool:
+    """Tell whether each event before this message is new when it comes again."""
+    change = head.get("eventtype")
+    if message.category == INITSYNC:
+        return change == STOP  # clients begin with it, and it was made without them
+    # A schema, or what nobody can read.
+    return message.category == BASE and change not in _CHANGES
 
 
 def is_same_event(one: bytes, other: bytes) -> bool:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sidecar import errors
@@ -21,7 +22,7 @@ from sidecar.model.scan import INITSYNC, scan_at
 from sidecar.services.pages import Query
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from sidecar.jetstream.leader import StreamLeader
     from sidecar.model.publish_reply import Position, StoredMessage
@@ -75,21 +76,34 @@ class LastPasses:
         if position.last - begin >= MAX_MESSAGES:
             return LastPass(start, [], False, position)
         taken = PassReader(start, process)
-        while begin <= position.last:
-            try:
-                messages, begin = await self._next(begin, position.last)
-            except Problem as problem:
-                if (damaged := problem.members.get("offset")) is None:
-                    raise
-                taken.take_unreadable(int(damaged), newest)  # now and later
-                begin = int(damaged) + 1
-                continue
+        async for messages, unreadable in self._pages(begin, position.last):
             for message in messages:
                 taken.take(message)
+            if unreadable == newest:
+                taken.newest_base = newest
         if newest <= position.last and taken.newest_base != newest:
             # Two leaders answered, one of them from its past.
             raise Problem(errors.JETSTREAM_UNAVAILABLE)
         return LastPass(start, taken.objects(), True, position)
+
+    async def _pages(
+        self, begin: int, last: int
+    ) -> AsyncGenerator[tuple[Sequence[StoredMessage | None], int | None]]:
+        """Give messages in pages, and the offset of one that nobody can read.
+
+        Such a one, which is in a page of its own, and one that is gone are None.
+        """
+        while begin <= last:
+            try:
+                messages, begin = await self._next(begin, last)
+            except Problem as problem:
+                if (offset := problem.members.get("offset")) is None:
+                    raise
+                unreadable = int(offset)  # now and later
+                yield [None], unreadable
+                begin = unreadable + 1
+            else:
+                yield messages, None
 
     async def _next(
         self, begin: int, last: int
@@ -127,7 +141,7 @@ class LastPasses:
         position = await self._leader.position()
         message = None
         if position.first <= offset <= position.last:
-            message = await self._message_at(offset)
+            message = await self._message(offset)
         last = await self._leader.message(position.last)
         matches = message is not None and is_same_event(message.body, body)
         if matches and is_newest:
@@ -139,27 +153,14 @@ class LastPasses:
         key, last_key = (each.key if each else None for each in (message, last))
         return Match(matches, key, position, last_key)
 
-    async def _message_at(self, offset: int) -> StoredMessage | None:
-        try:
-            return await self._message(offset)
-        except Problem as problem:
-            if problem.members.get("offset") != offset:
-                raise
-            return None  # nobody can read it, now or later
-
     async def _is_newest(self, offset: int, body: bytes, last: int) -> bool:
         begin = offset + 1
         if last - begin >= MAX_MESSAGES:
             return False
-        while begin <= last:
-            try:
-                messages, begin = await self._next(begin, last)
-            except Problem as problem:
-                if problem.members.get("offset") is None:
-                    raise
-                return False
-            if any(ends(message, body) for message in messages):
-                return False
+        async with aclosing(self._pages(begin, last)) as pages:
+            async for messages, _ in pages:
+                if any(ends(message, body) for message in messages):
+                    return False
         return True
 
 

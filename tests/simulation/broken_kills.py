@@ -26,9 +26,9 @@ def _recognises_an_older_event() -> Context:
     """Compare with the first event that the pass has of an object."""
     real = PassReader._take_base
 
-    def take_base(self: Any, message: Any) -> None:
+    def take_base(self: Any, *taken: Any) -> None:
         older = dict(self._newest)
-        real(self, message)
+        real(self, *taken)
         self._newest.update(
             {digest: older[digest] for digest in self._newest if digest in older}
         )
