@@ -35,7 +35,14 @@ def hermes_version(plugins: Path) -> str | None:
     Raises InstallError for a directory of something else. One that holds only our own
     folders, or nothing, may be a volume for a Hermes in a container.
     """
-    _check_directory(plugins)
+    if not plugins.is_dir():
+        raise InstallError(
+            f"{plugins} is not a directory. Name the plugins directory of Hermes."
+        )
+    if (plugins / "plugins").is_dir():
+        raise InstallError(
+            f"{plugins} holds a plugins directory: name that one instead."
+        )
     root = plugins.resolve().parent
     if (root / "hermes.py").is_file():
         try:
@@ -53,17 +60,6 @@ def hermes_version(plugins: Path) -> str | None:
             "Name the plugins directory of Hermes."
         )
     return None
-
-
-def _check_directory(plugins: Path) -> None:
-    if not plugins.is_dir():
-        raise InstallError(
-            f"{plugins} is not a directory. Name the plugins directory of Hermes."
-        )
-    if (plugins / "plugins").is_dir():
-        raise InstallError(
-            f"{plugins} holds a plugins directory: name that one instead."
-        )
 
 
 @contextmanager
@@ -84,9 +80,8 @@ def _sources() -> list[Path]:
 def compare_plugins(plugins: Path) -> Iterator[str]:
     """Say in a sentence what differs from the plugins of this version; none: nothing.
 
-    Raises InstallError for what is no directory.
+    Raises InstallError for what cannot be read.
     """
-    _check_directory(plugins)
     for source in _sources():
         target = plugins / source.parent.name / NAME
         with _reading(target):
