@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -70,6 +71,14 @@ def a_pass(
     except Exception as error:  # noqa: BLE001 - Hermes catches all there
         return clean(error)
     return None
+
+
+def hermes_fails(plugin: Any, *events: Any) -> None:
+    """Let a query of the datasource, `commit_one`, fail behind these events."""
+    with suppress(ValueError), plugin:
+        for event in events:
+            plugin.send(event)
+        raise ValueError("query")
 
 
 def once(plugin: Any) -> str | None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from support.producer_passes import (
     ANOTHER,
     REFUSED,
     a_pass,
+    hermes_fails,
     lose,
     user,
 )
@@ -223,14 +223,6 @@ def test_any_later_event_of_the_object_ends_that_it_is_recognised(
 
 
 # -- A pass that Hermes itself ends ----------------------------------------------------
-
-
-def hermes_fails(plugin: Any, *events: Any) -> None:
-    """Let a query of the datasource, `commit_one`, fail behind these events."""
-    with suppress(ValueError), plugin:
-        for event in events:
-            plugin.send(event)
-        raise ValueError("query")
 
 
 @pytest.mark.parametrize("is_noted", [True, False])

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.fake_sidecar import Clock, FakeSidecar, L, stands, stored, unknown
 from support.hermes import load_plugin, new_event
+from support.producer_passes import hermes_fails
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,9 +90,7 @@ def test_what_stands_and_hermes_may_know_does_not_hold_it_up(
 ) -> None:
     """An error of Hermes itself ended the pass before."""
     fake.then(stands(L), stored(L + 1), stands(L + 1), stored(L + 2))
-    with suppress(ValueError), plugin:
-        plugin.send(an_event(1))
-        raise ValueError("query")
+    hermes_fails(plugin, an_event(1))
     plugin.open()
     plugin.send(an_event(2))
     stop(heard)
