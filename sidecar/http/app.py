@@ -28,6 +28,7 @@ from sidecar.http.models import (
     GET_EVENTS_REQUEST,
     GET_HEALTH,
     GET_LIVE,
+    GET_PAGE_REQUEST,
     GET_PASS,
     GET_PASS_REQUEST,
     GET_STREAM,
@@ -140,7 +141,12 @@ def create_app(daemon: Daemon) -> FastAPI:
         """Give the metrics for Prometheus."""
         return Response(daemon.metrics.text(), media_type=metrics.MEDIA_TYPE)
 
-    @app.get("/", response_class=HTMLResponse, response_description="The status page.")
+    @app.get(
+        "/",
+        response_class=HTMLResponse,
+        response_description="The status page.",
+        openapi_extra=GET_PAGE_REQUEST,
+    )
     async def get_page(request: Request) -> Response:
         """Show the status page."""
         return await _get_page(daemon, request.query_params.get("refresh") != "off")

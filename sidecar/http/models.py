@@ -417,6 +417,18 @@ GET_HEALTH: Final[_Responses] = {
 
 GET_LIVE: Final[_Responses] = {200: {"model": LiveDocument, "description": "Alive."}}
 
+GET_PAGE_REQUEST: Final[dict[str, Any]] = {
+    "parameters": [
+        {
+            "name": "refresh",
+            "in": "query",
+            "required": False,
+            "description": "off: the page does not refresh itself every 10 seconds.",
+            "schema": {"type": "string"},
+        }
+    ]
+}
+
 GET_EVENTS_REQUEST: Final[dict[str, Any]] = {
     "parameters": [
         {"name": name, "in": "query", "required": False, "schema": schema}
