@@ -32,6 +32,7 @@ MAX_ANSWER_BYTES: Final = 64 * 1024
 
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}")
+_NOT_IN_HOSTS: Final = re.compile(r"[^A-Za-z0-9._-]")
 _STATES: Final = frozenset(get_args(State))
 _OWN_ALONE: Final = "only clients of this sidecar are known"
 _MOST_SECONDS: Final = 1e9
@@ -172,6 +173,14 @@ class Sidecars:
 
     def _has_answered(self, id_: str) -> bool:
         return id_ in self._heard and self._heard[id_].at >= self._asked_at
+
+
+def host_name(name: str) -> str:
+    """Write the name of a host so that each sidecar takes it for one.
+
+    Linux allows any: a machine that was given none is called (none).
+    """
+    return _NOT_IN_HOSTS.sub("-", name)[:253] or "-"
 
 
 def _older(client: Client, age_seconds: float) -> Client:

@@ -20,7 +20,7 @@ from sidecar.model.initsync import max_age_seconds
 from sidecar.model.last_offset import LastOffset
 from sidecar.model.memory_budget import MemoryBudget
 from sidecar.model.producers import Failures
-from sidecar.model.sidecars import Sidecars
+from sidecar.model.sidecars import Sidecars, host_name
 from sidecar.model.since import Since
 from sidecar.model.stream import told_name
 from sidecar.services import certificates
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from sidecar.model.health import Check
     from sidecar.settings import Settings
 
-HOST: Final = socket.gethostname()
+HOST: Final = host_name(socket.gethostname())
 _REPEATS_SECONDS = 10.0
 _CHECKS_SECONDS = 1.0
 _CANCEL_AGAIN_SECONDS = 0.5

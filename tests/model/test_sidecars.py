@@ -18,6 +18,7 @@ from sidecar.model.sidecars import (
     Answer,
     Everyone,
     Sidecars,
+    host_name,
     read_answer,
 )
 
@@ -141,6 +142,23 @@ def test_as_many_clients_as_a_sidecar_knows_are_read_and_no_more() -> None:
     found = read_answer(with_rows(rows), "hermes")
     assert found is not None
     assert len(found.clients) == MAX_CLIENTS
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("ldap-1.insa.example", "ldap-1.insa.example"),
+        ("(none)", "-none-"),
+        ("", "-"),
+        ("<b>\n", "-b--"),
+        ("é" * 300, "-" * 253),
+    ],
+)
+def test_whatever_a_host_is_called_its_sidecar_is_heard(name: str, shown: str) -> None:
+    assert host_name(name) == shown
+    heard = read_answer(sent(host=host_name(name)), "hermes")
+    assert heard is not None
+    assert heard.host == shown
 
 
 # -- Who has answered ------------------------------------------------------------------
