@@ -138,7 +138,8 @@ class ClientDocument(BaseModel):
     """A hermes-client as a sidecar sees it; null for what it does not know.
 
     `offset`: of the event that it reads next; `behind`: how many events stand from
-    there on; `sidecar`: the host of the one that it asks.
+    there on, null also of one that is stranded; `sidecar`: the host of the one that it
+    asks.
     """
 
     name: str

@@ -50,7 +50,7 @@ class Client:
     """One client at one moment; None for what is not known.
 
     `offset`: of the event that it reads next; `behind`: how many events stand from
-    there on, by their offsets.
+    there on, by their offsets, which says nothing of one that is stranded.
     """
 
     name: str
@@ -118,10 +118,10 @@ class Clients:
 
 def _client(name: str, memory: _Memory, last: int | None, now: float) -> Client:
     offset, age = memory.offset, max(0.0, now - memory.seen_at)
-    behind = None
-    if offset is not None and last is not None:
-        behind = max(0, last + 1 - offset)
     stranded = memory.stranded if age <= GONE_SECONDS else None
+    behind = None
+    if offset is not None and last is not None and memory.stranded is None:
+        behind = max(0, last + 1 - offset)
     state: State = "reading"
     if stranded is not None:
         state = "stranded"

@@ -75,10 +75,12 @@ def test_a_client_is_stranded_until_it_reads_on_or_is_long_gone(
     assert not clients.refuse(LDAP, cause)  # it comes each five seconds
     found = only(clients, GONE_SECONDS)
     assert (found.state, found.stranded) == ("stranded", cause)
-    assert only(clients, GONE_SECONDS + 1).state == "silent"
+    assert found.behind is None  # of which stream?
+    found = only(clients, GONE_SECONDS + 1)
+    assert (found.state, found.behind) == ("silent", None)
     clients.read(LDAP, 4, 1.0)
     found = only(clients, 1.0)
-    assert (found.state, found.offset) == ("reading", 4)
+    assert (found.state, found.offset, found.behind) == ("reading", 4, 17)
     assert clients.refuse(LDAP, cause)
 
 
