@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CLI_SECONDS = 30
+NULL_CLIENT = "usersgroups_null"
+
+
+def copy_client(home: Path, plugin: str) -> None:
+    """Give a Hermes the client that only logs once more, under another name."""
+    clients = home / "plugins" / "clients"
+    (clients / plugin).mkdir()
+    for file in (clients / NULL_CLIENT).iterdir():
+        text = file.read_text("utf-8").replace(NULL_CLIENT, plugin)
+        name = file.name.replace(NULL_CLIENT, plugin)
+        (clients / plugin / name).write_text(text, "utf-8")
 
 
 class HermesProgram(Process):
@@ -133,8 +144,15 @@ class HermesServer(HermesProgram):
 class HermesClient(HermesProgram):
     """The hermes-client of Hermes that only logs and keeps its cache."""
 
-    def __init__(self, home: Path, python: Path, directory: Path, **bus: Any) -> None:
-        super().__init__(home, python, directory, "client-usersgroups_null")
+    def __init__(
+        self,
+        home: Path,
+        python: Path,
+        directory: Path,
+        plugin: str = NULL_CLIENT,
+        **bus: Any,
+    ) -> None:
+        super().__init__(home, python, directory, f"client-{plugin}")
         self._supervisor = {"nats_sidecar": {"settings": bus}}
         self.set_user_attributes(USER_ATTRIBUTES)
 
@@ -145,7 +163,7 @@ class HermesClient(HermesProgram):
 
     @property
     def next_offset(self) -> int | None:
-        state = self.cached("_hermes-client-usersgroups_null") or {}
+        state = self.cached(f"_hermes-{self.name}") or {}
         return state.get("nextoffset")
 
     def users(self) -> dict[int, dict[str, Any]]:
