@@ -6,11 +6,18 @@ from __future__ import annotations
 import json
 import socket
 import uuid
+from datetime import datetime
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from nats.micro.service import ServiceInfo, ServicePing, ServiceStats
+from nats.micro.service import (
+    NAME_REGEX,
+    SEMVER_REGEX,
+    ServiceInfo,
+    ServicePing,
+    ServiceStats,
+)
 from support.jetstream import RawNatsClient
 from support.process import wait_until
 from support.sidecar import event, last_offset, post, sidecar_on
@@ -75,6 +82,13 @@ def test_ping_info_and_stats_are_as_adr_32_has_them(nats: NatsProcess) -> None:
     assert endpoint.items() >= (about | {"num_errors": 0, "last_error": ""}).items()
     assert endpoint["data"].keys() == {"clients"}
     assert endpoint["num_requests"] >= 1
+    # As NATS' schemas io.nats.micro.v1 ask for, which the CLI checks by.
+    counts = ("num_requests", "num_errors", "processing_time")
+    for name in (*counts, "average_processing_time"):
+        assert type(endpoint[name]) is int
+    assert SEMVER_REGEX.match(ping["version"])
+    assert all(NAME_REGEX.match(name) for name in (ping["name"], endpoint["name"]))
+    assert datetime.fromisoformat(stats["started"]).tzinfo is not None
     # As nats-py's own classes read them.
     ServicePing.from_dict(ping)
     ServiceInfo.from_dict(found["INFO"])
