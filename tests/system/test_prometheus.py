@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import threading
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 import pytest
+import yaml
 from support.jetstream import RawNatsClient
 from support.nats import NatsProcess, free_port
 from support.process import Process, wait_until
@@ -32,15 +34,39 @@ scrape_configs:
 """
 
 
+CASES = Path(__file__).parent / "alerts_test.yml"
+
+
 def test_each_alert_fires_when_it_should_and_not_otherwise() -> None:
-    cases = Path(__file__).parent / "alerts_test.yml"
     done = subprocess.run(
-        ["promtool", "test", "rules", cases],
+        ["promtool", "test", "rules", CASES],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_there_is_a_case_in_which_each_alert_fires_and_then_clears() -> None:
+    cleared = set()
+    for case in yaml.safe_load(CASES.read_text())["tests"]:
+        fired = set()
+        for row in sorted(case["alert_rule_test"], key=minutes):
+            name = row["alertname"]
+            if row.get("exp_alerts"):
+                fired.add(name)
+            elif name in fired:
+                cleared.add(name)
+    groups = yaml.safe_load(ALERTS.read_text())["groups"]
+    names = {rule["alert"] for group in groups for rule in group["rules"]}
+    assert names == cleared
+
+
+def minutes(row: dict[str, str]) -> int:
+    """Read when promtool is to look."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?", row["eval_time"])
+    assert found is not None
+    return int(found[1] or 0) * 60 + int(found[2] or 0)
 
 
 @pytest.mark.parametrize("gone", [{7}, {0, 99}, set(range(100))])
