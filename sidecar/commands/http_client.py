@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _SECONDS = 3.0
 _PASSING = (429, 502, 503, 504)
 _DAMAGED = ("hole", "displaced", "unreadable")
+_NO_ANSWER = "The daemon does not answer. Start it with the same SIDECAR_ settings."
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -72,13 +74,26 @@ def at_socket(path: Path, timeout_seconds: float) -> httpx.Client:
 
 def ask(http: httpx.Client, path: str, **query: Any) -> dict[str, Any]:
     """Get a JSON document; raise DaemonError with the daemon's own words."""
+    return read(get(http, path, **query))
+
+
+def get(http: httpx.Client, path: str, **query: Any) -> httpx.Response:
+    """Get a response, whatever it says; raise DaemonError where none comes."""
     try:
-        answer = http.get(path, params=query)
-        document: dict[str, Any] = answer.json()
-    except (httpx.HTTPError, ValueError):
-        raise DaemonError(
-            "The daemon does not answer. Start it with the same SIDECAR_ settings."
-        ) from None
+        return http.get(path, params=query or None)
+    except httpx.HTTPError:
+        raise DaemonError(_NO_ANSWER) from None
+
+
+def read(answer: httpx.Response, content: bytes | None = None) -> dict[str, Any]:
+    """Give the document of a response; raise DaemonError as `ask` does.
+
+    Its content may be given in short, where not all of it is needed.
+    """
+    try:
+        document: dict[str, Any] = json.loads(content or answer.content)
+    except ValueError:
+        raise DaemonError(_NO_ANSWER) from None
     # A page that came slowly and failed says so in the place of the page.
     status = document.get("status", answer.status_code)
     if not answer.is_success or "code" in document:

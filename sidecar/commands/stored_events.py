@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sidecar.command_error import NO_EVENT, CommandError
-from sidecar.commands.http_client import DaemonError, ask
+from sidecar.commands.http_client import DaemonError, ask, get, read
 from sidecar.model.event import plain_name
 from sidecar.model.wanted import parse_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
     from datetime import datetime
 
     import httpx
@@ -30,7 +32,9 @@ NO_END: Final = (
     "See /health of the sidecar."
 )
 
+_EVENTS = "/v1/events"
 _PAGE = 2_000  # smaller ones take the daemon more time, larger ones less no more
+_BEGINS = b', {"offset": '
 _WAIT_SECONDS = 20
 _PAUSE_SECONDS = 0.2
 
@@ -88,7 +92,7 @@ def find(
     query: dict[str, Any] = {"limit": _PAGE, "offset": start}
     if wanted.category is not None:
         query["category"] = wanted.category
-    for page in _pages(http, query, follow=follow):
+    for page in _pages(http, query, wanted.hint, follow=follow):
         on_page(page)
         rows = page["events"]
         yield [found for row in rows if (found := _find(row, wanted))]
@@ -130,29 +134,54 @@ def first_since(http: httpx.Client, since: datetime) -> str:
 
 
 def _pages(
-    http: httpx.Client, query: dict[str, Any], *, follow: bool = False
+    http: httpx.Client, query: dict[str, Any], hint: str = "", *, follow: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """Give each page that holds events, and the one that is known to be the last."""
+    """Give each page that holds events, and the one that is known to be the last.
+
+    Events without the hint may be left out. While a page is read the daemon works on
+    the next, which the one before it names.
+    """
     gives_up_at = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        left_seconds = gives_up_at - time.monotonic()
-        try:
-            page = ask(http, "/v1/events", **query)
-        except DaemonError as error:
-            if not error.may_pass or left_seconds <= 0:
-                raise
-            time.sleep(_PAUSE_SECONDS)
-            continue
-        query["offset"] = page["next_offset"]
-        is_end = not page["events"] and page["next_offset"] > page["last_offset"]
-        if page["events"] or is_end:
-            yield page
-            gives_up_at = time.monotonic() + PATIENCE_SECONDS
-        elif left_seconds <= 0:
-            raise DaemonError(NO_END)
-        else:
-            time.sleep(_PAUSE_SECONDS)
-        if is_end and not follow:
-            return
-        if not page["events"]:
-            query["wait"] = _WAIT_SECONDS if follow else 0
+    ahead: Future[httpx.Response] | None = None
+    with ThreadPoolExecutor(1) as thread:
+        while True:
+            left_seconds = gives_up_at - time.monotonic()
+            try:
+                asked, ahead = ahead, None
+                answer = asked.result() if asked else get(http, _EVENTS, **query)
+                if (link := answer.links.get("next")) and query["limit"] > 1:
+                    ahead = thread.submit(get, http, link["url"])
+                page = read(answer, _shortened(answer.content, hint))
+            except DaemonError as error:
+                ahead = None
+                if not error.may_pass or left_seconds <= 0:
+                    raise
+                time.sleep(_PAUSE_SECONDS)
+                continue
+            query["offset"] = page["next_offset"]
+            is_end = not page["events"] and page["next_offset"] > page["last_offset"]
+            if page["events"] or is_end:
+                yield page
+                gives_up_at = time.monotonic() + PATIENCE_SECONDS
+            elif left_seconds <= 0:
+                raise DaemonError(NO_END)
+            else:
+                time.sleep(_PAUSE_SECONDS)
+            if is_end and not follow:
+                return
+            if not page["events"]:
+                query["wait"] = _WAIT_SECONDS if follow else 0
+
+
+def _shortened(content: bytes, hint: str) -> bytes:
+    """Leave events without the hint out of a page's JSON: to parse them takes longest.
+
+    The first and the last one stay. A quote inside of a text is escaped, so an event
+    begins nowhere else; a page that is written otherwise stays as it is.
+    """
+    first, *others = content.split(_BEGINS) if hint else [content]
+    if not others:
+        return content
+    sought = hint.encode()
+    kept = [each for each in others[:-1] if sought in each]
+    return _BEGINS.join((first, *kept, others[-1]))

@@ -50,6 +50,11 @@ class Wanted:
     since: datetime | None = None
     until: datetime | None = None
 
+    @property
+    def hint(self) -> str:
+        """What the JSON of each event that is wanted contains; it may be empty."""
+        return (self.key and self.key.hint) or self.object_type or ""
+
     def find(self, timestamp: str, data: str) -> dict[str, Any] | None:
         """Read an event, or give None where it is not wanted.
 

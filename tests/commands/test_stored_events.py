@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.commands import Run, assert_complaint
+from support.process import wait_until
 from support.sidecar import SidecarProcess, event, post, sidecar_on
 
 from sidecar.commands import stored_events
-from sidecar.commands.http_client import ask
+from sidecar.commands.http_client import get
+from sidecar.model.wanted import Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import httpx
     from support.nats import NatsProcess
 
 TYPES = ("Users", "Groups")
@@ -68,20 +71,67 @@ def test_until_ends_with_the_last_event_of_that_time(
     assert find(run, stream, "--until", until) == rows[: last + 1]
 
 
-def test_what_is_over_is_not_read(
-    run: Run, stream: SidecarProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = find(run, stream, "--from", "first")[0]
-    asked = []
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Give what is asked for; pages are of two events."""
+    paths = []
 
-    def ask_and_count(http: Any, path: str, **query: Any) -> dict[str, Any]:
-        asked.append(path)
-        return ask(http, path, **query)
+    def get_and_note(http: Any, path: str, **query: Any) -> httpx.Response:
+        paths.append(path)
+        return get(http, path, **query)
 
     monkeypatch.setattr(stored_events, "_PAGE", 2)
-    monkeypatch.setattr(stored_events, "ask", ask_and_count)
+    monkeypatch.setattr(stored_events, "get", get_and_note)
+    return paths
+
+
+def test_what_is_over_is_not_read(
+    run: Run, stream: SidecarProcess, asked: list[str]
+) -> None:
+    first = find(run, stream, "--from", "first")[0]
+    assert len(asked) == COUNT / 2 + 1
+    asked.clear()
     assert find(run, stream, "--until", str(first["timestamp"])) == [first]
-    assert asked == ["/v1/events"]
+    assert len(asked) <= 2  # the page that follows is asked for before one is read
+
+
+def test_the_next_page_is_asked_for_while_one_is_read(
+    stream: SidecarProcess, asked: list[str]
+) -> None:
+    with stream.client() as http:
+        pages = stored_events.find(http, "first", Wanted())
+        assert len(next(pages)) == 2
+        wait_until(lambda: len(asked) == 2, what="the second page is asked for")
+        assert sum(map(len, pages)) == COUNT - 2
+
+
+SLY = json.dumps({"objattrs": {"a": ', {"offset": 7, "data": "jdoe"}'}})
+"""What looks as if an event began in it."""
+
+
+@pytest.mark.parametrize(
+    ("texts", "hint", "kept"),
+    [
+        (["jdoe", "x", "y jdoe", "x", "x"], "jdoe", [0, 2, 4]),
+        (["x", "x", "x"], "jdoe", [0, 2]),
+        (["x", SLY, SLY, "jdoe", "x"], "jdoe", [0, 1, 2, 3, 4]),
+        (["x", SLY, SLY, "other", "x"], "other", [0, 3, 4]),
+        (["x", "x", "x"], "", [0, 1, 2]),
+        (["x"], "jdoe", [0]),
+        ([], "jdoe", []),
+    ],
+)
+def test_events_of_a_page_that_cannot_be_wanted_are_not_parsed(
+    texts: list[str], hint: str, kept: list[int]
+) -> None:
+    rows = [
+        {"offset": at, "category": "b", "data": text} for at, text in enumerate(texts)
+    ]
+    page = {"events": rows, "next_offset": 9, "first_offset": 1, "last_offset": 8}
+    short = json.loads(stored_events._shortened(json.dumps(page).encode(), hint))
+    assert short == page | {"events": [rows[at] for at in kept]}
+    otherwise = json.dumps(page, indent=1).encode()
+    assert stored_events._shortened(otherwise, hint) == otherwise
 
 
 def test_a_type_and_a_key_are_looked_for_in_the_whole_stream(

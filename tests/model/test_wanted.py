@@ -132,6 +132,21 @@ def test_an_event_is_found_by_what_is_looked_for(
     assert found == (json.loads(data) if is_it else None)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "hint"),
+    [
+        (Wanted(), ""),
+        (Wanted(category="base", until=NOW), ""),
+        (Wanted(object_type="Users"), "Users"),
+        (Wanted(key=ObjectKey("jdoe")), "jdoe"),
+        (Wanted(object_type="Users", key=ObjectKey("jdoe")), "jdoe"),
+        (Wanted(object_type="Users", key=ObjectKey("/ ()")), "Users"),
+    ],
+)
+def test_what_is_wanted_has_its_key_or_else_its_type(wanted: Wanted, hint: str) -> None:
+    assert wanted.hint == hint
+
+
 @pytest.mark.parametrize("data", ["", "[1]", "{", "Users 1", "[" * 100_000])
 def test_what_is_no_event_is_found_by_its_time_alone(data: str) -> None:
     assert Wanted().find("", data) == {}
