@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sidecar.jetstream.client import header_fields, only, status
 from sidecar.jetstream.headers import (
+    AFTER_HEADER,
     INITSYNC_HEADER,
     KEY_HEADER,
     OBJECT_TYPE_HEADER,
@@ -40,6 +41,7 @@ _OF_BATCH = (
     b"Nats-Time-Stamp",
     b"Nats-Last-Sequence",
     PRECONDITION_HEADER,
+    AFTER_HEADER,
 )
 _FIELDS = only(*_OF_BATCH)
 _FIELDS_AND_KEY = only(*_OF_BATCH, KEY_HEADER)
@@ -97,7 +99,7 @@ def read_message(request: dict[str, Any], document: dict[str, Any]) -> StoredMes
         body=_bytes(message.get("data", "")),
         type=_text(fields, TYPE_HEADER),
         object_type=_text(fields, OBJECT_TYPE_HEADER),
-        after=_number(fields, PRECONDITION_HEADER),
+        after=_after(fields),
         initsync=_text(fields, INITSYNC_HEADER),
     )
     subject = request.get("next_by_subj", request.get("last_by_subj", ">"))
@@ -152,7 +154,7 @@ class Batch:
                 time=fields[b"Nats-Time-Stamp"].decode(),
                 body=data,
                 previous=int(fields[b"Nats-Last-Sequence"]),
-                after=_number(fields, PRECONDITION_HEADER),
+                after=_after(fields),
             )
         except (KeyError, ValueError):
             return Came(messages, "unreadable")
@@ -190,6 +192,11 @@ def _bytes(value: object) -> bytes:
 def _text(fields: dict[bytes, bytes], name: bytes) -> str | None:
     value = fields.get(name)
     return None if value is None else value.decode("utf-8", "replace")
+
+
+def _after(fields: dict[bytes, bytes]) -> int | None:
+    is_first = PRECONDITION_HEADER in fields  # of its batch, or it was sent alone
+    return _number(fields, PRECONDITION_HEADER if is_first else AFTER_HEADER)
 
 
 def _number(fields: dict[bytes, bytes], name: bytes) -> int | None:

@@ -215,15 +215,30 @@ class NatsClient(Client):
         self, subject: str, reply: str, payload: bytes, block: bytes = b""
     ) -> None:
         """Write one message; raise nats.errors.Error if the connection has ended."""
+        if block:
+            self._write_after_pending(hpub_cmd(subject, reply, block, payload))
+        else:
+            self._write_after_pending(pub_cmd(subject, reply, payload))
+
+    def send_together(
+        self, subject: str, reply: str, messages: list[tuple[bytes, bytes]]
+    ) -> None:
+        """Write messages at once, each a header block and a payload.
+
+        The last one asks for a reply. Raises as send() does.
+        """
+        *others, (block, payload) = messages
+        commands = [hpub_cmd(subject, "", each, data) for each, data in others]
+        last = hpub_cmd(subject, reply, block, payload)
+        self._write_after_pending(b"".join((*commands, last)))
+
+    def _write_after_pending(self, data: bytes) -> None:
         if not self.is_connected or self._transport is None:
             raise ConnectionClosedError
         if self._pending:  # ours must not overtake our own SUB
             self._write(b"".join(self._pending))
             self._pending, self._pending_data_size = [], 0
-        if block:
-            self._write(hpub_cmd(subject, reply, block, payload))
-        else:
-            self._write(pub_cmd(subject, reply, payload))
+        self._write(data)
 
     def _write(self, data: bytes) -> None:
         try:

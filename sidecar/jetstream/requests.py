@@ -123,16 +123,44 @@ class Requests:
         What has headers is an event, whose time is its own; a reply of the API is
         waited for as long as bytes come that stand before it.
         """
-        token = self._token()
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(timeout_seconds, self._expire, token)
-        self._waiting[token] = _Waiting(
-            subject, on_reply, timer, 0.0 if block else timeout_seconds
-        )
+        patience_seconds = 0.0 if block else timeout_seconds
+        token = self._wait(subject, timeout_seconds, patience_seconds, on_reply)
         try:
             self._client.send(subject, f"{self._inbox}.{token}", payload, block)
         except nats.errors.Error:
             self._waiting.pop(token).complete(NoReply())
+
+    def ask_together(
+        self,
+        subject: str,
+        messages: list[tuple[bytes, bytes]],
+        timeout_seconds: float,
+        on_reply: Callable[[RequestOutcome], None],
+    ) -> None:
+        """Publish messages, each a header block and a payload.
+
+        `on_reply` gets what came of the last one, perhaps before this returns.
+        """
+        token = self._wait(subject, timeout_seconds, 0.0, on_reply)
+        try:
+            self._client.send_together(subject, f"{self._inbox}.{token}", messages)
+        except nats.errors.Error:
+            self._waiting.pop(token).complete(NoReply())
+
+    def _wait(
+        self,
+        subject: str,
+        timeout_seconds: float,
+        patience_seconds: float,
+        on_reply: Callable[[RequestOutcome], None],
+    ) -> str:
+        """Wait for a reply; give its token."""
+        token = self._token()
+        timer = asyncio.get_running_loop().call_later(
+            timeout_seconds, self._expire, token
+        )
+        self._waiting[token] = _Waiting(subject, on_reply, timer, patience_seconds)
+        return token
 
     async def collect(self, subject: str, payload: bytes, batch: Batch) -> Came:
         """Publish, and give all that came of it until the batch was complete.

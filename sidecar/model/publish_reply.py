@@ -165,6 +165,29 @@ def parse_answer(
     return Acknowledged(sequence, duplicate=document.get("duplicate") is True)
 
 
+def parse_commit(
+    payload: bytes, stream: str, batch_id: str, last: int, count: int
+) -> Answer:
+    """Read the reply to the last message of an atomic batch that is to end at `last`.
+
+    What does not acknowledge just this batch decides nothing. An error may be a former
+    leader's, or that of a disk on which a part was written (10077), or say that these
+    ids are stored already (10201, 10071 after the duplicate window).
+    """
+    try:
+        document = json.loads(payload)
+    except (ValueError, RecursionError):
+        return Undecided(errors.FOREIGN_ANSWER)
+    if not isinstance(document, dict) or document.get("stream") != stream:
+        return Undecided(errors.FOREIGN_ANSWER)
+    found = [document.get(name) for name in ("seq", "batch", "count", "error")]
+    if found == [last, batch_id, count, None] and "duplicate" not in document:
+        return Acknowledged(last, duplicate=False)
+    error = document.get("error")
+    code = error.get("err_code") if isinstance(error, dict) else None
+    return Undecided(errors.PUBLISH_REFUSED, code if isinstance(code, int) else None)
+
+
 def _refusal(error: object, is_replicated: bool) -> Answer:
     fields = error if isinstance(error, dict) else {}
     match fields.get("err_code"):

@@ -16,6 +16,7 @@ from sidecar.model.publish_reply import (
     Undecided,
     WrongLast,
     parse_answer,
+    parse_commit,
 )
 
 FOREIGN = Undecided(errors.FOREIGN_ANSWER)
@@ -177,3 +178,52 @@ def test_a_message_is_displaced_unless_it_follows_what_it_was_to_follow(
 ) -> None:
     message = StoredMessage(7, "hermes.base", "k", "t", b"", after=after)
     assert message.is_displaced is is_displaced
+
+
+REFUSED_BATCH = Undecided(errors.PUBLISH_REFUSED)
+COMMIT = {"stream": "hermes", "seq": 9, "batch": "b", "count": 3}
+
+
+@pytest.mark.parametrize(
+    ("payload", "answer"),
+    [
+        (json.dumps(COMMIT).encode(), Acknowledged(9, duplicate=False)),
+        (
+            b'{"stream":"hermes","domain":"d","seq":9,"batch":"b","count":3}',
+            Acknowledged(9, duplicate=False),
+        ),
+        (json.dumps(COMMIT | {"seq": 8}).encode(), REFUSED_BATCH),
+        (json.dumps(COMMIT | {"seq": "9"}).encode(), REFUSED_BATCH),
+        (json.dumps(COMMIT | {"count": 2}).encode(), REFUSED_BATCH),
+        (json.dumps(COMMIT | {"batch": "c"}).encode(), REFUSED_BATCH),
+        (json.dumps(COMMIT | {"duplicate": True}).encode(), REFUSED_BATCH),
+        (
+            json.dumps(COMMIT | {"error": {"err_code": 10071}}).encode(),
+            Undecided(errors.PUBLISH_REFUSED, 10071),
+        ),
+        (b'{"stream":"hermes","seq":9}', REFUSED_BATCH),
+        (
+            error(10071, "wrong last sequence: 7"),
+            Undecided(errors.PUBLISH_REFUSED, 10071),
+        ),
+        (
+            error(10201, "atomic publish batch contains duplicate message id"),
+            Undecided(errors.PUBLISH_REFUSED, 10201),
+        ),
+        (
+            error(10176, "atomic publish batch is incomplete"),
+            Undecided(errors.PUBLISH_REFUSED, 10176),
+        ),
+        (
+            error(10077, "no space left on device"),
+            Undecided(errors.PUBLISH_REFUSED, 10077),
+        ),
+        (json.dumps({"stream": "hermes", "error": [1]}).encode(), REFUSED_BATCH),
+        (json.dumps(COMMIT | {"stream": "other"}).encode(), FOREIGN),
+        *((payload, FOREIGN) for payload in (b"", b"nope", b"7", b"[" * 100_000)),
+    ],
+)
+def test_of_a_batch_only_its_own_acknowledgement_is_definite(
+    payload: bytes, answer: Answer
+) -> None:
+    assert parse_commit(payload, "hermes", "b", last=9, count=3) == answer

@@ -8,6 +8,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import pytest
 from support.commands import run_here
 from support.jetstream import RawNatsClient
 from support.process import wait_until
@@ -19,10 +20,14 @@ if TYPE_CHECKING:
     from support.nats import NatsProcess
 
 
+@pytest.mark.parametrize("is_of_batch", [False, True])
 def test_a_displaced_event_is_an_error_that_names_its_offset(
-    nats: NatsProcess, tmp_path: Path
+    nats: NatsProcess, tmp_path: Path, is_of_batch: bool
 ) -> None:
-    """Of a header said twice the server heeds the first, and we read the last."""
+    """Of a header said twice the server heeds the first, and we read the last.
+
+    Of the header in an atomic batch it knows nothing.
+    """
     name = f"d{uuid.uuid4().hex[:12]}"
     with (
         sidecar_on(nats, tmp_path / "displaced", name) as sidecar,
@@ -33,6 +38,8 @@ def test_a_displaced_event_is_an_error_that_names_its_offset(
         twice = {
             "Nats-Expected-Last-Sequence": f"{good}\r\nNats-Expected-Last-Sequence: 7"
         }
+        if is_of_batch:
+            twice = {"Hermes-Expected-Last-Sequence": "7"}
         wrong = operator.publish(f"{name}.base", event(), twice)
         page = http.get("/v1/events").json()
         assert [row["offset"] for row in page["events"]] == [good]

@@ -143,6 +143,18 @@ class VirtualNatsClient:
             raise ConnectionClosedError
         self._to_server(self._link.send, subject, reply, payload, block)
 
+    def send_together(
+        self, subject: str, reply: str, messages: list[tuple[bytes, bytes]]
+    ) -> None:
+        """Write messages, of which the last one asks for a reply.
+
+        They are bytes of one write: a cut may come between any two of them.
+        """
+        *others, (block, payload) = messages
+        for each, data in others:
+            self.send(subject, "", data, each)
+        self.send(subject, reply, payload, block)
+
     def _to_server(self, function: Callable[..., None], *arguments: Any) -> None:
         self._loop.plainly_soon(function, *arguments)
 
