@@ -52,7 +52,7 @@ async def provision(
         info = await connection.api.stream_info()
         if info is None:
             first = first_offset or stream.first_offset(time.time(), None)
-            await connection.api.create_stream(first)
+            await connection.api.create_stream(first, connection.server_version)
             return first, []
         strangers: list[str] = []
         with suppress(NoReply):  # who creates a stream need not be allowed to read it

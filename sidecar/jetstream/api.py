@@ -64,11 +64,13 @@ class JetStreamApi:
             raise NoReply
         return info.categories
 
-    async def create_stream(self, first_offset: int) -> None:
-        """Create the stream as planned; raise ApiError if the server will not."""
-        await self._ask(
-            "STREAM.CREATE", lambda _: None, self._plan.config(first_offset)
-        )
+    async def create_stream(self, first_offset: int, server: str = "") -> None:
+        """Create the stream as planned; raise ApiError if the server will not.
+
+        `server` is its version: an older one knows less.
+        """
+        config = self._plan.config(first_offset, server=server)
+        await self._ask("STREAM.CREATE", lambda _: None, config)
 
     async def message(self, sequence: int) -> StoredMessage | None:
         """Read one message from the stream's leader; None if it holds none there."""

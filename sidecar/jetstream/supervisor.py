@@ -247,13 +247,14 @@ class StreamSupervisor:
             return
         connection.stream_limit_bytes = info.config.get("max_msg_size", -1)
         connection.is_replicated = info.replicas > 1
+        connection.allows_atomic = info.config.get("allow_atomic") is True
         if not connection.lost.is_set():
             self._hand_out(connection)
 
     async def _create_stream(self, connection: Connection) -> None:
         info = self.monitor.info
         first = stream.first_offset(time.time(), info.position.last if info else None)
-        await connection.api.create_stream(first)
+        await connection.api.create_stream(first, connection.server_version)
         log.info("stream_created", stream=self._plan.name, first_offset=first)
 
     def _hand_out(self, connection: Connection) -> None:

@@ -15,6 +15,9 @@ from typing import Any, Final, Literal, NamedTuple
 from sidecar.model.event import MAX_OFFSET
 from sidecar.model.publish_reply import Position
 
+ATOMIC_SERVER: Final = (2, 12, 0)
+"""The first that knows atomic batches (NATS ADR-50)."""
+
 OLDEST_SERVER: Final = (2, 11, 11)
 """The lowest that the fault runs drive; batched direct get came with 2.11.0."""
 
@@ -135,9 +138,12 @@ class StreamPlan:
         """Give the subject of a category's events."""
         return f"{self.subject_prefix}.{category}"
 
-    def config(self, first_offset: int) -> dict[str, Any]:
-        """Give the configuration for STREAM.CREATE."""
-        return {
+    def config(self, first_offset: int, *, server: str = "") -> dict[str, Any]:
+        """Give the configuration for STREAM.CREATE on a server of this version."""
+        version = _parse_version(server)
+        is_atomic = version is not None and version >= (*ATOMIC_SERVER, True)
+        atomic = {"allow_atomic": True} if is_atomic else {}
+        return atomic | {
             "name": self.name,
             "subjects": [self.subject],
             "description": "Hermes events; written by hermes-nats-sidecar alone",

@@ -49,6 +49,22 @@ def test_zero_days_keep_for_ever() -> None:
 
 
 @pytest.mark.parametrize(
+    ("server", "is_atomic"),
+    [
+        *(("", False), ("x", False), ("2.11.11", False), ("2.12.0-RC.1", False)),
+        *(("2.12.0", True), ("2.12.8", True), ("2.15.1", True), ("3.0.0", True)),
+    ],
+)
+def test_a_new_stream_allows_atomic_batches_where_the_server_knows_them(
+    server: str, is_atomic: bool
+) -> None:
+    config = PLAN.config(1, server=server)
+    assert config.get("allow_atomic", False) is is_atomic
+    assert PLAN.differences(config) == []
+    assert PLAN.differences(config | {"allow_atomic": True}) == []
+
+
+@pytest.mark.parametrize(
     ("now_seconds", "last_seen", "first"),
     [
         (1_795_427_233.5, None, 1_795_427_233_500_000),
