@@ -116,8 +116,9 @@ after it an LF; the bytes between them are stored unchanged. It contains 1 to 1,
 events and at most 1 MiB, all of category `initsync` and type `added`: no client uses
 them before their `init-stop`. Anything else is `not_a_batch`, and `If-Match: *` too.
 
-- The i-th event is stored at L + i with the key `KEY.i`, one after the other, each when
-  the one before is stored. `201` means that all are, `200` that all already were;
+- The i-th event is stored at L + i with the key `KEY.i`: 32 or more in one atomic batch
+  of NATS, if the stream allows it (`allow_atomic`), otherwise one after the other, each
+  when the one before is stored. `201` means that all are, `200` that all already were;
   `offset` and `ETag` are those of the last one, L + n.
 - Send `init-stop` alone, after that response.
 - The request can be repeated like that of one event: it continues where the earlier one

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events of an initsync from one request, stored one after the other.
+"""Events of an initsync from one request, stored at once or one after the other.
 
-The next is sent only when the one before was seen stored. A chain of publishes, written
-without waiting, is not safe although each has its own precondition: it names a number,
-not what stands there. Where the first is lost, an init-start may take its place, and
-the rest follows that one (docs/adr/0014-a-batch-of-an-initsync.md).
+At once where the stream takes that (atomic_batch). Else, and after any doubt, the next
+is sent only when the one before was seen stored. A chain of publishes, written without
+waiting, is not safe although each has its own precondition: it names a number, not what
+stands there. Where the first is lost, an init-start may take its place, and the rest
+follows that one (docs/adr/0014-a-batch-of-an-initsync.md).
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from sidecar import errors
 from sidecar.errors import Outcome, Problem
 from sidecar.jetstream.callbacks import await_callback
 from sidecar.model.batch import check, key_of, split
-from sidecar.model.decisions import Expected, Stored, resolve
+from sidecar.model.decisions import Expected, InDoubt, Stored, resolve
 from sidecar.model.event import too_large
+from sidecar.services.atomic_batch import store_at_once
 from sidecar.services.large_events import SMALL_BYTES
 
 if TYPE_CHECKING:
@@ -79,6 +81,27 @@ class Batches:
         events = await self._parse(batch)
         seconds = self._timeout_seconds + EVENT_SECONDS * len(events)
         ends_at = started_at + min(seconds, hold_seconds)
+        result: Stored | InDoubt = InDoubt.NO
+        if not self._stopping.is_set():
+            keyed = [
+                (key_of(batch.key, index), event)
+                for index, event in enumerate(events, 1)
+            ]
+            result = await store_at_once(self._publisher, keyed, batch.last, ends_at)
+        if isinstance(result, Stored):
+            return result
+        return await self._store_one_by_one(batch, events, ends_at, result)
+
+    async def _store_one_by_one(
+        self, batch: Batch, events: list[Event], ends_at: float, in_doubt: InDoubt
+    ) -> Result:
+        """Store each when the one before was seen stored.
+
+        An atomic batch that left is in doubt until one of its events was stored alone.
+        What is seen of it may be a part, on a disk that failed, and nats-server stores
+        the rest as it starts again.
+        """
+        started_at = time.monotonic()
         stored = 0
         looks = 0  # how many offsets to look at before anything is sent
         is_duplicate = True
@@ -88,17 +111,22 @@ class Batches:
                 stored += standing
                 looks = min(2 * looks, MOST_LOOKS) if standing == looks else 0
                 continue
+            event, index = events[stored], stored + 1
+            end = self._why_to_end(ends_at, is_first=is_duplicate)
             result: Result
-            if (end := self._why_to_end(ends_at, is_first=is_duplicate)) is not None:
-                key = key_of(batch.key, stored + 1)
-                self._publisher.failed(key, end, events[stored].body, started_at)
+            if end is not None and not in_doubt:
+                self._publisher.failed(
+                    key_of(batch.key, index), end, event.body, started_at
+                )
                 result = end
             else:
-                result = await self._send(batch, events[stored], stored + 1, ends_at)
+                result = await self._send(batch, event, index, ends_at, in_doubt)
             if isinstance(result, Problem):
-                result.members["index"] = stored + 1
+                result.members["index"] = index
                 return result
             stored += 1
+            if not result.duplicate:
+                in_doubt = InDoubt.NO
             is_duplicate = is_duplicate and result.duplicate
             looks = int(result.duplicate)  # an earlier request sent it, and maybe more
         return Stored(batch.last + stored, duplicate=is_duplicate)
@@ -142,15 +170,19 @@ class Batches:
         return None
 
     async def _send(
-        self, batch: Batch, event: Event, index: int, ends_at: float
+        self,
+        batch: Batch,
+        event: Event,
+        index: int,
+        ends_at: float,
+        in_doubt: InDoubt,
     ) -> Result:
         """Do with one event of a batch what is done with any."""
         key, last = key_of(batch.key, index), batch.last + index - 1
         left_seconds = ends_at - time.monotonic()
+        begin = self._publisher.resolve if in_doubt else self._publisher.start
         return await await_callback(
-            lambda on_done: self._publisher.start(
-                event, key, last, on_done, left_seconds
-            )
+            lambda on_done: begin(event, key, last, on_done, left_seconds)
         )
 
     async def _count_standing(

@@ -53,8 +53,8 @@ class Context:
     failures: Failures
     scans: Scans
     copy_seconds: float
-    doubts: dict[PublishAttempt, float] = field(default_factory=dict)
-    """Attempts of which a copy may stand unseen, and since when (monotonic)."""
+    doubts: dict[object, float] = field(default_factory=dict)
+    """Attempts and atomic batches that may stand unseen, and since when (monotonic)."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def run(self, work: Coroutine[Any, Any, Result], on_done: OnDone) -> None:
@@ -113,9 +113,19 @@ class PublishAttempt:
     # -- The first copy ----------------------------------------------------------------
 
     def send(self, on_done: OnDone) -> None:
-        """Send one copy. `on_done` gets the outcome, perhaps before this returns."""
+        """Send one copy. `on_done` gets the outcome, perhaps before this returns.
+
+        Where an atomic batch of it has left, look first: that is a copy, too.
+        """
         self._on_done = on_done
         context, event, expected = self._context, self._event, self._expected
+        if expected.in_doubt:
+            self._sent_at = time.monotonic()
+            self._set_doubt(expected.in_doubt)
+            context.failures.record_wait(expected.key, self._sent_at)
+            step = Inspect(expected.next, expected.in_doubt)
+            context.run(self._resolve(step), on_done)
+            return
         try:
             connection = context.supervisor.connection()
         except Problem as problem:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
 from sidecar.jetstream.callbacks import await_callback
-from sidecar.model.decisions import Expected
+from sidecar.model.decisions import Expected, InDoubt
 from sidecar.model.event import LAST
 from sidecar.model.producers import is_second_writer
 from sidecar.services.publish_attempt import Context, PublishAttempt
@@ -90,6 +90,17 @@ class Publisher:
         else:
             expected = Expected(key, event.body, int(precondition))
             PublishAttempt(self.context, event, expected, ends_at).send(complete)
+
+    def resolve(
+        self, event: Event, key: str, last: int, on_done: OnDone, hold_seconds: float
+    ) -> None:
+        """Do so with an event of an atomic batch that left: it may stand, or land."""
+        self.in_flight += 1
+        now = time.monotonic()
+        ends_at = now + min(self._timeout_seconds, hold_seconds)
+        complete = partial(self._complete, event, key, now, on_done)
+        expected = Expected(key, event.body, last, in_doubt=InDoubt.YES)
+        PublishAttempt(self.context, event, expected, ends_at).send(complete)
 
     def _complete(
         self,

@@ -13,10 +13,19 @@ import nats as nats_py
 import pytest
 from support.commands import run_here
 from support.process import wait_until
-from support.sidecar import SidecarProcess, event, last_offset, plugin_key, post
+from support.sidecar import (
+    SidecarProcess,
+    event,
+    last_offset,
+    plugin_key,
+    post,
+    post_batch,
+    sequence,
+)
 from support.users import ROLES, USERS, guarded, login, password, sidecar_of
 
 from sidecar.jetstream.service import ANSWERS, NAME, QUESTION
+from sidecar.services.atomic_batch import LEAST_EVENTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +59,34 @@ def test_a_writing_role_stores_events_with_its_rights_alone(
         assert post(http, event()).status_code == 201
         status = 403 if role == "producer" else 200
         assert http.get("/v1/events").status_code == status
+
+
+def test_a_producer_may_send_an_atomic_batch(
+    tmp_path: Path, guarded_nats: NatsProcess
+) -> None:
+    texts = [event("initsync", objpkey=number) for number in range(LEAST_EVENTS)]
+    with (
+        sidecar_of("producer", tmp_path, guarded_nats) as sidecar,
+        sidecar.client() as http,
+    ):
+        last = last_offset(http)
+        response = post_batch(http, sequence(*texts), last)
+        assert response.json()["offset"] == last + len(texts)
+
+    async def newest() -> Any:
+        client = await nats_py.connect(
+            guarded_nats.url,
+            user="hermes_producer",
+            password=password("producer"),
+            inbox_prefix="_INBOX_hermes_producer",
+        )
+        try:
+            return await client.jetstream().get_msg("hermes", last + len(texts))
+        finally:
+            await client.close()
+
+    headers = asyncio.run(newest()).headers
+    assert headers["Nats-Batch-Sequence"] == str(len(texts))
 
 
 def test_a_consumer_reads_and_cannot_post(

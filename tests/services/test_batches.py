@@ -19,7 +19,7 @@ from sidecar import errors
 from sidecar.errors import Outcome, Problem
 from sidecar.jetstream.callbacks import await_callback
 from sidecar.model.batch import MAX_EVENTS
-from sidecar.model.decisions import Result, Stored
+from sidecar.model.decisions import InDoubt, Result, Stored
 from sidecar.model.publish_reply import Observation, Position, StoredMessage
 from sidecar.services import batches
 from sidecar.services.batches import EVENT_SECONDS, MOST_LOOKS, Batch, Batches
@@ -42,6 +42,7 @@ class Sent(NamedTuple):
     last: int
     hold_seconds: float
     on_done: OnDone
+    in_doubt: bool = False
 
 
 class Parts:
@@ -55,6 +56,8 @@ class Parts:
         self.looked_at: list[int] = []
         self.now = 1000.0
         self.stopping = asyncio.Event()
+        self.at_once: list[tuple[list[str], int]] = []
+        self.answer: Stored | InDoubt = InDoubt.NO
         self.context = SimpleNamespace(copy_seconds=2.0, run=self.run)
         everything: Any = self
         self.batches = Batches(
@@ -68,6 +71,11 @@ class Parts:
     ) -> None:
         assert event.category == "initsync"
         self.sent.append(Sent(key, last, hold_seconds, on_done))
+
+    def resolve(
+        self, _: Event, key: str, last: int, on_done: OnDone, hold_seconds: float
+    ) -> None:
+        self.sent.append(Sent(key, last, hold_seconds, on_done, in_doubt=True))
 
     def failed(self, key: str, problem: Problem, *_: object) -> None:
         self.failures.append((key, problem.cause.code))
@@ -83,6 +91,13 @@ class Parts:
                 on_done(problem)
 
         self.task = asyncio.create_task(go_on())
+
+    async def store_at_once(
+        self, publisher: object, events: Any, last: int, _: float
+    ) -> Stored | InDoubt:
+        assert publisher is self
+        self.at_once.append(([key for key, _ in events], last))
+        return self.answer
 
     # -- As the leader -----------------------------------------------------------------
 
@@ -127,6 +142,7 @@ class Parts:
 async def parts(monkeypatch: pytest.MonkeyPatch) -> Parts:
     parts = Parts()
     monkeypatch.setattr(batches, "time", SimpleNamespace(monotonic=lambda: parts.now))
+    monkeypatch.setattr(batches, "store_at_once", parts.store_at_once)
     return parts
 
 
@@ -284,6 +300,41 @@ async def test_a_leader_that_says_nothing_leaves_it_to_the_publish(
     (await parts.settle(1)).on_done(Stored(LAST + 1, duplicate=True))
     assert (await parts.settle(2)).key == "k.2"
     task.cancel()
+
+
+# -- As one atomic batch ---------------------------------------------------------------
+
+
+async def test_what_was_stored_at_once_is_not_sent_again(parts: Parts) -> None:
+    parts.answer = Stored(LAST + 3, duplicate=False)
+    task = parts.begin(*map(added, range(3)))
+    assert await ended(task) == Stored(LAST + 3, duplicate=False)
+    assert parts.at_once == [(["k.1", "k.2", "k.3"], LAST)]
+    assert parts.sent == []
+
+
+async def test_a_doubt_ends_when_one_of_them_was_stored_alone(parts: Parts) -> None:
+    """Also where the sidecar stops: to say that it is not stored would be a guess."""
+    parts.answer = InDoubt.YES
+    texts = list(map(added, range(12)))
+    parts.stand(*texts[:7])
+    task = parts.begin(*texts)
+    first = await parts.settle(1)
+    assert (first.key, first.last, first.in_doubt) == ("k.1", LAST, True)
+    parts.stopping.set()
+    first.on_done(Stored(LAST + 1, duplicate=True))
+    eighth = await parts.settle(2)
+    assert (eighth.key, eighth.in_doubt) == ("k.8", True)
+    eighth.on_done(Stored(LAST + 8, duplicate=False))
+    await ended(task)
+    assert (problem_of(task)["code"], problem_of(task)["index"]) == ("stopping", 9)
+    assert len(parts.at_once) == 1
+
+
+async def test_a_sidecar_that_stops_sends_no_atomic_batch(parts: Parts) -> None:
+    parts.stopping.set()
+    await ended(parts.begin(*map(added, range(3))))
+    assert (parts.at_once, parts.sent) == ([], [])
 
 
 # -- What is refused before anything is sent -------------------------------------------

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sidecar import errors
 from sidecar.errors import Outcome, Problem
-from sidecar.model.decisions import Expected, Result, Stored
+from sidecar.model.decisions import Expected, InDoubt, Result, Stored
 from sidecar.model.event import parse_event
 from sidecar.model.producers import Failures
 from sidecar.model.publish_reply import (
     Acknowledged,
     Disconnected,
     NoAnswer,
+    NotSent,
+    Observation,
+    Position,
     Refused,
+    StoredMessage,
     Unavailable,
 )
 from sidecar.services.publish_attempt import Context, PublishAttempt
@@ -39,8 +43,9 @@ class Scripted:
         self.cause = None
         self.leader = self.monitor = self
         self.outcomes: list[Outcome | None] = []
-        self.doubts: dict[PublishAttempt, float] = {}
+        self.doubts: dict[object, float] = {}
         self.seen: list[list[float]] = []
+        self.stands: Observation | None = None
 
     def connection(self) -> Scripted:
         return self
@@ -51,8 +56,9 @@ class Scripted:
     def drop(self, _: object) -> None:
         self.dropped += 1
 
-    async def observe(self, _: int) -> None:
-        """Say nothing, as a stream without a leader."""
+    async def observe(self, _: int) -> Observation | None:
+        """Say nothing, as a stream without a leader; or what the test has put there."""
+        return self.stands
 
     def send(self, *rest: Any) -> None:
         self.seen.append(list(self.doubts.values()))
@@ -66,10 +72,12 @@ class Scripted:
         self.outcomes.append(outcome)
 
 
-async def outcome_of(parts: Scripted, seconds: float = 30.0) -> Result:
+async def outcome_of(
+    parts: Scripted, seconds: float = 30.0, in_doubt: InDoubt = InDoubt.NO
+) -> Result:
     everything = cast("Any", parts)
     context = Context(everything, everything, Failures(), everything, 2.0, parts.doubts)
-    expected = Expected("mine", BODY, 41)
+    expected = Expected("mine", BODY, 41, in_doubt=in_doubt)
     attempt = PublishAttempt(
         context, parse_event(BODY), expected, time.monotonic() + seconds
     )
@@ -111,3 +119,25 @@ def test_what_a_copy_left_open_is_unknown_when_the_time_is_up() -> None:
     assert problem.outcome is Outcome.UNKNOWN
     assert problem.reason is errors.STREAM_FULL
     assert parts.outcomes == [Outcome.UNKNOWN]
+
+
+def test_what_an_atomic_batch_has_stored_is_not_sent_again() -> None:
+    parts = Scripted()
+    message = StoredMessage(42, "hermes.base", "mine", "", BODY)
+    parts.stands = Observation(Position(1, 45), message)
+    result = asyncio.run(outcome_of(parts, in_doubt=InDoubt.YES))
+    assert (result, parts.seen) == (Stored(42, duplicate=True), [])
+
+
+def test_what_an_atomic_batch_did_not_store_yet_is_sent() -> None:
+    parts = Scripted(STORED)
+    parts.stands = Observation(Position(1, 41), None)
+    result = asyncio.run(outcome_of(parts, in_doubt=InDoubt.YES))
+    assert result == Stored(42, duplicate=False)
+
+
+def test_what_an_atomic_batch_may_store_is_never_said_not_to_be_stored() -> None:
+    parts = Scripted(*[NotSent()] * 10_000)
+    problem = asyncio.run(outcome_of(parts, 0.2, InDoubt.YES))
+    assert isinstance(problem, Problem)
+    assert problem.outcome is Outcome.UNKNOWN

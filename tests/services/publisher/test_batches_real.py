@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches on real nats-servers: cut off at each event, and finished by a repetition."""
+"""Batches on real nats-servers: cut off at each event, and finished by a repetition.
+
+One by one: these streams do not allow atomic batches, see test_atomic_real.py.
+"""
 
 from __future__ import annotations
 
@@ -160,6 +163,7 @@ def test_a_sidecar_killed_in_the_middle_is_finished_by_the_next(
 ) -> None:
     texts = [event("initsync", objpkey=number) for number in range(1000)]
     name = f"killed{nats.port}"
+    operator.create(name)
     first = sidecar_on(nats, tmp_path / "first", name)
     with first, first.client() as http:
         last = last_offset(http)
@@ -188,6 +192,8 @@ def test_a_server_killed_in_the_middle_is_waited_for(
     texts = [event("initsync", objpkey=number) for number in range(1000)]
     with NatsProcess(tmp_path / "n", binary=nats_server(version)) as own:
         wait_jetstream(own.port)
+        with RawNatsClient(own.port) as operator:
+            operator.create("own")
         with sidecar_on(own, tmp_path / "s", "own") as process:
             with process.client() as http:
                 last = last_offset(http)
