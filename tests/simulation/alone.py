@@ -15,11 +15,13 @@ from .messages import (
     WRITE_FAILED,
     Publish,
     Refusal,
+    StoredMessage,
     acknowledgement,
     refusal_of_publish,
     wrong_last,
 )
 from .replica import DIRECT, LEADER, Assignment, Change
+from .staged import Staged, check_batch
 
 if TYPE_CHECKING:
     from .server import Server
@@ -39,6 +41,8 @@ class Alone:
         self.pipes = [self.disk]
         self._name = str(assignment.config["name"])
         self._version = server.cluster.version
+        self._staged = Staged(self.store.config)
+        self._rest: list[Publish] = []  # of a batch that was written in part
 
     is_leader = True
     is_leaderless = False
@@ -53,9 +57,19 @@ class Alone:
     def stop(self) -> None:
         """End: what is not in its file yet is lost, and was never acknowledged."""
         self.disk.lose()
+        self._staged.clear()
 
     def restart(self) -> None:
-        """Begin again from what the files hold."""
+        """Begin again from what the files hold.
+
+        Where the last message is of a batch without its end, the rest follows
+        (jetstream.go, "Restoring partial batch write").
+        """
+        rest, self._rest = self._rest, []
+        last = self.store.get(self.store.last)
+        if rest and last is not None and last.key == rest.pop(0).key:
+            for publish in rest:
+                self._append(publish)
         self.store.reload_ids(self.server.clock_ns())
         self.start()
 
@@ -77,6 +91,9 @@ class Alone:
 
     def _store(self, publish: Publish) -> None:
         server = self.server
+        if publish.batch is not None and self._version >= (2, 12):
+            self._stage(publish)
+            return
         result = self._check(publish)
         if isinstance(result, Refusal):
             server.say("refuses key %s: %s", publish.key, result.description)
@@ -88,9 +105,7 @@ class Alone:
             if server.cluster.trouble.writes_fail:
                 self._fail(publish)
                 return
-            message = self.store.append(publish, server.clock_ns())
-            server.cluster.store(self.epoch, message)
-            server.say("stores %d, key %s", message.sequence, publish.key)
+            message = self._append(publish)
             answer = acknowledgement(self._name, message.sequence, self._version)
         server.reply(publish.origin, b"", answer)
 
@@ -101,12 +116,57 @@ class Alone:
         """
         server = self.server
         if server.cluster.rng.random() < 0.5:
-            message = self.store.append(publish, server.clock_ns())
-            server.cluster.store(self.epoch, message)
+            self._append(publish)
         server.say("cannot write, key %s", publish.key)
         if self._version < (2, 14):
             answer = refusal_of_publish(WRITE_FAILED, self._name)
             server.reply(publish.origin, b"", answer)
+
+    def _append(self, publish: Publish) -> StoredMessage:
+        message = self.store.append(publish, self.server.clock_ns())
+        self.server.cluster.store(self.epoch, message)
+        self.server.say("stores %d, key %s", message.sequence, publish.key)
+        return message
+
+    # -- Atomic batches ----------------------------------------------------------------
+
+    def _stage(self, publish: Publish) -> None:
+        """Hold a part of a batch; store all where it is the last one."""
+        server, trouble = self.server, self.server.cluster.trouble
+        result: Refusal | list[Publish] | None = trouble.disk_refusal(server)
+        if 0 <= self.store.config["max_msg_size"] < publish.size_bytes:
+            result = result or TOO_LARGE
+        result = result or self._staged.add(publish, server.cluster.now())
+        if isinstance(result, list):
+            result = self._store_batch(result)
+        if isinstance(result, Refusal):
+            server.say("refuses a batch, key %s: %s", publish.key, result.description)
+            answer = refusal_of_publish(result, self._name)
+            server.reply(publish.origin, b"", answer)
+        elif not publish.commits:
+            server.reply(publish.origin, b"", b"")
+
+    def _store_batch(self, batch: list[Publish]) -> Refusal | None:
+        server, trouble, store = self.server, self.server.cluster.trouble, self.store
+        now_ns = server.clock_ns()
+        refusal = check_batch(batch, store, store.last, now_ns, self._name)
+        refusal = refusal or trouble.full or store.full_of(batch)
+        if refusal is not None:
+            return refusal
+        count = len(batch)
+        if trouble.writes_fail:
+            count = server.cluster.rng.randrange(count + 1)
+            self._rest = batch[count - 1 :] if count else []
+        for publish in batch[:count]:
+            self._append(publish)
+        server.say("stores %d of a batch of %d", count, len(batch))
+        if not trouble.writes_fail:
+            answer = acknowledgement(self._name, store.last, self._version, batch=batch)
+            server.reply(batch[-1].origin, b"", answer)
+        elif self._version < (2, 14):
+            self._rest = []
+            return WRITE_FAILED
+        return None
 
     def _check(self, publish: Publish) -> Refusal | int | None:
         """Give why it is not stored, or the sequence of its id, or None."""

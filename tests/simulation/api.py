@@ -226,6 +226,8 @@ def _create(server: Server, request: dict[str, Any], origin: Origin) -> None:
         return
     assignment = cluster.assignment
     config = full_config(request)
+    if not cluster.allows_atomic:
+        config.pop("allow_atomic", None)
     if assignment is None:
         cluster.assign(config, origin=origin)
     elif assignment.config == config:

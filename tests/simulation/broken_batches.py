@@ -7,6 +7,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
+from sidecar.services import atomic_batch
+
 from .seams import PRODUCERS, plugin_module
 
 if TYPE_CHECKING:
@@ -89,8 +91,20 @@ def _chains_batches() -> Iterator[None]:
         yield
 
 
+def _counts_a_batch_once() -> Context:
+    """Say of each event of an atomic batch where the scan stands after the first."""
+
+    async def of_the_first(publisher: Any, events: Any, last: int) -> Any:
+        keyed = await with_scans(publisher, events, last)
+        return [(key, each._replace(scan=keyed[0][1].scan)) for key, each in keyed]
+
+    with_scans = atomic_batch._with_scans
+    return patch.object(atomic_batch, "_with_scans", of_the_first)
+
+
 BROKEN_BATCHES: Final[dict[str, Callable[[], Context]]] = {
     "sends-in-close": _sends_in_close,
     "stops-too-early": _stops_too_early,
     "chains-batches": _chains_batches,
+    "counts-a-batch-once": _counts_a_batch_once,
 }

@@ -22,7 +22,15 @@ from .messages import (
     acknowledgement,
     refusal_of_publish,
 )
-from .replica import Assignment, Change, Proposal, Replica, apply_proposal
+from .replica import (
+    Assignment,
+    BatchProposal,
+    Change,
+    Proposal,
+    Replica,
+    apply_batch,
+    apply_proposal,
+)
 from .server import VERSIONS, Server
 from .trouble import Trouble
 
@@ -72,6 +80,7 @@ class Cluster:
         self.version = version
         self.stream = stream
         self.max_payload = max_payload
+        self.allows_atomic = version >= (2, 12)  # or a stream is made without
         self.now = loop.time
         self._wall = wall
         self._links = 0
@@ -313,6 +322,10 @@ class Cluster:
                 stored = apply_proposal(oracle, entry.what, self.version)
                 if not isinstance(stored, Refusal):
                     self._everything.append(Committed(epoch, stored))
+            elif isinstance(entry.what, BatchProposal):
+                self._everything += [
+                    Committed(epoch, each) for each in apply_batch(oracle, entry.what)
+                ]
             elif isinstance(entry.what, Change):
                 entry.what.make(oracle)
         self._oracle_index, self._oracle_last = index, log[index - 1]

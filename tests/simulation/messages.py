@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 KEY: Final = b"Nats-Msg-Id"
 EXPECTED_STREAM: Final = b"Nats-Expected-Stream"
 EXPECTED_LAST: Final = b"Nats-Expected-Last-Sequence"
+BATCH: Final = b"Nats-Batch-Id"
+BATCH_SEQUENCE: Final = b"Nats-Batch-Sequence"
+BATCH_COMMIT: Final = b"Nats-Batch-Commit"
 
 NANOSECONDS: Final = 1_000_000_000
 _VERSION_LINE = b"NATS/1.0\r\n"
@@ -57,6 +60,14 @@ NAME_IN_USE: Final = Refusal(
 NO_STREAM: Final = Refusal(404, 10059, "stream not found")
 OTHER_STREAM: Final = Refusal(400, 10060, "expected stream does not match")
 IN_PROCESS: Final = Refusal(409, 10158, "duplicate message id is in process")
+FENCE_IN_BATCH: Final = Refusal(400, 10164, "wrong last sequence")
+BATCHES_DISABLED: Final = Refusal(400, 10174, "atomic publish is disabled")
+BATCH_INCOMPLETE: Final = Refusal(400, 10176, "atomic publish batch is incomplete")
+BATCH_TOO_LARGE: Final = Refusal(400, 10199, "atomic publish batch is too large: 1000")
+DUPLICATE_IN_BATCH: Final = Refusal(
+    400, 10201, "atomic publish batch contains duplicate message id"
+)
+TOO_MANY_BATCHES: Final = Refusal(429, 10210, "atomic publish too many inflight")
 FULL_OF_MESSAGES: Final = Refusal(503, 10077, "maximum messages exceeded")
 FULL_OF_BYTES: Final = Refusal(503, 10077, "maximum bytes exceeded")
 WRITE_FAILED: Final = Refusal(503, 10077, "write error: no space left on device")
@@ -81,6 +92,7 @@ def acknowledgement(
     *,
     duplicate: bool = False,
     domain: str = "",
+    batch: list[Publish] | None = None,
 ) -> bytes:
     """Write a PubAck; servers before 2.12 put spaces into it."""
     space = " " if version < (2, 12) else ""
@@ -88,6 +100,8 @@ def acknowledgement(
     if domain:
         whose += f'"domain":"{domain}",{space}'
     tail = ',"duplicate": true' if duplicate else ""
+    if batch:
+        tail = f',"batch":"{batch[0].batch}","count":{len(batch)}'
     return f'{{{whose}"seq":{sequence}{tail}}}'.encode()
 
 
@@ -118,6 +132,9 @@ class Publish(NamedTuple):
     stream: str | None
     last: int | None
     origin: Origin | None
+    batch: str | None = None
+    number: int = 0  # in its batch, from 1
+    commits: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -148,6 +165,9 @@ def read_publish(
         _text(fields.get(EXPECTED_STREAM)),
         expected,
         origin,
+        _text(fields.get(BATCH)),
+        int(fields.get(BATCH_SEQUENCE, b"0")),
+        BATCH_COMMIT in fields,
     )
 
 

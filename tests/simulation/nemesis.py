@@ -11,6 +11,7 @@ import random
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .faults import names as nats_faults
+from .in_batches import IN_BATCHES
 from .kills import KILLS
 from .source import OBJECTS
 from .trouble import Slow
@@ -142,7 +143,7 @@ OURS: Final[dict[str, Fault]] = {
 }
 
 
-_BESIDE: Final[dict[str, Fault]] = {"slow_http": _slow_http, **KILLS}
+_BESIDE: Final[dict[str, Fault]] = {"slow_http": _slow_http, **KILLS, **IN_BATCHES}
 """Faults of decks alone, so that the draws of all other runs stay as they are."""
 
 
@@ -373,6 +374,26 @@ KILLED: Final = Deck(
     is_any_size=True,
 )
 """Of killed hermes-servers. Every sixteenth seed draws from it."""
+
+ATOMIC: Final = Deck(
+    # Batches that are cut at any message, and what is sent until that is settled.
+    (
+        "fault_in_batch",
+        "fault_in_batch",
+        "fault_in_batch",
+        "fault_in_batch",
+        "ask_initsync",
+        "lose_acknowledgements",
+        "late_replies",
+        "kill_sidecar",
+        "freeze_sidecar",
+        "kill",
+    ),
+    seconds=(15.0, 25.0),
+    changes=(50, 150),
+    is_any_size=True,
+)
+"""Of atomic batches. Every sixteenth seed draws from it."""
 
 SLOW_ALONE: Final = frozenset(BESIDE[1].faults)
 """Where nothing but these goes wrong no reader may be told of a failure."""

@@ -24,6 +24,7 @@ from .messages import (
     wrong_last,
 )
 from .raft import Entry, Raft
+from .staged import Staged, check_batch
 from .store import Store
 
 if TYPE_CHECKING:
@@ -73,6 +74,17 @@ class Proposal(NamedTuple):
     time_ns: int
 
 
+class BatchProposal(NamedTuple):
+    """An atomic batch that the leader proposed.
+
+    The real log has an entry for each message, and a batch that lacks one is applied by
+    nobody (applyStreamEntries): the same as one entry.
+    """
+
+    batch: list[Publish]
+    time_ns: int
+
+
 class Change(NamedTuple):
     """Another change of the stream, which `make` does to a store."""
 
@@ -96,6 +108,7 @@ class Replica:
         self._inflight: dict[int, int] = {}  # sequence: bytes
         self._name = str(assignment.config["name"])
         self._version = server.cluster.version
+        self._staged = Staged(self.store.config)
 
     def start(self) -> None:
         """Begin; the preferred server asks for votes at once."""
@@ -113,6 +126,7 @@ class Replica:
 
     def restart(self) -> None:
         """Begin again from what the files hold; ids under way are forgotten."""
+        self._staged.clear()
         self.raft.reset()
         self.store.purge(self.server.cluster.expired)
         self.store.reload_ids(self.server.clock_ns())
@@ -151,6 +165,7 @@ class Replica:
     def follow(self) -> None:
         """Lead no more (processStreamLeaderChange forgets the ids under way)."""
         self.store.forget_staged()
+        self._staged.clear()
         self._inflight.clear()
         self.server.announce(LEADER, listens=False)
 
@@ -161,6 +176,9 @@ class Replica:
     def take(self, publish: Publish) -> None:
         """Check a publish and propose it; who does not lead says nothing."""
         if not self.raft.serves:
+            return
+        if publish.batch is not None and self._version >= (2, 12):
+            self._stage(publish)
             return
         refusal = self._check(publish)
         if isinstance(refusal, Refusal):
@@ -178,6 +196,40 @@ class Replica:
         self._inflight[self._proposed] = _bytes(publish)
         self.server.say("proposes %d, key %s", self._proposed, publish.key)
         self.raft.propose(Proposal(publish, time_ns))
+
+    def _stage(self, publish: Publish) -> None:
+        """Hold a part of an atomic batch; propose all where it is the last one."""
+        cluster = self.server.cluster
+        result: Refusal | list[Publish] | None
+        result = cluster.trouble.disk_refusal(self.server)
+        if 0 <= self.store.config["max_msg_size"] < publish.size_bytes:
+            result = result or TOO_LARGE
+        result = result or self._staged.add(publish, cluster.now())
+        if isinstance(result, list):
+            result = self._propose_batch(result)
+        if isinstance(result, Refusal):
+            self._refuse(publish, result)
+            if result == NO_RESOURCES:
+                self.raft.step_down()
+        elif not publish.commits:
+            self.server.reply(publish.origin, b"", b"")
+
+    def _propose_batch(self, batch: list[Publish]) -> Refusal | None:
+        store, now_ns = self.store, self.server.clock_ns()
+        refusal = check_batch(batch, store, self._proposed, now_ns, self._name)
+        more, more_bytes = len(self._inflight), sum(self._inflight.values())
+        refusal = refusal or self.server.cluster.trouble.full
+        refusal = refusal or store.full_of(batch, more, more_bytes)
+        if refusal is not None:
+            return refusal
+        for publish in batch:
+            if publish.key is not None:
+                store.ids[publish.key] = 0, now_ns
+            self._proposed += 1
+            self._inflight[self._proposed] = _bytes(publish)
+        self.server.say("proposes a batch up to %d", self._proposed)
+        self.raft.propose(BatchProposal(batch, now_ns))
+        return None
 
     def _check(self, publish: Publish) -> Refusal | int | None:
         """Give why it is not proposed, or the sequence of its id, or None."""
@@ -207,11 +259,16 @@ class Replica:
         self.server.reply(publish.origin, b"", answer)
 
     def _acknowledge(
-        self, publish: Publish, sequence: int, *, duplicate: bool = False
+        self,
+        publish: Publish,
+        sequence: int,
+        *,
+        duplicate: bool = False,
+        batch: list[Publish] | None = None,
     ) -> None:
         self.server.say("acknowledges %d, key %s", sequence, publish.key)
         answer = acknowledgement(
-            self._name, sequence, self._version, duplicate=duplicate
+            self._name, sequence, self._version, duplicate=duplicate, batch=batch
         )
         self.server.reply(publish.origin, b"", answer)
 
@@ -237,6 +294,13 @@ class Replica:
                 self.store.purge(self.server.cluster.expired)
             if self.raft.is_leader:
                 self._answer(what.publish, result)
+        elif isinstance(what, BatchProposal):
+            for message in apply_batch(self.store, what):
+                self._inflight.pop(message.sequence, None)
+            if self.store.first < self.server.cluster.expired:
+                self.store.purge(self.server.cluster.expired)
+            if self.raft.is_leader:
+                self._acknowledge(what.batch[-1], self.store.last, batch=what.batch)
         elif isinstance(what, Change):
             answer = what.tell(what.make(self.store))
             if self.raft.is_leader:
@@ -323,6 +387,11 @@ def apply_proposal(
         if full is not None:
             return full
     return store.append(publish, proposal.time_ns)
+
+
+def apply_batch(store: Store, proposal: BatchProposal) -> list[StoredMessage]:
+    """Do the same with a committed batch."""
+    return [store.append(publish, proposal.time_ns) for publish in proposal.batch]
 
 
 def _bytes(publish: Publish) -> int:

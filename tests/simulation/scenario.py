@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .nemesis import BESIDE, DECKS, FORGED, KILLED, UNKNOWN, fitting
+from .nemesis import ATOMIC, BESIDE, DECKS, FORGED, KILLED, UNKNOWN, fitting
 from .source import OBJECTS
 
 if TYPE_CHECKING:
@@ -119,6 +119,8 @@ def draw(seed: int, broken: str = "", deck: Deck | None = None) -> Scenario:
         deck = deck or FORGED
     if seed % 16 == 12:
         deck = deck or UNKNOWN
+    if seed % 16 == 10:
+        deck = deck or ATOMIC
     if seed % 16 == 6:
         deck = deck or KILLED
     if seed % 2 or deck is not None:
@@ -127,6 +129,8 @@ def draw(seed: int, broken: str = "", deck: Deck | None = None) -> Scenario:
         deck = deck or DECKS[seed // 2 % len(DECKS)]
         if not deck.is_any_size:
             scenario = replace(scenario, nodes=3)
+        if deck is ATOMIC:
+            scenario = replace(scenario, version=max(scenario.version, (2, 12)))
         few = [*deck.faults]
         scenario = replace(
             scenario,

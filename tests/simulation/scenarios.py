@@ -35,6 +35,7 @@ _CONFIG = (
     "sealed",
     "allow_rollup_hdrs",
     "allow_msg_ttl",
+    "allow_atomic",
 )
 _STATE = "messages", "bytes", "first_seq", "last_seq", "num_subjects", "subjects"
 _LIVE_NANOSECONDS = 3e9

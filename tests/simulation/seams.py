@@ -24,6 +24,7 @@ import yaml
 from cerberus import Validator
 
 from sidecar.jetstream import connection, connection_errors
+from sidecar.services import atomic_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableMapping
@@ -54,7 +55,8 @@ def replaced(
 ) -> Iterator[None]:
     """Let the code see virtual time, the modelled network and our log.
 
-    A run has few objects: the plugin sends so many of an initsync in one request.
+    A run has few objects: the plugin sends so many of an initsync in one request, and
+    the sidecar even two of them as an atomic batch.
     """
     virtual_time = _Time(loop)
     with ExitStack() as stack:
@@ -67,6 +69,7 @@ def replaced(
             stack.enter_context(patch.object(http, "socket", sockets))
             if vars(http).get("time") is time:
                 stack.enter_context(patch.object(http, "time", virtual_time))
+        stack.enter_context(patch.object(atomic_batch, "LEAST_EVENTS", 2))
         gathered = plugin_module(PRODUCERS, "gathered")
         stack.enter_context(patch.object(gathered, "MOST_EVENTS", batch_events))
         hermes = SimpleNamespace(appname="hermes-simulation", logger=_logger(record))

@@ -139,11 +139,12 @@ class Server:
         origin = Origin(self, link, reply)
         targets = self._listeners(LEADER) if cluster.takes(subject) else []
         foreign = cluster.trouble.foreign is not None
-        if foreign:
+        if foreign and reply:
             cluster.answer_as_foreign(self, origin, block)
-        if not targets and not foreign:
+        if not targets and not foreign and reply:
             self.say("no responders for link %d", link.number)
             link.deliver(reply, no_responders(subject, cluster.version), b"")
+        if not targets:
             return
         publish = read_publish(subject, payload, block, origin)
         for target in targets:
@@ -168,6 +169,9 @@ class Server:
 
     def take_into_stream(self, publish: Any) -> None:
         """Give a publish to the stream's leader, if that is here."""
+        on_batch = self.cluster.trouble.on_batch
+        if on_batch is not None and publish.batch is not None:
+            on_batch(publish)
         if self.replica is not None:
             self.replica.take(publish)
 

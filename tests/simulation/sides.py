@@ -27,6 +27,8 @@ from .jetstream import Cluster
 from .messages import OTHER_STREAM
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from support.nats import NatsProcess
 
 STREAM: Final = "hermes"
@@ -52,7 +54,9 @@ class Side:
 
     # Each side has its own:
 
-    def send(self, subject: str, payload: bytes, block: bytes) -> str:
+    def send(
+        self, subject: str, payload: bytes, block: bytes, *, replies: bool = True
+    ) -> str:
         """Publish; give the token of the reply subject."""
         raise NotImplementedError
 
@@ -177,6 +181,36 @@ class Side:
         """Publish; fence: key=, stream=, last=; b"" and b"" for no answer."""
         answer = self.ask(subject, body, fences(**fence))
         return answer[0] if answer else (b"", b"")
+
+    def batch(
+        self,
+        count: int,
+        last: int | None = None,
+        *,
+        name: str = "b",
+        key: str | None = "k",
+        numbers: Sequence[int] | None = None,
+        fenced: int = 1,
+    ) -> Message:
+        """Send an atomic batch; give what answers its last message.
+
+        The message `fenced` has the fence; the number of the last one is `count`.
+        """
+        numbers = numbers or range(1, count + 1)
+        for number in numbers:
+            fields = {b"Nats-Batch-Id": name, b"Nats-Batch-Sequence": str(number)}
+            if key is not None:
+                fields[b"Nats-Msg-Id"] = f"{key}{number}"
+            if number == fenced and last is not None:
+                fields[b"Nats-Expected-Last-Sequence"] = str(last)
+            if number == count:
+                fields[b"Nats-Batch-Commit"] = "1"
+            block = header_block({k: v.encode() for k, v in fields.items()})
+            token = self.send(SUBJECT, b"{}", block, replies=number == count)
+        while count in numbers and (got := self.receive()) is not None:
+            if got[0] == token:
+                return got[1:]
+        return b"", b""
 
     def direct(self, **request: Any) -> list[Message]:
         """Ask any replica."""
@@ -342,13 +376,16 @@ class RealSide(Side):
         """Let all that the stream holds pass its age."""
         wait_until(lambda: self.info()["state"]["messages"] == 0, what="it is gone")
 
-    def send(self, subject: str, payload: bytes, block: bytes) -> str:
+    def send(
+        self, subject: str, payload: bytes, block: bytes, *, replies: bool = True
+    ) -> str:
         """Publish; give the token of the reply subject."""
         token = str(next(self._tokens))
-        head = f"PUB {subject} _INBOX.side.{token} {len(payload)}\r\n"
+        whereto = f"{subject} _INBOX.side.{token}" if replies else subject
+        head = f"PUB {whereto} {len(payload)}\r\n"
         if block:
             size = len(block) + len(payload)
-            head = f"HPUB {subject} _INBOX.side.{token} {len(block)} {size}\r\n"
+            head = f"HPUB {whereto} {len(block)} {size}\r\n"
         with suppress(OSError):
             self._connected.sendall(head.encode() + block + payload + b"\r\n")
         return token
@@ -483,10 +520,13 @@ class ModelSide(Side):
         if connection == self._connections:
             self.is_closed = True
 
-    def send(self, subject: str, payload: bytes, block: bytes) -> str:
+    def send(
+        self, subject: str, payload: bytes, block: bytes, *, replies: bool = True
+    ) -> str:
         """Publish; give the token of the reply subject."""
         token = str(next(self._tokens))
-        self._link.send(subject, f"_INBOX.side.{token}", payload, block)
+        reply = f"_INBOX.side.{token}" if replies else ""
+        self._link.send(subject, reply, payload, block)
         return token
 
     def receive(self, seconds: float = _SECONDS) -> tuple[str, bytes, bytes] | None:

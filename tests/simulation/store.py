@@ -140,6 +140,18 @@ class Store:
                 return FULL_OF_BYTES
         return None
 
+    def full_of(
+        self, batch: list[Publish], more: int = 0, more_bytes: int = 0
+    ) -> Refusal | None:
+        """Say the same of a batch."""
+        for publish in batch:
+            refusal = self.full(publish, more, more_bytes)
+            if refusal is not None:
+                return refusal
+            more += 1
+            more_bytes += stored_bytes(publish.subject, publish.block, publish.body)
+        return None
+
     # -- Reading -----------------------------------------------------------------------
 
     def get(self, sequence: int) -> StoredMessage | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from chaos.servers import VERSIONS, nats_server
+from simulation import atomic
 from simulation.clock import VirtualLoop
 from simulation.failures import ALONE, REPLICATED, SLOW
 from simulation.jetstream import Cluster
@@ -130,14 +131,18 @@ def expect(real: RealSide, scenario: Scenario, wanted: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "scenario", [*EVERYWHERE, *ALONE], ids=lambda each: each.__name__
+    "scenario",
+    [*EVERYWHERE, *ALONE, *atomic.EVERYWHERE, *atomic.ALONE],
+    ids=lambda each: each.__name__,
 )
 def test_one_server_answers_the_same(alone: RealSide, scenario: Scenario) -> None:
     compare(alone, scenario)
 
 
 @pytest.mark.parametrize(
-    "scenario", [*EVERYWHERE, *REPLICATED], ids=lambda each: each.__name__
+    "scenario",
+    [*EVERYWHERE, *REPLICATED, *atomic.EVERYWHERE, *atomic.REPLICATED],
+    ids=lambda each: each.__name__,
 )
 def test_three_replicas_answer_the_same(three: RealSide, scenario: Scenario) -> None:
     compare(three, scenario)

@@ -19,7 +19,7 @@ import pytest
 from simulation.broken import BROKEN
 from simulation.clock import VirtualLoop
 from simulation.killed import Why
-from simulation.nemesis import BESIDE, KILLED, UNKNOWN
+from simulation.nemesis import ATOMIC, BESIDE, KILLED, UNKNOWN
 from simulation.run import run
 from simulation.scenario import Scenario, draw
 from simulation.shrink import shrink
@@ -46,7 +46,7 @@ FOUND_AT = {
     "fences-itself": 56,
     "believes-any-leader": 4,
     "believes-a-foreign-refusal": 40,
-    "numbers-by-seconds": 10,
+    "numbers-by-seconds": 6,
     "sees-ahead-at-once": 4,
     "sends-in-close": 31,
     "stops-too-early": 0,
@@ -86,6 +86,9 @@ FOUND_IN_A_DECK = {
 
 FOUND_WHERE_MUCH_IS_UNKNOWN = {"remembers-behind-an-initsync": 8}
 """Seeds that draw from `nemesis.UNKNOWN` alone."""
+
+FOUND_IN_ATOMIC_BATCHES = {"counts-a-batch-once": 3}
+"""Seeds that draw from `nemesis.ATOMIC` alone."""
 
 FOUND_WHERE_SERVERS_ARE_KILLED = {
     "recognises-an-older-event": (33, "swallowed"),
@@ -153,6 +156,7 @@ def test_a_known_bug_is_found(name: str) -> None:
 def test_every_bug_that_can_be_put_back_is_found() -> None:
     found = {*FOUND_AT, *FOUND_BESIDE_A_MIRROR, *FOUND_IN_A_DECK, *HELD_ELSEWHERE}
     found |= {*FOUND_WHERE_MUCH_IS_UNKNOWN, *FOUND_WHERE_SERVERS_ARE_KILLED}
+    found |= {*FOUND_IN_ATOMIC_BATCHES}
     assert found == set(BROKEN) - {""}
 
 
@@ -208,6 +212,23 @@ def test_a_known_bug_of_the_producer_is_found_in_a_deck(name: str) -> None:
     seed = FOUND_WHERE_MUCH_IS_UNKNOWN[name]
     assert run(draw(seed, name, UNKNOWN)).violations
     assert not violates(draw(seed, deck=UNKNOWN))
+
+
+@pytest.mark.parametrize("name", FOUND_IN_ATOMIC_BATCHES)
+def test_a_known_bug_of_atomic_batches_is_found(name: str) -> None:
+    seed = FOUND_IN_ATOMIC_BATCHES[name]
+    assert run(draw(seed, name, ATOMIC)).violations
+    assert not violates(draw(seed, deck=ATOMIC))
+
+
+def test_atomic_batches_are_cut_anywhere() -> None:
+    seen = Counter[str]()
+    for seed in range(8):
+        result = run(draw(seed, deck=ATOMIC))
+        assert not result.violations
+        seen.update(text for *_, text, _ in result.lines if "batch" in text)
+    assert seen["stores %d of a batch of %d"]
+    assert seen["proposes a batch up to %d"]
 
 
 @pytest.mark.parametrize("name", FOUND_WHERE_SERVERS_ARE_KILLED)

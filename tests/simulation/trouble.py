@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from .forged import Forger, Responder
+    from .messages import Publish
     from .server import Server
     from .store import Store
 
@@ -58,6 +59,7 @@ class Trouble:
         self.late_pages_seconds = 0.0
         self.responder: Responder | None = None
         self.forger: Forger | None = None
+        self.on_batch: Callable[[Publish], None] | None = None
         self.running: list[End] = []
         self.slowing: list[End] = []  # those after which all can be stored as before
 

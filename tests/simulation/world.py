@@ -52,6 +52,8 @@ SETTLE_SECONDS: Final = 600.0
 LOOK_SECONDS: Final = 0.2
 """How often is looked whether all has come to rest."""
 
+_OLD_STREAM_CHANCE: Final = 0.25
+"""Of worlds whose stream was made before it could allow atomic batches."""
 _SETTINGS: Final[dict[int, Settings]] = {}
 
 
@@ -75,6 +77,8 @@ class World:
             nodes=scenario.nodes,
             wall=self.loop.wall,
         )
+        if scenario.rng("atomic").random() < _OLD_STREAM_CHANCE:
+            self.cluster.allows_atomic = False
         self.hop = HttpHop(self.loop, self.actors, scenario.rng("http"), self.record)
         self.sidecars = [
             SidecarProcess(
