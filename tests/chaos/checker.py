@@ -83,6 +83,7 @@ class Message:
     body: bytes
     expected: int | None = None
     time: str = field(default="", compare=False)
+    is_of_batch: bool = field(default=False, compare=False)  # an atomic one
 
 
 @dataclass

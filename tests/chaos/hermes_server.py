@@ -30,8 +30,8 @@ _BETWEEN_PASSES_SECONDS = 0.1
 """After a bus that could not be opened; Hermes waits longer."""
 _CUT_SECONDS = 0.001
 """After which a killed process leaves the request that it has sent."""
-_BATCH_EVENTS = 5
-"""Of an initsync of some 20 objects."""
+_BATCH_EVENTS = 5, 40
+"""Of an initsync of some 80 objects: stored one by one, or by an atomic batch."""
 _INITSYNCS = 0.05
 """The share of passes in which somebody asks for an initsync."""
 _UNKNOWN = "It is not known"
@@ -125,10 +125,6 @@ class HermesServer(threading.Thread):
 
     def _start_process(self) -> None:
         self.plugin = self.make_plugin()
-        folder = type(self.plugin).__module__.rpartition(".")[0]
-        vars(importlib.import_module(f"{folder}.gathered"))["MOST_EVENTS"] = (
-            _BATCH_EVENTS
-        )
         self._send = self.plugin._send
         self.plugin._send = self._recording_send
         http = self.plugin._http
@@ -197,6 +193,9 @@ class HermesServer(threading.Thread):
                 return
             draw = self.rng.random()
             if self._wants_initsync or draw < _INITSYNCS:
+                folder = type(self.plugin).__module__.rpartition(".")[0]
+                gathered = importlib.import_module(f"{folder}.gathered")
+                vars(gathered)["MOST_EVENTS"] = self.rng.choice(_BATCH_EVENTS)
                 self._wants_initsync = not self._go_through([self.source.initsync()])
                 return
             if self._failed is None:

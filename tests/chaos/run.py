@@ -106,6 +106,8 @@ class Result:
     late: dict[str, int]
     faults: dict[str, FaultCount]
     violations: list[str]
+    atomic: int = 0
+    """Events that came in atomic batches."""
     code: str = field(default_factory=code)
     server_damage: list[Damage] = field(default_factory=list)
 
@@ -376,6 +378,7 @@ class _Run:
             late=dict(self.world.proxy.late_answers),
             faults=self._count_faults(verdict),
             violations=self.violations,
+            atomic=sum(message.is_of_batch for message in messages),
             server_damage=[
                 replace(each, fault=self._fault_before(each.first_offset))
                 for each in replicas.damages
@@ -469,7 +472,8 @@ def summary(result: Result) -> str:
         (
             f"{times} faults of {len(result.faults)} kinds, late copies answered "
             f"{result.late}, {result.read} events read by {result.readers} readers, "
-            f"{result.scans} whole scans of new clients"
+            f"{result.scans} whole scans of new clients, {result.atomic} events in "
+            f"atomic batches"
         ),
     ]
     lines += [

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _CATEGORY: Final = "initsync"
 _CATEGORY_SHARE, _MOST = 0.3, 40
-"""How often it asks by category from the beginning, and for how many events: each takes
-a request of its own."""
+"""How often it asks by category from the beginning, and for how many events of it, also
+of an initsync: each takes a request of its own."""
 _TIMEOUTS_MS: Final = (1, 1, 1, 20, 200)
 """Short: events come all the while, and a scan ends where none comes for so long."""
 _PAUSE_SHARE: Final = 1.0
@@ -74,7 +74,9 @@ class Scanner(threading.Thread):
             self.plugin.seek(start)
             self._scan(iter(self.plugin), most=stop - start + 1, start=start)
             self.plugin.seek(start)
-            self._scan(self._each_of_category(), start=start, category=_CATEGORY)
+            self._scan(
+                self._each_of_category(), most=_MOST, start=start, category=_CATEGORY
+            )
 
     def _each_of_category(self) -> Iterator[Any]:
         while event := self.plugin.findNextEventOfCategory(_CATEGORY):

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _OBJECTS: Final = 24
+_FIXED: Final = 60
+"""Objects that never change, and of which an initsync tells, too: an atomic batch needs
+more events than others."""
+
 _KINDS: Final = ("added", "modified", "removed")
 """In the order of Hermes' passes."""
 
@@ -132,10 +136,11 @@ class Source:
         return Planned(event, body, kind, pkey, value, secret)
 
     def initsync(self) -> list[Planned]:
-        """Give a whole initsync: all that the cache holds."""
+        """Give a whole initsync: all that the cache holds, and what never changes."""
+        fixed = dict.fromkeys(range(_OBJECTS, _OBJECTS + _FIXED), 1)
         rows = [
             self._plain("initsync", "added", pkey, _attributes(value))
-            for pkey, value in self.cache.items()
+            for pkey, value in (self.cache | fixed).items()
         ]
         start = self._plain("initsync", "init-start", None, {"schema": 1})
         return [start, *rows, self._plain("initsync", "init-stop", None, {})]

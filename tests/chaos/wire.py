@@ -103,7 +103,10 @@ class Wire(RawNatsClient):
             headers = _headers(block[:split])
             if "Status" in headers:
                 return batch, headers.get("Nats-Num-Pending", "0") != "0"
-            expected = headers.get("Nats-Expected-Last-Sequence")
+            expected = headers.get(
+                "Nats-Expected-Last-Sequence",
+                headers.get("Hermes-Expected-Last-Sequence"),  # in an atomic batch
+            )
             batch.append(
                 Message(
                     offset=int(headers["Nats-Sequence"]),
@@ -111,6 +114,7 @@ class Wire(RawNatsClient):
                     body=block[split:],
                     expected=None if expected is None else int(expected),
                     time=headers["Nats-Time-Stamp"],
+                    is_of_batch="Nats-Batch-Id" in headers,
                 )
             )
 

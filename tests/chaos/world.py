@@ -194,6 +194,8 @@ class World:
     def _create_stream(self) -> None:
         plan = StreamPlan(STREAM, STREAM, self.replicas, max_age_days=0)
         config = plan.config(self.first_offset) | {"duplicate_window": DUPLICATE_WINDOW}
+        if self.options.seed % 4:
+            config["allow_atomic"] = True  # nats-server 2.11 passes over it
 
         def created() -> bool:
             try:
