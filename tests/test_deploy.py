@@ -28,7 +28,7 @@ def samples() -> dict[str, set[str]]:
     """Give each sample that /metrics can show, with the values of its labels."""
     found: dict[str, set[str]] = {}
     metrics = Metrics(lambda: SEEN, lambda: ENDS, lambda: Disk(2, 1))
-    metrics.followed("hermes-client-ldap", 0.1)
+    metrics.followed("hermes-client-ldap", [0.1])
     for family in text_string_to_metric_families(metrics.text().decode()):
         for sample in family.samples:
             found.setdefault(sample.name, set()).update(sample.labels.values())

@@ -177,7 +177,7 @@ def metric_names() -> set[str]:
     ends = {"SIDECAR_TLS_CERT_FILE": 1.0}
     metrics = Metrics(lambda: READING, lambda: ends, lambda: Disk(2, 1))
     metrics.refused("busy")
-    metrics.followed(CLIENT.name, 0.1)
+    metrics.followed(CLIENT.name, [0.1])
     lines = metrics.text().decode().splitlines()
     samples = [line for line in lines if line.startswith("hermes_sidecar_")]
     names = {re.sub(r'="[^"]*"', "", line.rpartition(" ")[0]) for line in samples}

@@ -47,6 +47,12 @@ _INTEGER: Final = _written("[0-9]{1,18}")
 _DECIMAL: Final = _written(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 
 
+MAX_EVENTS: Final = 5_000
+"""Of one page."""
+
+MAX_WAIT: Final = 60
+"""Seconds that a reader may wait at most."""
+
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -58,9 +64,9 @@ class EventsQuery(BaseModel):
     offset: (
         Annotated[int, Field(ge=0, le=MAX_OFFSET), _INTEGER] | Literal["first", "next"]
     ) = "first"
-    limit: Annotated[int, _INTEGER] = Field(Query.limit, ge=1, le=5_000)
+    limit: Annotated[int, _INTEGER] = Field(Query.limit, ge=1, le=MAX_EVENTS)
     max_bytes: Annotated[int, _INTEGER] = Field(MAX_BYTES, ge=1, le=10**9)
-    wait: Annotated[float, _DECIMAL] = Field(Query.wait_seconds, ge=0, le=60)
+    wait: Annotated[float, _DECIMAL] = Field(Query.wait_seconds, ge=0, le=MAX_WAIT)
     category: (
         Annotated[str, Field(pattern=f"^{CATEGORY.pattern}$")] | SkipJsonSchema[None]
     ) = None

@@ -72,7 +72,7 @@ NEEDED: Final[dict[str, Names]] = {
 """By library. Without one of these a bound would be gone, and we do not start."""
 
 FOR_SPEED: Final[Names] = {
-    f"{_IMPL}:HttpToolsProtocol": ("flow",),
+    f"{_IMPL}:HttpToolsProtocol": ("flow", "scope"),
     "uvicorn.protocols.http.flow_control:FlowControl": ("write_paused",),
 }
 """Without one of these no event is served directly: all go uvicorn's way."""

@@ -42,13 +42,20 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     from sidecar.http.strangers import Arrival, Turns
+    from sidecar.services.waiters import Waiter
 
     Respond = Callable[[Response], None]
     Serve = Callable[[list[tuple[bytes, bytes]], bytes, Respond], None]
     """Serves a whole POST to EVENTS: its headers, its body, what to do at its end."""
+    GoOn = Callable[[float], None]
+    """Serves a request as any other; it was asked at this moment (monotonic)."""
+    Wait = Callable[[bytes, list[tuple[bytes, bytes]], Respond, GoOn], Waiter | None]
+    """Lets a GET of EVENTS wait: its query, its headers, and how it ends. None where it
+    is to be served as any other at once."""
 
 EVENTS: Final = "/v1/events"
 _URL = EVENTS.encode()
+_URL_OF_PAGE = _URL + b"?"
 _STATUS_LINES = {
     each.value: b"HTTP/1.1 %d %s\r\n" % (each, each.phrase.encode())
     for each in HTTPStatus
@@ -68,6 +75,9 @@ MAX_HEADERS: Final = 100
 
 MAX_UNANSWERED: Final = 4
 """Requests on one connection; the consumer plugin asks one ahead."""
+
+ASKED_AT: Final = "asked_at"
+"""In the state of a scope: when it was asked, monotonic, if it has waited since."""
 
 _PIECE_BYTES = 16 * 1024  # what is parsed before limits are looked at
 
@@ -142,18 +152,21 @@ class BoundedProtocol(ClockedProtocol):
     _has_ended = False  # the other side says nothing more, and may still read
     _served: RequestResponseCycle | None = None  # the request that is being answered
     _turn: asyncio.Future[None] | None = None  # that a stranger's request waits for
+    _waiter: Waiter | None = None  # of the request that waits for an event
 
     def __init__(
         self,
         serve_directly: Serve,
         probes: Callable[[bytes, bool], Response | None],
         admits: Callable[[str, list[tuple[bytes, bytes]]], bool],
+        wait_directly: Wait | None = None,
         **uvicorns: Any,
     ) -> None:
         super().__init__(**uvicorns)
         self._serve_directly = serve_directly
         self._probes = probes
         self._admits = admits
+        self._wait_directly = wait_directly
         self._whole_app: Any = self.app
         self.timeout_keep_alive = STRANGERS_IDLE_SECONDS  # type: ignore[assignment]
 
@@ -183,6 +196,9 @@ class BoundedProtocol(ClockedProtocol):
             self._served.message_event.set()
         if self._turn is not None and not self._turn.done():
             self._turn.set_result(None)
+        if self._waiter is not None:
+            self._waiter.forget()
+            self._waiter = None
         self.pipeline.clear()
         self.app, self._body = self._whole_app, None
         self._served = self._turn = self.cycle = None  # type: ignore[assignment]
@@ -208,6 +224,8 @@ class BoundedProtocol(ClockedProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse it, and bound what is not yet a whole request."""
         self._may_probe = True
+        if self._waiter is not None:  # of its request the parser knows no more then
+            self._waiter.end()
         if len(data) <= _PIECE_BYTES:
             self._parse(data)
         else:
@@ -305,6 +323,8 @@ class BoundedProtocol(ClockedProtocol):
                 self.arrival.is_known()
         if self._may_be_direct():
             self._body = []
+        elif self._may_wait() and self._waits():
+            self._is_first = False
         elif self._is_probe() and (response := self._probe()) is not None:
             self._may_probe = self._is_first = False
             self.cycle = direct = _Direct()  # type: ignore[assignment]
@@ -363,33 +383,57 @@ class BoundedProtocol(ClockedProtocol):
             pass  # uvicorn wants an answer as long as it has not seen that
 
     def _may_be_direct(self) -> bool:
+        return self.url == _URL and self._may_stay() and self._is_plain(b"POST")
+
+    def _may_wait(self) -> bool:
         return (
-            self._is_known
-            and self.url == _URL
-            and self.parser.get_method() == b"POST"
+            self._wait_directly is not None
+            and self.url.startswith(_URL_OF_PAGE)
+            and self._may_stay()
+            and self._is_plain(b"GET")
+            and not self._says_body()
+        )
+
+    def _may_stay(self) -> bool:
+        return self._is_known and self.parser.should_keep_alive()
+
+    def _is_plain(self, method: bytes) -> bool:
+        return (
+            self.parser.get_method() == method
             and self.parser.get_http_version() == "1.1"
-            and self.parser.should_keep_alive()
             and not self.parser.should_upgrade()
             and not self.expect_100_continue
             and not self.flow.write_paused
             and (self.cycle is None or self.cycle.response_complete)
         )
+
+    def _says_body(self) -> bool:
+        return any(name in _SAYS_BODY for name, _ in self.headers)
+
+    def _waits(self) -> bool:
+        """Let the request wait, if it can, without anything of uvicorn's."""
+        assert self._wait_directly is not None  # noqa: S101 - it may wait
+        query, direct = self.url[len(_URL_OF_PAGE) :], _Direct()
+        respond = partial(self._respond, direct)
+        self._waiter = self._wait_directly(query, self.headers, respond, self._go_on)
+        if self._waiter is None:
+            return False
+        self.cycle = direct  # type: ignore[assignment]
+        return True
+
+    def _go_on(self, asked_at: float) -> None:
+        self._waiter = self.cycle = None  # type: ignore[assignment]
+        if not self.transport.is_closing():
+            self.scope["state"][ASKED_AT] = asked_at
+            self._go_uvicorns_way()
+            super().on_message_complete()
 
     def _probe(self) -> Response | None:
         is_local = self.client is not None and self.client[0] == UNIX
         return self._probes(self.url, not (self._is_known or is_local))
 
     def _is_probe(self) -> bool:
-        return (
-            self._may_probe
-            and self.parser.get_method() == b"GET"
-            and self.parser.get_http_version() == "1.1"
-            and not self.parser.should_upgrade()
-            and not self.expect_100_continue
-            and not self.flow.write_paused
-            and (self.cycle is None or self.cycle.response_complete)
-            and not any(name in _SAYS_BODY for name, _ in self.headers)
-        )
+        return self._may_probe and self._is_plain(b"GET") and not self._says_body()
 
     def on_body(self, body: bytes) -> None:
         """Keep what is served directly, and no body of a stranger."""
@@ -428,6 +472,7 @@ class BoundedProtocol(ClockedProtocol):
         if direct.response_complete or self.transport.is_closing():
             return  # nobody is there; or a second answer, to be taken for the next one
         direct.response_complete = True
+        self._waiter = None
         headers = response.raw_headers
         if not direct.keep_alive and _CLOSE not in headers:
             headers = [*headers, _CLOSE]
@@ -447,4 +492,7 @@ class UvicornsProtocol(BoundedProtocol):
         return False
 
     def _is_probe(self) -> bool:
+        return False
+
+    def _may_wait(self) -> bool:
         return False

@@ -15,9 +15,14 @@ from starlette.responses import Response
 from sidecar import errors
 from sidecar.errors import Problem
 from sidecar.http.models import read_query
-from sidecar.http.protocol import EVENTS
+from sidecar.http.protocol import ASKED_AT, EVENTS
 from sidecar.http.responses import PRIVATE
-from sidecar.http.waiting import BYTE_SECONDS, SLOW_SECONDS, done_or_slow, peer_of
+from sidecar.http.waiting import (
+    BYTE_SECONDS,
+    SLOW_SECONDS,
+    done_or_slow,
+    peer_of,
+)
 from sidecar.model.initsync import seconds
 from sidecar.services.pages import NEXT
 from sidecar.telemetry.log import log
@@ -40,20 +45,26 @@ _MANY_EVENTS = 100
 async def read_events(daemon: Daemon, request: Request) -> Response:
     """Respond with a page of events, and remember who reads."""
     try:
-        query = _query(daemon, request)
+        query = replace(
+            _query(daemon, request), asked_at=request.scope["state"].get(ASKED_AT)
+        )
     except Problem as problem:
         daemon.metrics.refused(problem.cause.code)
         raise
     agent = request.headers.get("user-agent", "")
     reading = asyncio.create_task(_read(daemon, agent, query))
-    slow = _until_slow(daemon, reading, query.wait_seconds + SLOW_SECONDS)
-    page = await done_or_slow(daemon, request, reading, slow, _page_document)
+    waits_seconds = query.wait_seconds
+    if query.asked_at is not None:
+        waits_seconds = max(0.0, query.asked_at + waits_seconds - time.monotonic())
+    slow = _until_slow(daemon, reading, waits_seconds + SLOW_SECONDS)
+    page = await done_or_slow(daemon, request, reading, slow, page_document)
     if isinstance(page, Response):
         return page
     headers = PRIVATE
     if page.events and page.next_offset <= page.position.last:
-        headers = headers | {"Link": _next_link(request, page.next_offset)}
-    return _PageResponse(daemon.pages, headers, _page_document(page))
+        asked = dict(request.query_params)
+        headers = headers | {"Link": next_link(asked, page.next_offset)}
+    return _PageResponse(daemon.pages, headers, page_document(page))
 
 
 def _query(daemon: Daemon, request: Request) -> Query:
@@ -83,10 +94,14 @@ async def _read(daemon: Daemon, agent: str, query: Query) -> Page:
     if offset is not None:
         daemon.clients.read(agent, offset, time.monotonic())
     if is_client and query.offset is not None and 0 < last < query.offset:
-        now = time.time()
-        for message in page.events:
-            daemon.metrics.followed(agent, now - seconds(message.time))
+        daemon.metrics.followed(agent, delays_seconds(page))
     return page
+
+
+def delays_seconds(page: Page) -> list[float]:
+    """Say of each event how long ago it was stored."""
+    now = time.time()
+    return [now - seconds(message.time) for message in page.events]
 
 
 def _gives_way(query: Query, last: int, publisher: Publisher) -> bool:
@@ -124,7 +139,8 @@ async def _until_slow(
         await asyncio.wait({reading}, timeout=BYTE_SECONDS)
 
 
-def _page_document(page: Page) -> dict[str, Any]:
+def page_document(page: Page) -> dict[str, Any]:
+    """Give the body of a page."""
     return {
         "events": [
             {
@@ -141,11 +157,10 @@ def _page_document(page: Page) -> dict[str, Any]:
     }
 
 
-def _next_link(request: Request, offset: int) -> str:
+def next_link(query: dict[str, Any], offset: int) -> str:
     """Name the page that follows (RFC 8288): a reader may ask before it reads this."""
-    query = dict(request.query_params) | {"offset": offset}
-    query.pop("wait", None)
-    return f'<{EVENTS}?{urlencode(query)}>; rel="next"'
+    follows = {name: value for name, value in query.items() if name != "wait"}
+    return f'<{EVENTS}?{urlencode(follows | {"offset": offset})}>; rel="next"'
 
 
 class _PageResponse(Response):

@@ -24,6 +24,7 @@ from sidecar.http.probes import Probes
 from sidecar.http.protocol import BoundedProtocol, UvicornsProtocol
 from sidecar.http.sockets import ListenError, bind_tcp, unix_socket
 from sidecar.http.strangers import Arrivals
+from sidecar.http.waiting_reads import WaitingReads
 from sidecar.jetstream import private_names as nats_pys_names
 from sidecar.jetstream.embedded_server import embedded_nats
 from sidecar.model.host_names import is_ipv4
@@ -156,7 +157,13 @@ def http_config(daemon: Daemon, guard: Guard, **options: Any) -> uvicorn.Config:
     protocol = UvicornsProtocol if uvicorns_names.slower() else BoundedProtocol
     return uvicorn.Config(
         guard,
-        http=partial(protocol, Direct(daemon, guard), Probes(daemon), guard.admits),  # type: ignore[arg-type]
+        http=partial(  # type: ignore[arg-type]
+            protocol,
+            Direct(daemon, guard),
+            Probes(daemon),
+            guard.admits,
+            WaitingReads(daemon, guard) if daemon.reads else None,
+        ),
         ws="none",
         lifespan="off",
         log_config=None,

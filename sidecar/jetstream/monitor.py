@@ -43,6 +43,8 @@ class StreamMonitor:
         self._was_fit = False
         self.reader_waits = asyncio.Event()
         """Set while somebody waits for an offset."""
+        self.heard = asyncio.Event()
+        """Set when something may stand that did not; whoever waits for it clears it."""
         self.stored = asyncio.Event()
         """Set from the moment that a sidecar tells that it stored something, until the
         leader is asked."""
@@ -121,23 +123,33 @@ class StreamMonitor:
 
     async def wait_for(self, offset: int, timeout_seconds: float) -> None:
         """Wait until the stream holds the offset, as long as the timeout at most."""
-        self._readers_waiting += 1
-        self.reader_waits.set()
+        self.reader_came()
         try:
             async with asyncio.timeout(timeout_seconds), self._moved:
-                await self._moved.wait_for(lambda: self._reaches(offset))
+                await self._moved.wait_for(lambda: self.reaches(offset))
         except TimeoutError:
             pass
         finally:
-            self._readers_waiting -= 1
-            if not self._readers_waiting:
-                self.reader_waits.clear()
+            self.reader_left()
 
-    def _reaches(self, offset: int) -> bool:
+    def reader_came(self) -> None:
+        """Count a reader who waits for an offset."""
+        self._readers_waiting += 1
+        self.reader_waits.set()
+
+    def reader_left(self) -> None:
+        """Count it no more."""
+        self._readers_waiting -= 1
+        if not self._readers_waiting:
+            self.reader_waits.clear()
+
+    def reaches(self, offset: int) -> bool:
+        """Tell whether the leader has said that the stream holds the offset."""
         return self.info is not None and self.info.position.last >= offset
 
     def hear_stored(self) -> None:
         """Hear that something was stored; anybody on NATS may say so."""
+        self.heard.set()
         self.stored.set()
         self.is_told = self._was_told = True
         self._told_at = time.monotonic()
@@ -166,6 +178,7 @@ class StreamMonitor:
         self.info, self._asked_at = info, self._round_at
         self._led_at = time.monotonic() if info.has_majority else None
         if has_moved:  # waking a hundred readers for nothing costs more than asking
+            self.heard.set()
             async with self._moved:
                 self._moved.notify_all()
 

@@ -84,21 +84,24 @@ class Clients:
         """
         if not NAME.fullmatch(agent):
             return False
-        memory = self._all.get(agent)
+        memory = self._all.pop(agent, None)
         if memory is None:
             if len(self._all) >= MAX_CLIENTS:
-                del self._all[min(self._all, key=lambda one: self._all[one].seen_at)]
-            memory = self._all[agent] = _Memory(now)
+                del self._all[next(iter(self._all))]
+            memory = _Memory(now)
+        self._all[agent] = memory  # the last that has asked
         memory.seen_at = now
         if offset is not None:
             memory.offset = offset
         return True
 
-    def read(self, agent: str, offset: int, now: float) -> None:
-        """Note that it was given what stands from this offset on."""
+    def read(self, agent: str, offset: int, now: float) -> bool:
+        """Note that it was given what stands from an offset on; tell if it is known."""
         memory = self._all.get(agent)
-        if memory is not None:
-            memory.seen_at, memory.offset, memory.stranded = now, offset, None
+        if memory is None:
+            return False
+        memory.seen_at, memory.offset, memory.stranded = now, offset, None
+        return True
 
     def refuse(self, agent: str, cause: Cause) -> bool:
         """Note that it was refused; tell whether it is stranded since just now."""

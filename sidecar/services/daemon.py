@@ -32,6 +32,7 @@ from sidecar.services.last_passes import LastPasses
 from sidecar.services.publisher import Publisher
 from sidecar.services.reader import Reader
 from sidecar.services.survey import Survey
+from sidecar.services.waiters import Waiters
 from sidecar.settings import default_embedded_dir
 from sidecar.telemetry.deduplication import Deduplication
 from sidecar.telemetry.log import tell_repeats
@@ -90,6 +91,7 @@ class Daemon:
         )
         self.supervisors = [writing] * self.writes + [reading] * self.reads
         self.reader = Reader(self.supervisors[-1], self.metrics)
+        self.waiters = Waiters(self.reader, self.supervisors[-1].monitor, self.stopping)
         self.supervisors[-1].service = service = Service(
             {"host": HOST, "role": settings.role, "stream": settings.stream},
             lambda: {"clients": [each.document() for each in self.facts().clients]},
@@ -115,7 +117,7 @@ class Daemon:
         parts = [supervisor.run() for supervisor in self.supervisors]
         parts += [self.guard.run(), self._tell_repeats(), self._watch_checks()]
         if self.reads:
-            parts.append(self.reader.run())
+            parts += [self.reader.run(), self.waiters.run()]
         tasks = {asyncio.create_task(part) for part in parts}
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -192,7 +194,7 @@ class Daemon:
             full_age=_age(full.at if full else None),
             second_writer_age=_age(self.failures.second_writer_at),
             in_flight=publisher.in_flight,
-            readers_waiting=self.reader.waiting,
+            readers_waiting=self.reader.waiting + self.waiters.count,
             reads=self._reading() if self.reads else None,
             clients=self.clients.look(last, now),
             connections=sum(

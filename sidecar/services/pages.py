@@ -36,6 +36,8 @@ class Query:
     wait_seconds: float = 0.0
     category: str | None = None
     with_keys: bool = False
+    asked_at: float | None = None
+    """When, by the monotonic clock, if it has waited since then."""
 
 
 NEXT: Final = -1

@@ -67,6 +67,7 @@ _TRIES_OF_NEWEST = 4  # of copies that may lag, be frozen, or another stream's
 _AGAIN_SECONDS = 0.5
 _LEADERS_EVENTS = 64  # of a page that the leader alone gives
 _LEADERS_AT_ONCE = 8
+_LEADERS_WORD_SECONDS = 1.0
 _MOST_JUMPS = 64  # of a page of one category, each of which the leader is asked for
 
 
@@ -130,7 +131,7 @@ class Reader:
         raise Problem(errors.JETSTREAM_UNAVAILABLE)
 
     async def _read_once(self, query: Query) -> Page:
-        asked_at = time.monotonic()
+        asked_at = time.monotonic() if query.asked_at is None else query.asked_at
         position = (
             inside(query, self._monitor.recent_info()) or await self._leader.position()
         )
@@ -140,10 +141,9 @@ class Reader:
         page = await self._page(start, query, position)
         if page.events or not query.wait_seconds:
             return page
-        loop = asyncio.get_running_loop()
-        ends_at = loop.time() + query.wait_seconds
+        ends_at = asked_at + query.wait_seconds
         while not page.events:  # once at least: what is known may be a second old
-            left_seconds = max(ends_at - loop.time(), 0.0)
+            left_seconds = max(ends_at - time.monotonic(), 0.0)
             if page.next_offset <= page.position.last:
                 # In the stream, and nobody could be asked for it.
                 left_seconds = min(left_seconds, _AGAIN_SECONDS)
@@ -152,9 +152,28 @@ class Reader:
                 self._monitor.position_since(asked_at) or await self._leader.position()
             )
             page = await self._page(page.next_offset, query, position)
-            if loop.time() >= ends_at:
+            if time.monotonic() >= ends_at:
                 break
         return page
+
+    async def next_page(self, query: Query) -> Page | None:
+        """Read what a copy has from an offset on at which the stream ended.
+
+        None where it has nothing; raise Problem. A copy may have what our stream has no
+        more, so the leader is asked meanwhile, and its word awaited.
+        """
+        assert query.offset is not None  # noqa: S101 - who waits, waits for one
+        came = await self._ask_copy(query.offset, query)
+        step = decide(Asked(query.offset), came, None)
+        if not isinstance(step, Serve):
+            return None
+        if self._monitor.proven_last() < query.offset:
+            await self._monitor.wait_for(query.offset, _LEADERS_WORD_SECONDS)
+            if not self._monitor.reaches(query.offset):
+                return None
+        info = self._monitor.info
+        assert info is not None  # noqa: S101 - somebody waits at its end
+        return await self._serve(step.events, query, info.position)
 
     async def _wait(self, offset: int, timeout_seconds: float) -> None:
         self.waiting += 1

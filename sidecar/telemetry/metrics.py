@@ -180,15 +180,17 @@ class Metrics:
         self._events_read.inc(events)
         self.last_hour.sent(events, time.monotonic())
 
-    def followed(self, client: str, seconds: float) -> None:
-        """Note how long ago an event was stored that a waiting client is sent."""
+    def followed(self, client: str, delays_seconds: list[float]) -> None:
+        """Note how long ago the events were stored that a waiting client is sent."""
         if client not in self._followers:
             if len(self._followers) >= MAX_CLIENTS:
                 oldest = next(iter(self._followers))
                 del self._followers[oldest]
                 self._delays.remove(oldest)
             self._followers[client] = None
-        self._delays.labels(client).observe(max(0.0, seconds))
+        delays = self._delays.labels(client)
+        for seconds in delays_seconds:
+            delays.observe(max(0.0, seconds))
 
     def text(self) -> bytes:
         """Give all metrics in Prometheus' text format."""

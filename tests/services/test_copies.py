@@ -237,3 +237,25 @@ async def test_a_page_of_the_leader_passes_its_bound_by_one_event(
     async with serving(plain) as daemon:
         page = await daemon.reader.read(Query(8, max_bytes=1500))
         assert offsets(page) == [*range(8, 17)]
+
+
+async def test_what_a_copy_has_beyond_the_leaders_word_is_given_to_nobody_who_waits(
+    plain: NatsProcess, leader: Leader
+) -> None:
+    leader.lag = 1  # of 13 the leader knows nothing
+    async with serving(plain) as daemon:
+        assert await daemon.reader.next_page(Query(13)) is None
+        leader.lag = 0
+        page = await daemon.reader.next_page(Query(13))
+        assert page is not None
+        assert (offsets(page), page.position) == ([13], (8, 13))
+
+
+async def test_a_copy_that_has_nothing_ends_no_waiting(
+    plain: NatsProcess, leader: Leader
+) -> None:
+    async with serving(plain) as daemon:
+        assert await daemon.reader.next_page(Query(14)) is None
+        leader.direct_stream = "backup"
+        assert await daemon.reader.next_page(Query(13)) is None
+        assert daemon.reader.copies.strangers == 1

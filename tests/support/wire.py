@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
 
-    from sidecar.http.protocol import Respond
+    from sidecar.http.protocol import GoOn, Respond
 
 BODY = b'{"evcategory": "base"}'
 HEAD = (
@@ -35,6 +35,21 @@ HEAD = (
     b"Content-Length: %d\r\n\r\n" % len(BODY)
 )
 WHOLE = HEAD + BODY
+
+
+class Waiter:
+    """One who waits, as long as the test wants; see `sidecar.services.waiters`."""
+
+    def __init__(self, respond: Respond, go_on: GoOn) -> None:
+        self.respond = respond
+        self._go_on = go_on
+        self.is_forgotten = False
+
+    def forget(self) -> None:
+        self.is_forgotten = True
+
+    def end(self) -> None:
+        self._go_on(7.0)
 
 
 class Wire:
@@ -45,6 +60,9 @@ class Wire:
         self.headers: list[tuple[bytes, bytes]] = []
         self.responds: list[Respond] = []
         self.asgi: list[bytes] = []
+        self.asked_at: list[float | None] = []
+        self.may_wait = True
+        self.waits: dict[bytes, Waiter] = {}
         self.is_known = True
         self.probes: dict[bytes, Response] = {}
         self.probed_by_stranger: list[bool] = []
@@ -62,7 +80,21 @@ class Wire:
         self.headers = headers
         self.responds.append(respond)
 
+    def wait_directly(
+        self,
+        query: bytes,
+        headers: list[tuple[bytes, bytes]],
+        respond: Respond,
+        go_on: GoOn,
+    ) -> Waiter | None:
+        if not self.may_wait:
+            return None
+        self.headers = headers
+        self.waits[query] = waiter = Waiter(respond, go_on)
+        return waiter
+
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.asked_at.append(scope["state"].get("asked_at"))
         body = await Request(scope, receive).body()
         self.asgi.append(body)
         await PlainTextResponse("by uvicorn")(scope, receive, send)
@@ -124,6 +156,7 @@ async def wire(
             one.serve_directly,
             one.probe,
             lambda _path, _headers: one.is_known,
+            one.wait_directly,  # type: ignore[arg-type]
             config=config,
             server_state=ServerState(),
             app_state={},

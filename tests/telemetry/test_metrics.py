@@ -205,8 +205,8 @@ def test_a_publish_that_one_copy_did_not_settle_is_a_resolution(
 def test_clients_that_follow_are_a_bounded_number_of_labels() -> None:
     metrics = Metrics(lambda: FACTS)
     for number in range(MAX_CLIENTS + 1):
-        metrics.followed(f"client-{number}", -1.0)  # by a clock that is ahead
-    metrics.followed("client-1", 0.3)
+        metrics.followed(f"client-{number}", [-1.0])  # by a clock that is ahead
+    metrics.followed("client-1", [0.3])
     text = metrics.text().decode()
     name = "hermes_sidecar_client_delay_seconds"
     assert text.count(f"{name}_sum{{") == MAX_CLIENTS

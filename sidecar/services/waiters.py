@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Readers who wait at the stream's end: one page is read for all who want the same.
+
+Nobody has a task of his own, so a reader who waits costs next to nothing. What is not
+plain is not answered here: whoever waits is then told to ask as any other reader does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from sidecar.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidecar.jetstream.monitor import StreamMonitor
+    from sidecar.services.pages import Page, Query
+    from sidecar.services.reader import Reader
+
+    OnEnd = Callable[[Page | None], None]
+    """Gets the page that came; None where its reader is to ask as any other does."""
+
+_AT_ONCE: Final = 8  # readers that are answered before a publish has its turn
+
+LOOK_SECONDS: Final = 0.01
+"""Lies at least between two looks. So those who follow many events a second come for
+some at a time, all for the same, and leave the sidecar to who sends them."""
+
+NEAR_EVENTS: Final = 100
+"""Who lacks fewer follows, and gets what stands at the next look."""
+
+
+class Waiter:
+    """One who waits for the first event at an offset, or until its time is over."""
+
+    def __init__(self, waiters: Waiters, query: Query, on_end: OnEnd) -> None:
+        self.query = query
+        self._waiters = waiters
+        self._on_end = on_end
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, seconds: float) -> None:
+        """Wait so long at most."""
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.end)
+
+    def forget(self) -> None:
+        """Wait no more, without a word."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._waiters.remove(self)
+
+    def end(self, page: Page | None = None) -> None:
+        """Wait no more, and say so, once."""
+        if self._timer is not None:
+            self.forget()
+            self._on_end(page)
+
+
+class Waiters:
+    """All who wait. A group wants the same page."""
+
+    def __init__(
+        self, reader: Reader, monitor: StreamMonitor, stopping: asyncio.Event
+    ) -> None:
+        self._reader = reader
+        self._monitor = monitor
+        self._stopping = stopping
+        self._groups: dict[Query, dict[Waiter, None]] = {}
+
+    @property
+    def count(self) -> int:
+        """How many wait."""
+        return sum(map(len, self._groups.values()))
+
+    def wait(self, query: Query, seconds: float, on_end: OnEnd) -> Waiter | None:
+        """Wait near the stream's end; None where the offset is not.
+
+        `query` is one that does not wait, so that those who wait differently long share
+        their page.
+        """
+        info = self._monitor.recent_info()
+        if info is None or self._stopping.is_set():
+            return None
+        last = max(info.position.last, self._monitor.proven_last())
+        offset = query.offset or 0
+        if not max(info.position.first, last + 1 - NEAR_EVENTS) <= offset <= last + 1:
+            return None
+        if offset <= last:
+            self._monitor.heard.set()
+        waiter = Waiter(self, query, on_end)
+        self._groups.setdefault(query, {})[waiter] = None
+        self._monitor.reader_came()
+        waiter.start(seconds)
+        return waiter
+
+    def remove(self, waiter: Waiter) -> None:
+        """Forget one who waits no more."""
+        group = self._groups[waiter.query]
+        del group[waiter]
+        if not group:
+            del self._groups[waiter.query]
+        self._monitor.reader_left()
+
+    async def run(self) -> None:
+        """Look whenever something may have been stored, until cancelled."""
+        stopping = asyncio.create_task(self._end_all_at_stop())
+        try:
+            while True:
+                await self._monitor.heard.wait()
+                self._monitor.heard.clear()
+                await asyncio.gather(*map(self._look, list(self._groups)))
+                await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            stopping.cancel()
+
+    async def _end_all_at_stop(self) -> None:
+        await self._stopping.wait()
+        for query in list(self._groups):
+            await self._answer(query, None)
+
+    async def _look(self, query: Query) -> None:
+        page = None
+        with suppress(Problem):
+            page = await self._reader.next_page(query)
+        if page is not None or self._monitor.reaches(query.offset or 0):
+            await self._answer(query, page)
+
+    async def _answer(self, query: Query, page: Page | None) -> None:
+        for number, waiter in enumerate(list(self._groups.get(query, {}))):
+            if number and not number % _AT_ONCE:
+                await asyncio.sleep(0)
+            waiter.end(page)
