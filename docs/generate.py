@@ -144,7 +144,8 @@ server's clock, RFC 3339), `category` and `data` (the stored text, byte for byte
   `next_offset` is greater than `last_offset`. The stream's leader confirmed this. After
   any other response without events, send the request again.
 - While there are more events, a `Link` with `rel="next"` (RFC 8288) names the next
-  page, so that a reader can request it early.
+  page, so that a reader can request it early. A client that waits within 100 events of
+  the end gets none: it waits again, and gets those that have come by then.
 - A slow page starts with white space, which JSON allows. If it then fails, the body is
   the problem document and the status stays 200.
 

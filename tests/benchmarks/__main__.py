@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from support.hermes import make_hermes_home, use_hermes_home
 
 from . import report
+from .beside import measure_beside
 from .growth import measure_growth, measure_publishes, measure_starts
 from .initsync import measure_initsync
 from .latency import measure_latency
@@ -103,6 +104,8 @@ def _measure(scale: Scale, directory: Path) -> Results:
         results.skipped.append("initsync and SQLite consumer: HERMES_HOME is not set.")
     with _step(directory, "reading") as place:
         results.reading = measure_reading(home, readers, place, scale)
+    with _step(directory, "clients beside the sender") as place:
+        results.beside = measure_beside(home, readers, place, scale)
     with _step(directory, "publishes") as place:
         results.publishes = measure_publishes(home, place, scale)
     with _step(directory, "starts") as place:

@@ -33,7 +33,12 @@ def main() -> None:
     name = order["plugin"]
     module = importlib.import_module(f"plugins.messagebus_consumers.{name}.{name}")
     plugin = getattr(module, module.HERMES_PLUGIN_CLASSNAME)(order["settings"])
-    seen = {"replay": _replay, "first": _first, "follow": _follow}[order["what"]]
+    seen = {
+        "replay": _replay,
+        "first": _first,
+        "follow": _follow,
+        "catch_up": _catch_up,
+    }[order["what"]]
     print(json.dumps(seen(plugin, order["count"], order["offset"])), flush=True)
 
 
@@ -84,6 +89,17 @@ def _follow(plugin: Any, count: int, offset: int) -> dict[str, Sequence[float]]:
             if len(offsets) == count:
                 break
     return {"offsets": offsets.tolist(), "moments": moments.tolist()}
+
+
+def _catch_up(plugin: Any, _: int, __: int) -> None:
+    """Read from the beginning, again and again, until the process is ended."""
+    with plugin:
+        plugin.setTimeout(1_000)
+        while True:
+            plugin.seekToBeginning()
+            for number, _event in enumerate(plugin):
+                if not number:
+                    print("reading", flush=True)
 
 
 def _memory_mb(field: str) -> float:

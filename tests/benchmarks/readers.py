@@ -48,6 +48,20 @@ class Readers:
         assert process.stdout.readline() == "waiting\n"
         return process
 
+    @contextmanager
+    def catching_up(self, url: str) -> Iterator[None]:
+        """Let one client read from the beginning, again and again."""
+        settings = plugin_settings(self._home, "messagebus_consumers", url)
+        command = self._command("nats_sidecar", settings, "catch_up", 0, 0)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            try:
+                assert process.stdout.readline() == "reading\n"
+                yield
+                assert process.poll() is None, "the client has ended"
+            finally:
+                process.kill()
+
     def _read(
         self, plugin: str, settings: dict[str, Any], what: str, count: int
     ) -> Any:

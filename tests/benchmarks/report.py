@@ -7,6 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from . import initsync, variants
+from .beside import EVENTS_A_SECOND, FEW, MANY
 from .growth import READING
 from .pyspy import Profile
 from .results import Results, Target, kilobytes, targets
@@ -61,6 +62,7 @@ def page(results: Results, before: str) -> str:
         _latency(results),
         _initsyncs(results),
         _reading(results),
+        _beside(results),
         _growth(results),
         _memory(results),
         _profile(results),
@@ -213,6 +215,42 @@ def _reading(results: Results) -> str:
         f"{reading.waited.p50:.1f} ms median, {reading.waited.p99:.1f} ms p99.\n\n"
         f"Sidecar with no reader: {idle} of a core; "
         f"with {max(reading.idle_percent)} idle waiting readers: {idle_with}.\n"
+    )
+
+
+def _beside(results: Results) -> str:
+    if (beside := results.beside) is None:
+        return ""
+    old, waiting = beside.catching_up, beside.waiting
+    quiet, live = zip(*beside.following, strict=True)
+    windows = {
+        "no client": old.quiet,
+        "one client that catches up": old.beside,
+        "no client, another stream": quiet,
+        f"{FEW} clients that follow": live,
+    }
+    rows = [
+        (
+            name,
+            f"{median(each.rate for each in found):.0f}",
+            f"{median(each.send.p50 for each in found):.2f}",
+            f"{median(each.send.p99 for each in found):.2f}",
+        )
+        for name, found in windows.items()
+    ]
+    head = ("beside", "events/s", "`_send` p50 ms", "p99 ms")
+    return (
+        "## Clients beside the sender\n\nOne `_send` after the other, in windows of "
+        f"two seconds that took turns.\n\n{_table(head, rows)}\n"
+        f"The client that catches up read {median(old.client_beside):.0f} events/s "
+        f"beside the sender, and {median(old.client_alone):.0f} alone.\n\n"
+        f"{MANY} clients that wait, {EVENTS_A_SECOND} events/s: sidecar "
+        f"{waiting.percent:.0f} % of a core; from the POST to each of them "
+        f"{waiting.delay.p50:.0f} ms median, {waiting.delay.p99:.0f} ms p99. NATS gets "
+        f"{waiting.nats_idle:.1f} messages/s of all while idle, "
+        f"{waiting.nats_busy:.0f} then, events included.\n\n"
+        f"NATS with {beside.sidecars} idle sidecars, each with a waiting client: "
+        f"{beside.nats_percent:.1f} % of a core.\n"
     )
 
 

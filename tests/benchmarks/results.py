@@ -12,6 +12,9 @@ from .growth import ALONE
 from .scale import ONE, REPLAY_SIZES, SIZES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .beside import Beside, Window
     from .growth import Growth
     from .latency import Latencies
     from .measure import Spread
@@ -20,6 +23,25 @@ if TYPE_CHECKING:
 
 
 _FEW, _MANY = 1_000, 1_000_000
+
+_SIDECARS = 100
+_BESIDE = {
+    "events/s beside one client that catches up / alone": (0.5, 0.8, True, ""),
+    "`_send` p99 beside one client that catches up / alone": (4, 2, False, ""),
+    "events/s of that client beside the sender": (4_000, 8_000, True, ""),
+    "sidecar with 300 clients, 10 events/s, of a core": (40, 20, False, " %"),
+    "POST to each of 300 clients, p50": (30, 15, False, " ms"),
+    "POST to each of 300 clients, p99": (100, 50, False, " ms"),
+    "messages/s to NATS, 300 idle clients": (3, 2, False, ""),
+    "events/s beside ten clients that follow / alone": (0.7, 0.9, True, ""),
+    f"NATS with {_SIDECARS} idle sidecars, a client each, of a core": (
+        5,
+        3,
+        False,
+        " %",
+    ),
+}
+"""What must be reached, the aim, whether at least, and the unit."""
 
 
 @dataclass
@@ -35,6 +57,7 @@ class Results:
     peak_mb: float = 0.0
     initsyncs: dict[str, list[float]] | None = None
     reading: Reading | None = None
+    beside: Beside | None = None
     growth: Growth | None = None
     publishes: list[tuple[int, float]] = field(default_factory=list)
     start_seconds: Spread | None = None
@@ -83,6 +106,7 @@ def targets(results: Results) -> list[Target]:
         *_send_targets(results.latencies[ONE][SIZES[0]]),
         *_initsync_targets(results.initsyncs or {}),
         *_reading_targets(results.reading),
+        *_beside_targets(results.beside),
         *_memory_targets(results),
         Target(
             "start to ready, NATS up", start.p50 if start else None, 1.5, 0.8, unit=" s"
@@ -128,7 +152,12 @@ def _rate(rates: dict[str, float], ours: str, other: str) -> float | None:
 
 
 def _reading_targets(reading: Reading | None) -> list[Target]:
-    found = []
+    p50 = reading.waited.p50 if reading else None
+    p99 = reading.waited.p99 if reading else None
+    found = [
+        Target("`_send` to a waiting client, p50", p50, 5, 3, unit=" ms"),
+        Target("`_send` to a waiting client, p99", p99, 20, 10, unit=" ms"),
+    ]
     for size in REPLAY_SIZES:
         by_bus = reading.replays[size] if reading else {}
         middle = {bus: each.rate for bus, each in by_bus.items()}
@@ -142,6 +171,37 @@ def _reading_targets(reading: Reading | None) -> list[Target]:
             )
         )
     return found
+
+
+def _beside_targets(beside: Beside | None) -> list[Target]:
+    found: dict[str, float | None] = dict.fromkeys(_BESIDE)
+    if beside is not None:
+        old, waiting = beside.catching_up, beside.waiting
+        quiet, live = zip(*beside.following, strict=True)
+        figures = [
+            _middle_rate(old.beside) / _middle_rate(old.quiet),
+            _middle_p99(old.beside) / _middle_p99(old.quiet),
+            median(old.client_beside),
+            waiting.percent,
+            waiting.delay.p50,
+            waiting.delay.p99,
+            waiting.nats_idle,
+            _middle_rate(live) / _middle_rate(quiet),
+            beside.nats_percent if beside.sidecars == _SIDECARS else None,
+        ]
+        found = dict(zip(_BESIDE, figures, strict=True))
+    return [
+        Target(name, found[name], must, aim, is_least=is_least, unit=unit)
+        for name, (must, aim, is_least, unit) in _BESIDE.items()
+    ]
+
+
+def _middle_rate(windows: Sequence[Window]) -> float:
+    return median(each.rate for each in windows)
+
+
+def _middle_p99(windows: Sequence[Window]) -> float:
+    return median(each.send.p99 for each in windows)
 
 
 def _memory_targets(results: Results) -> list[Target]:

@@ -36,6 +36,8 @@ class Scale:
     replay_rounds: int
     waited_events: int
     idle_seconds: float
+    beside_rounds: int
+    sidecars: int
     growth_events: tuple[int, ...]
     growth_rounds: int
     publishes: int
@@ -59,6 +61,8 @@ QUICK = Scale(
     replay_rounds=1,
     waited_events=40,
     idle_seconds=3,
+    beside_rounds=1,
+    sidecars=10,
     growth_events=(),
     growth_rounds=0,
     publishes=2_000,
@@ -81,6 +85,8 @@ DEFAULT = Scale(
     replay_rounds=3,
     waited_events=200,
     idle_seconds=10,
+    beside_rounds=5,
+    sidecars=100,
     growth_events=(1_000, 100_000, 1_000_000),
     growth_rounds=6,
     publishes=20_000,
@@ -103,6 +109,8 @@ FULL = Scale(
     replay_rounds=7,
     waited_events=1_000,
     idle_seconds=30,
+    beside_rounds=9,
+    sidecars=100,
     growth_events=(1_000, 100_000, 1_000_000),
     growth_rounds=20,
     publishes=1_000_000,

@@ -169,12 +169,15 @@ def all_variants(
         yield variants, sidecar
 
 
-def sidecar_process(directory: Path, node: NatsProcess, stream: str) -> SidecarProcess:
+def sidecar_process(
+    directory: Path, node: NatsProcess, stream: str, role: str = "both"
+) -> SidecarProcess:
     """Give a sidecar as it runs in production, for a stream that is there."""
     return SidecarProcess(
         directory,
         nats_url=node.url,
         stream=stream,
+        role=role,
         subject_prefix=stream,
         tcp_api="open",
         log_level="info",
