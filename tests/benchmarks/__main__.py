@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from support.hermes import make_hermes_home, use_hermes_home
 
-from . import report
+from . import kafka, report
 from .beside import measure_beside
 from .growth import measure_growth, measure_publishes, measure_starts
 from .initsync import measure_initsync
@@ -100,6 +100,7 @@ def _measure(scale: Scale, directory: Path) -> Results:
     if is_hermes:
         with _step(directory, "initsync") as place:
             results.initsyncs = measure_initsync(home, python, place, scale)
+        results.kafka = kafka.name()
     else:
         results.skipped.append("initsync and SQLite consumer: HERMES_HOME is not set.")
     with _step(directory, "reading") as place:

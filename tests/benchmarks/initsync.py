@@ -6,29 +6,32 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-import nats
 import yaml
 from support.hermes_programs import HermesProgram
 from support.process import wait_until
 
+from . import kafka
 from .measure import turned
 from .variants import create_stream, sidecar_process
 from .world import nats_servers
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from support.nats import NatsProcess
 
     from .scale import Scale
 
-NONE, IN_PROCESS, OURS, SQLITE = (
-    "none",
-    "nats-py in a thread",
-    "ours, Unix socket",
-    "Hermes' SQLite bus",
-)
+NONE, SQLITE, KAFKA = "none", "Hermes' SQLite bus", "Hermes' Kafka bus"
+OURS, IN_PROCESS = "ours, Unix socket", "nats-py in a thread"
+MODES: Final = {"default sync": "", "sync always": ", sync always"}
+REPLICAS = ", three nodes, sync always"
+"""Behind the name of a bus: what of NATS it runs on."""
+
 _HERE = Path(__file__).parent
 _SECONDS = 300
 _ATTRIBUTES = ("id", "login", "first_name", "last_name", "mail", "phone", "hired")
@@ -72,15 +75,23 @@ def measure_initsync(
     _install_bench(home)
     campus = directory / "campus.sqlite"
     _fill_campus(campus, scale.users)
-    with nats_servers(directory / "nats") as node, ExitStack() as stack:
-        for stream in ("ours", "thread"):
-            create_stream(node, stream)
-        sidecar = stack.enter_context(
-            sidecar_process(directory / "sidecar", node, "ours")
-        )
+    with ExitStack() as stack:
+        buses = {
+            NONE: {"kind": "none", "inner": {}},
+            SQLITE: {
+                "kind": "sqlite",
+                "inner": {"uri": str(directory / "bus.sqlite"), "retention_in_days": 1},
+            },
+        }
+        if brokers := stack.enter_context(kafka.brokers(directory / "kafka")):
+            inner = {"servers": brokers, "topic": "hermes", "max_request_size": 2**20}
+            buses[KAFKA] = {"kind": "kafka", "inner": inner}
+        for behind in (*MODES.values(), REPLICAS):
+            nats = stack.enter_context(_nats(directory / f"nats{behind}", behind))
+            buses |= _on_nats(home, directory / f"on{behind}", nats, behind, stack)
         servers = {}
-        for bus, bench in _benches(home, directory, node, sidecar.url).items():
-            server = _Server(home, python, directory / bench["kind"])
+        for number, (bus, bench) in enumerate(buses.items()):
+            server = _Server(home, python, directory / f"hermes{number}")
             server.configure_bench(campus, bench)
             stack.callback(server.stop)
             server.start()
@@ -94,24 +105,24 @@ def measure_initsync(
         return rates
 
 
-def _benches(
-    home: Path, directory: Path, node: NatsProcess, url: str
+def _nats(directory: Path, behind: str) -> AbstractContextManager[NatsProcess]:
+    nodes = 3 if behind == REPLICAS else 1
+    return nats_servers(directory, nodes, sync_always="always" in behind)
+
+
+def _on_nats(
+    home: Path, directory: Path, node: NatsProcess, behind: str, stack: ExitStack
 ) -> dict[str, dict[str, Any]]:
-    """Give the settings of our clocking plugin for each bus."""
+    """Give the settings of our clocking plugin for the two that use NATS."""
+    replicas = 3 if behind == REPLICAS else 1
+    create_stream(node, "thread", replicas)
+    create_stream(node, "ours", replicas)
+    sidecar = stack.enter_context(sidecar_process(directory, node, "ours"))
+    in_process = {"url": node.url, "stream": "thread"}
+    ours = plugin_settings(home, "messagebus_producers", sidecar.url)
     return {
-        NONE: {"kind": "none", "inner": {}},
-        IN_PROCESS: {
-            "kind": "in_process",
-            "inner": {"url": node.url, "stream": "thread"},
-        },
-        OURS: {
-            "kind": "nats_sidecar",
-            "inner": plugin_settings(home, "messagebus_producers", url),
-        },
-        SQLITE: {
-            "kind": "sqlite",
-            "inner": {"uri": str(directory / "bus.sqlite"), "retention_in_days": 1},
-        },
+        IN_PROCESS + behind: {"kind": "in_process", "inner": in_process},
+        OURS + behind: {"kind": "nats_sidecar", "inner": ours},
     }
 
 
@@ -130,7 +141,9 @@ def _install_bench(home: Path) -> None:
     target = home / "plugins" / "messagebus_producers" / "bench"
     shutil.copytree(_HERE / "plugin" / "bench", target)
     shutil.copy(_HERE / "inprocess.py", target)
-    shutil.copytree(Path(str(nats.__file__)).parent, home / "nats")
+    for library in filter(None, map(find_spec, ("nats", "kafka"))):
+        package = Path(str(library.origin)).parent
+        shutil.copytree(package, home / package.name)
 
 
 def _fill_campus(path: Path, users: int) -> None:

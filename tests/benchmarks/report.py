@@ -178,17 +178,22 @@ def _initsyncs(results: Results) -> str:
             bus,
             f"{medians[bus]:.0f}",
             " ".join(f"{rate:.0f}" for rate in rates),
-            f"{medians[bus] / medians[initsync.IN_PROCESS]:.2f}",
-            f"{medians[bus] / medians[initsync.SQLITE]:.2f}",
+            *(
+                f"{medians[bus] / medians[other]:.2f}"
+                for other in (initsync.NONE, initsync.SQLITE)
+            ),
         )
         for bus, rates in results.initsyncs.items()
     ]
-    head = ("bus", "events/s, median", "each initsync", "/ thread", "/ SQLite bus")
+    head = ("bus", "events/s, median", "each initsync", "/ none", "/ SQLite bus")
     what = (
         "From the init-start to the init-stop, by a plugin that clocks the one it "
-        "passes events to.\nThe four hermes-servers took turns.\n\n"
+        "passes events to.\nThe hermes-servers took turns. Where nothing else is said, "
+        "one node, default sync.\n"
     )
-    return text + what + _table(head, rows)
+    if results.kafka is not None:
+        what += f"The broker of Hermes' Kafka bus: {results.kafka}.\n"
+    return f"{text}{what}\n{_table(head, rows)}"
 
 
 def _reading(results: Results) -> str:

@@ -24,6 +24,21 @@ if TYPE_CHECKING:
 
 _FEW, _MANY = 1_000, 1_000_000
 
+_INITSYNC = {
+    initsync.MODES["default sync"]: {
+        initsync.NONE: (0.75, 0.9),
+        initsync.IN_PROCESS: (1.9, 2.3),
+        initsync.SQLITE: (2.8, 3.5),
+    },
+    initsync.MODES["sync always"]: {
+        initsync.NONE: (0.6, 0.85),
+        initsync.IN_PROCESS: (2.1, 3.0),
+        initsync.SQLITE: (2.4, 3.5),
+    },
+    initsync.REPLICAS: {initsync.IN_PROCESS: (3.0, 5.0)},
+}
+"""Our rate in a mode, by another bus: what it must be of that one's, and the aim."""
+
 _SIDECARS = 100
 _BESIDE = {
     "events/s beside one client that catches up / alone": (0.5, 0.8, True, ""),
@@ -56,6 +71,8 @@ class Results:
     profile: Profile | str = ""
     peak_mb: float = 0.0
     initsyncs: dict[str, list[float]] | None = None
+    kafka: str | None = None
+    """Which broker."""
     reading: Reading | None = None
     beside: Beside | None = None
     growth: Growth | None = None
@@ -133,22 +150,27 @@ def _send_targets(found: dict[str, Spread]) -> list[Target]:
 def _initsync_targets(rates: dict[str, list[float]]) -> list[Target]:
     middle = {bus: median(each) for bus, each in rates.items()}
     quiet = {bus: max(each) for bus, each in rates.items()}
-    limits = {initsync.SQLITE: (1.5, 1.75), initsync.IN_PROCESS: (0.85, 1.0)}
     return [
         Target(
-            f"initsync events/s / {bus}",
-            _rate(middle, initsync.OURS, bus),
+            f"initsync events/s / {other}{where}",
+            _rate(middle, f"{initsync.OURS}{behind}", _other(other, behind)),
             must,
             aim,
             is_least=True,
-            quiet=_rate(quiet, initsync.OURS, bus),
+            quiet=_rate(quiet, f"{initsync.OURS}{behind}", _other(other, behind)),
         )
-        for bus, (must, aim) in limits.items()
+        for behind, limits in _INITSYNC.items()
+        for other, (must, aim) in limits.items()
+        for where in (behind or ", default sync",)
     ]
 
 
+def _other(bus: str, behind: str) -> str:
+    return bus + behind if bus == initsync.IN_PROCESS else bus
+
+
 def _rate(rates: dict[str, float], ours: str, other: str) -> float | None:
-    return rates[ours] / rates[other] if other in rates else None
+    return rates[ours] / rates[other] if {ours, other} <= rates.keys() else None
 
 
 def _reading_targets(reading: Reading | None) -> list[Target]:
