@@ -185,9 +185,9 @@ def sidecar_process(
 
 
 def create_stream(node: NatsProcess, name: str, replicas: int = 1) -> None:
-    """Create a stream; on a cluster with its leader on this node."""
+    """Create a stream as provision does; on a cluster with its leader on this node."""
     with RawNatsClient(node.port) as operator:
-        operator.create(name, num_replicas=replicas)
+        operator.create(name, num_replicas=replicas, allow_atomic=True)
     if replicas > 1:
         wait_until(lambda: _leads(node, name), 60, "leader moves")
 
