@@ -92,7 +92,12 @@ def without_room(side: Side) -> list[Any]:
 
 
 def killed_with_a_batch(side: Side) -> list[Any]:
-    """Find what was committed, and nothing that was only staged."""
+    """Find what was committed, and nothing that was only staged.
+
+    Not where batches are unknown: messages on their way may be stored, or not.
+    """
+    if side.version < (2, 12):
+        return []
     side.create(allow_atomic=True)
     side.batch(3, 0)
     side.batch(9, 3, name="c", numbers=(1, 2), key="staged")
