@@ -20,6 +20,7 @@ from . import kafka, report
 from .beside import measure_beside
 from .growth import measure_growth, measure_publishes, measure_starts
 from .initsync import measure_initsync
+from .large import measure_large
 from .latency import measure_latency
 from .measure import machine
 from .plots import save_plots
@@ -101,6 +102,9 @@ def _measure(scale: Scale, directory: Path) -> Results:
         with _step(directory, "initsync") as place:
             results.initsyncs = measure_initsync(home, python, place, scale)
         results.kafka = kafka.name()
+        if scale.large_users:
+            with _step(directory, "a large initsync") as place:
+                results.large = measure_large(home, python, place, scale.large_users)
     else:
         results.skipped.append("initsync and SQLite consumer: HERMES_HOME is not set.")
     with _step(directory, "reading") as place:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from .large import Large
     from .measure import Spread
 
 BY_HAND = "<!-- Below this line: written by hand, kept by `make bench`. -->"
@@ -193,7 +194,22 @@ def _initsyncs(results: Results) -> str:
     )
     if results.kafka is not None:
         what += f"The broker of Hermes' Kafka bus: {results.kafka}.\n"
-    return f"{text}{what}\n{_table(head, rows)}"
+    return f"{text}{what}\n{_table(head, rows)}{_large(results.large)}"
+
+
+def _large(large: Large | None) -> str:
+    if large is None:
+        return ""
+    rows = [
+        (part, " ".join(f"{megabytes:.0f}" for megabytes in marks))
+        for part, marks in large.memory_mb.items()
+    ]
+    return (
+        f"\nAn initsync of {large.users:,} users, one node, sync always: "
+        f"{large.rate:.0f} events/s. A sidecar that starts behind it knows where it "
+        f"stands {large.lookup_seconds:.1f} s after its start. Resident memory "
+        f"meanwhile, at even distances:\n\n{_table(('process', 'MB'), rows)}"
+    )
 
 
 def _reading(results: Results) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from .beside import Beside, Window
     from .growth import Growth
+    from .large import Large
     from .latency import Latencies
     from .measure import Spread
     from .pyspy import Profile
@@ -71,6 +72,7 @@ class Results:
     profile: Profile | str = ""
     peak_mb: float = 0.0
     initsyncs: dict[str, list[float]] | None = None
+    large: Large | None = None
     kafka: str | None = None
     """Which broker."""
     reading: Reading | None = None

@@ -31,6 +31,7 @@ class Scale:
     environments: tuple[Environment, ...]
     sends: int
     users: int
+    large_users: int
     initsyncs: int
     replay_events: int
     replay_rounds: int
@@ -56,6 +57,7 @@ QUICK = Scale(
     ),
     sends=60,
     users=1_000,
+    large_users=0,
     initsyncs=2,
     replay_events=20_000,
     replay_rounds=1,
@@ -80,6 +82,7 @@ DEFAULT = Scale(
     ),
     sends=100,
     users=5_000,
+    large_users=200_000,
     initsyncs=9,
     replay_events=100_000,
     replay_rounds=3,
@@ -104,6 +107,7 @@ FULL = Scale(
     ),
     sends=100,
     users=5_000,
+    large_users=200_000,
     initsyncs=10,
     replay_events=100_000,
     replay_rounds=7,
