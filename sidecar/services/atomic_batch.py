@@ -30,7 +30,11 @@ LEAST_EVENTS: Final = 32
 """Fewer are not faster on every server that knows atomic batches (ADR 14)."""
 
 EVENT_SECONDS: Final = 0.005
-"""What each event adds to the time of an atomic batch: a slow link."""
+BYTES_A_SECOND: Final = 50_000
+"""What each event adds to the time of an atomic batch, and its bytes: a slow link."""
+
+REST_SECONDS: Final = 60.0
+"""How long none is tried after one without a reply, which costs the connection."""
 
 SCAN_SECONDS: Final = 2.0
 
@@ -43,8 +47,11 @@ async def store_at_once(
     Nothing is sent where the stream does not take it, or the time (monotonic) is short.
     """
     context, started_at = publisher.context, time.monotonic()
+    size_bytes = sum(len(event.body) for _, event in events)
     seconds = context.copy_seconds + EVENT_SECONDS * len(events)
-    if len(events) < LEAST_EVENTS or started_at + seconds > ends_at:
+    seconds += size_bytes / BYTES_A_SECOND
+    is_early = started_at < context.no_batch_until
+    if is_early or len(events) < LEAST_EVENTS or started_at + seconds > ends_at:
         return InDoubt.NO
     try:
         connection = context.supervisor.connection()
@@ -82,6 +89,7 @@ async def _send(
                 publisher.record_stored(event, key, stored, sent_at)
             return Stored(sequence, duplicate=False)
         case NoAnswer():
+            context.no_batch_until = time.monotonic() + REST_SECONDS
             context.supervisor.drop(connection)
     return InDoubt.YES
 

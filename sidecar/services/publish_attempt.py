@@ -55,6 +55,8 @@ class Context:
     copy_seconds: float
     doubts: dict[object, float] = field(default_factory=dict)
     """Attempts and atomic batches that may stand unseen, and since when (monotonic)."""
+    no_batch_until: float = 0.0
+    """Before then no atomic batch is tried, monotonic."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def run(self, work: Coroutine[Any, Any, Result], on_done: OnDone) -> None:

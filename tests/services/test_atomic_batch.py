@@ -27,7 +27,12 @@ from sidecar.model.publish_reply import (
     Undecided,
 )
 from sidecar.model.scan import Open, Scan
-from sidecar.services.atomic_batch import EVENT_SECONDS, LEAST_EVENTS, store_at_once
+from sidecar.services.atomic_batch import (
+    BYTES_A_SECOND,
+    EVENT_SECONDS,
+    LEAST_EVENTS,
+    store_at_once,
+)
 from sidecar.services.publisher import MAX_IN_FLIGHT
 
 if TYPE_CHECKING:
@@ -52,7 +57,11 @@ class Parts:
         self.knows = self.ends_at_last = True
         self.failure: Problem | None = None
         self.context = SimpleNamespace(
-            copy_seconds=2.0, supervisor=self, scans=self, doubts=self.doubts
+            copy_seconds=2.0,
+            supervisor=self,
+            scans=self,
+            doubts=self.doubts,
+            no_batch_until=0.0,
         )
 
     async def store(self, count: int = COUNT, seconds: float = 60) -> Stored | InDoubt:
@@ -90,7 +99,9 @@ class Parts:
         self, events: list[tuple[str, Event]], last: int, seconds: float
     ) -> Answer:
         assert (last, self.in_flight, len(self.doubts)) == (LAST, 1, 1)
-        assert seconds == 2.0 + EVENT_SECONDS * len(events)
+        size_bytes = sum(len(each.body) for _, each in events)
+        slow_seconds = EVENT_SECONDS * len(events) + size_bytes / BYTES_A_SECOND
+        assert seconds == 2.0 + slow_seconds
         self.sent.append(events)
         return self.reply
 
@@ -159,3 +170,13 @@ async def test_none_is_sent_where_it_cannot_be_stored(what: dict[str, Any]) -> N
     vars(parts).update(what)
     assert await parts.store() is InDoubt.NO
     assert parts.sent == []
+
+
+async def test_after_one_without_a_reply_none_is_tried_for_a_while() -> None:
+    parts = Parts(NoAnswer())
+    assert await parts.store() is InDoubt.YES
+    parts.reply = ACKNOWLEDGED
+    assert await parts.store() is InDoubt.NO
+    assert (len(parts.sent), parts.dropped) == (1, 1)
+    parts.context.no_batch_until = time.monotonic()
+    assert await parts.store() == Stored(LAST + COUNT, duplicate=False)

@@ -199,6 +199,17 @@ def test_what_was_under_way_is_dead_where_its_first_place_is_taken(
     assert a_pass(plugin, user(pkey=1), user(pkey=2)) == ANOTHER
 
 
+def test_what_nats_server_left_out_of_a_batch_ends_one_pass_alone(
+    plugin: Any, fake: FakeSidecar
+) -> None:
+    """It restores what follows, at wrong offsets: docs/adr/0014."""
+    key = interrupted(plugin, fake, unknown())
+    fake.then(stands(L + 2, f"{key}.2"), taken(f"{key}.2", L + 2))
+    assert a_pass(plugin, *initsync(3)) == ANOTHER
+    fake.then(stands(L + 2), *map(stored, (L + 3, L + 5, L + 6, L + 7)))
+    assert a_pass(plugin, *initsync(3)) is None
+
+
 def test_what_another_producer_wrote_behind_it_ends_the_next_pass(
     plugin: Any, fake: FakeSidecar
 ) -> None:
