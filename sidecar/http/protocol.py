@@ -224,8 +224,6 @@ class BoundedProtocol(ClockedProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse it, and bound what is not yet a whole request."""
         self._may_probe = True
-        if self._waiter is not None:  # of its request the parser knows no more then
-            self._waiter.end()
         if len(data) <= _PIECE_BYTES:
             self._parse(data)
         else:
@@ -293,7 +291,9 @@ class BoundedProtocol(ClockedProtocol):
         return bool(cycle and cycle.response_started and not cycle.response_complete)
 
     def on_message_begin(self) -> None:
-        """Know that headers follow."""
+        """Know that headers follow; what waits is served while its own are known."""
+        if self._waiter is not None:
+            self._waiter.end()
         self._body_bytes = 0
         self._is_in_head = self._is_in_message = True
         self._unanswered += 1
@@ -422,11 +422,13 @@ class BoundedProtocol(ClockedProtocol):
         return True
 
     def _go_on(self, asked_at: float) -> None:
-        self._waiter = self.cycle = None  # type: ignore[assignment]
+        direct, self._waiter = self.cycle, None
+        self.cycle = None  # type: ignore[assignment]
         if not self.transport.is_closing():
             self.scope["state"][ASKED_AT] = asked_at
             self._go_uvicorns_way()
             super().on_message_complete()
+            self.cycle.keep_alive = direct.keep_alive
 
     def _probe(self) -> Response | None:
         is_local = self.client is not None and self.client[0] == UNIX

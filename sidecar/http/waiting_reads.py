@@ -17,6 +17,7 @@ from sidecar.http.reads import delays_seconds, next_link, page_document
 from sidecar.http.responses import PRIVATE, json_response
 from sidecar.services.pages import MAX_BYTES, Query
 from sidecar.services.waiters import NEAR_EVENTS
+from sidecar.telemetry.log import internal_error
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from sidecar.services.pages import Page
     from sidecar.services.waiters import Waiter
 
-MAX_BODY_BYTES: Final = 64 * 1024
+MAX_PAGE_BYTES: Final = 64 * 1024
 """A larger page counts as held until its reader has taken it: see `_PageResponse`."""
 
 _PLAIN = re.compile(
@@ -60,12 +61,19 @@ class WaitingReads:
         offset, now = query.offset, time.monotonic()
 
         def end(page: Page | None) -> None:
-            response = None if page is None else self._response_with(query, page)
+            response = None
+            try:
+                response = None if page is None else self._response_with(query, page)
+            except Exception as error:  # noqa: BLE001 - the usual way says it again
+                internal_error(error)
             if page is None or response is None:
                 go_on(now)
                 return
             respond(response)
-            self._note(agent, offset, page)
+            self._daemon.metrics.read(len(page.events))
+            is_client = self._daemon.clients.read(agent, offset, time.monotonic())
+            if is_client and waiter is not None and waiter.is_at_end:
+                self._daemon.metrics.followed(agent, self._delays_seconds)
 
         waiter = self._daemon.waiters.wait(query, wait_seconds, end)
         if waiter is not None:
@@ -74,6 +82,8 @@ class WaitingReads:
 
     def _response_with(self, query: Query, page: Page) -> Response | None:
         """Give what is the same for all who get this page; None where it is large."""
+        if sum(len(message.body) for message in page.events) > MAX_PAGE_BYTES:
+            return None
         if page is not self._page:
             headers = PRIVATE
             if page.next_offset + NEAR_EVENTS <= page.position.last:
@@ -81,16 +91,10 @@ class WaitingReads:
                 headers = headers | {
                     "Link": next_link({"offset": 0} | asked, page.next_offset)
                 }
-            response = json_response(page_document(page), headers=headers)
-            is_small = len(response.body) <= MAX_BODY_BYTES
-            self._page, self._response = page, response if is_small else None
             self._delays_seconds = delays_seconds(page)
+            self._response = json_response(page_document(page), headers=headers)
+            self._page = page
         return self._response
-
-    def _note(self, agent: str, offset: int, page: Page) -> None:
-        self._daemon.metrics.read(len(page.events))
-        if self._daemon.clients.read(agent, offset, time.monotonic()):
-            self._daemon.metrics.followed(agent, self._delays_seconds)
 
 
 def _read(query_string: bytes) -> tuple[Query | None, float]:

@@ -167,13 +167,12 @@ class Reader:
         step = decide(Asked(query.offset), came, None)
         if not isinstance(step, Serve):
             return None
-        if self._monitor.proven_last() < query.offset:
-            await self._monitor.wait_for(query.offset, _LEADERS_WORD_SECONDS)
-            if not self._monitor.reaches(query.offset):
-                return None
+        await self._monitor.wait_for(query.offset, _LEADERS_WORD_SECONDS)
         info = self._monitor.info
         assert info is not None  # noqa: S101 - somebody waits at its end
-        return await self._serve(step.events, query, info.position)
+        last = info.position.last
+        events = [each for each in step.events if each.sequence <= last]
+        return await self._serve(events, query, info.position) if events else None
 
     async def _wait(self, offset: int, timeout_seconds: float) -> None:
         self.waiting += 1

@@ -8,10 +8,11 @@ plain is not answered here: whoever waits is then told to ask as any other reade
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from sidecar.errors import Problem
+from sidecar.telemetry.log import internal_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +30,9 @@ LOOK_SECONDS: Final = 0.01
 """Lies at least between two looks. So those who follow many events a second come for
 some at a time, all for the same, and leave the sidecar to who sends them."""
 
+MAX_GROUPS: Final = 16
+"""Whose pages are asked for at each look, whoever said that something was stored."""
+
 NEAR_EVENTS: Final = 100
 """Who lacks fewer follows, and gets what stands at the next look."""
 
@@ -36,8 +40,12 @@ NEAR_EVENTS: Final = 100
 class Waiter:
     """One who waits for the first event at an offset, or until its time is over."""
 
-    def __init__(self, waiters: Waiters, query: Query, on_end: OnEnd) -> None:
+    def __init__(
+        self, waiters: Waiters, query: Query, on_end: OnEnd, *, is_at_end: bool
+    ) -> None:
         self.query = query
+        self.is_at_end = is_at_end
+        """When it asked; else it came back a little late."""
         self._waiters = waiters
         self._on_end = on_end
         self._timer: asyncio.TimerHandle | None = None
@@ -57,7 +65,10 @@ class Waiter:
         """Wait no more, and say so, once."""
         if self._timer is not None:
             self.forget()
-            self._on_end(page)
+            try:
+                self._on_end(page)
+            except Exception as error:  # noqa: BLE001 - others wait, too
+                internal_error(error)
 
 
 class Waiters:
@@ -70,6 +81,7 @@ class Waiters:
         self._monitor = monitor
         self._stopping = stopping
         self._groups: dict[Query, dict[Waiter, None]] = {}
+        self._looks: dict[Query, asyncio.Task[None]] = {}
 
     @property
     def count(self) -> int:
@@ -85,13 +97,15 @@ class Waiters:
         info = self._monitor.recent_info()
         if info is None or self._stopping.is_set():
             return None
-        last = max(info.position.last, self._monitor.proven_last())
+        first, last = info.position
         offset = query.offset or 0
-        if not max(info.position.first, last + 1 - NEAR_EVENTS) <= offset <= last + 1:
+        if not max(first, last + 1 - NEAR_EVENTS) <= offset <= last + 1:
+            return None
+        if query not in self._groups and len(self._groups) >= MAX_GROUPS:
             return None
         if offset <= last:
             self._monitor.heard.set()
-        waiter = Waiter(self, query, on_end)
+        waiter = Waiter(self, query, on_end, is_at_end=offset > last)
         self._groups.setdefault(query, {})[waiter] = None
         self._monitor.reader_came()
         waiter.start(seconds)
@@ -112,10 +126,13 @@ class Waiters:
             while True:
                 await self._monitor.heard.wait()
                 self._monitor.heard.clear()
-                await asyncio.gather(*map(self._look, list(self._groups)))
+                for query in self._groups.keys() - self._looks.keys():
+                    look = self._looks[query] = asyncio.create_task(self._look(query))
+                    look.add_done_callback(partial(self._looked, query))
                 await asyncio.sleep(LOOK_SECONDS)
         finally:
-            stopping.cancel()
+            for task in (stopping, *self._looks.values()):
+                task.cancel()
 
     async def _end_all_at_stop(self) -> None:
         await self._stopping.wait()
@@ -124,10 +141,23 @@ class Waiters:
 
     async def _look(self, query: Query) -> None:
         page = None
-        with suppress(Problem):
+        try:
             page = await self._reader.next_page(query)
-        if page is not None or self._monitor.reaches(query.offset or 0):
+        except Problem:
+            pass  # who asks as any other does is told
+        except Exception as error:  # noqa: BLE001 - others wait, too
+            internal_error(error)
+        if page is not None or self._reaches(query):
             await self._answer(query, page)
+
+    def _looked(self, query: Query, _: asyncio.Task[None]) -> None:
+        """Look again where somebody has come meanwhile for what stands."""
+        del self._looks[query]
+        if query in self._groups and self._reaches(query):
+            self._monitor.heard.set()
+
+    def _reaches(self, query: Query) -> bool:
+        return self._monitor.reaches(query.offset or 0)
 
     async def _answer(self, query: Query, page: Page | None) -> None:
         for number, waiter in enumerate(list(self._groups.get(query, {}))):

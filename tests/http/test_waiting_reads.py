@@ -89,6 +89,27 @@ async def test_a_request_behind_one_that_waits_is_answered_after_it() -> None:
         assert list(one.waits) == [QUERY]
 
 
+@pytest.mark.parametrize(
+    ("behind", "answers"),
+    [
+        (WAIT.replace(b"offset=7", b"offset=8"), 2),
+        (WHOLE.replace(b"POST", b"PUT"), 2),
+        (b"G", 1),
+        (b"garbage\r\n\r\n", 0),
+    ],
+    ids=["the same", "with a body", "its first byte", "no request"],
+)
+async def test_what_comes_in_one_piece_behind_it_is_answered_after_it(
+    behind: bytes, answers: int
+) -> None:
+    async with wire() as one:
+        one.protocol.data_received(WAIT + behind)
+        came = b""
+        while came.count(b"by uvicorn") < answers:
+            came += await one.read_to(b"by uvicorn")
+        assert one.asked_at == [7.0, None][:answers]
+
+
 @pytest.mark.parametrize("cut", range(1, len(WAIT), 7))
 async def test_a_read_in_two_pieces_waits_like_a_whole_one(cut: int) -> None:
     async with wire() as one:

@@ -242,13 +242,17 @@ async def test_a_page_of_the_leader_passes_its_bound_by_one_event(
 async def test_what_a_copy_has_beyond_the_leaders_word_is_given_to_nobody_who_waits(
     plain: NatsProcess, leader: Leader
 ) -> None:
-    leader.lag = 1  # of 13 the leader knows nothing
+    leader.lag = 3  # it knows nothing of 11 to 13
     async with serving(plain) as daemon:
-        assert await daemon.reader.next_page(Query(13)) is None
-        leader.lag = 0
-        page = await daemon.reader.next_page(Query(13))
+        page = await daemon.reader.next_page(Query(9))
         assert page is not None
-        assert (offsets(page), page.position) == ([13], (8, 13))
+        assert (offsets(page), page.next_offset) == ([9, 10], 11)
+        assert offsets(await daemon.reader.read(Query(10))) == [10, 11, 12, 13]
+        assert await daemon.reader.next_page(Query(12)) is None
+        leader.lag = 0
+        page = await daemon.reader.next_page(Query(12))
+        assert page is not None
+        assert offsets(page) == [12, 13]
 
 
 async def test_a_copy_that_has_nothing_ends_no_waiting(

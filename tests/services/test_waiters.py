@@ -17,7 +17,7 @@ from sidecar.jetstream.monitor import StreamMonitor
 from sidecar.model.publish_reply import Position
 from sidecar.model.stream import StreamInfo
 from sidecar.services.pages import Page, Query
-from sidecar.services.waiters import NEAR_EVENTS, Waiters
+from sidecar.services.waiters import MAX_GROUPS, NEAR_EVENTS, Waiters
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,13 +35,16 @@ class Copy:
 
     def __init__(self) -> None:
         self.asked: list[int | None] = []
-        self.was_asked = asyncio.Event()
+        self.was_asked, self.go_on = asyncio.Event(), asyncio.Event()
+        self.slow: Query | None = None
         self.page: Page | Problem | None = None
 
     async def next_page(self, query: Query) -> Page | None:
         self.asked.append(query.offset)
         self.was_asked.set()
-        if isinstance(self.page, Problem):
+        if query == self.slow:
+            await self.go_on.wait()
+        if isinstance(self.page, Exception):
             raise self.page
         return self.page
 
@@ -143,6 +146,50 @@ async def test_what_no_copy_gives_is_asked_for_as_any_other_read(
         one.copy.page = has
         await one.stands(LAST + 1)
         assert await one.end() is None
+
+
+async def test_what_fails_for_one_fails_for_nobody_else() -> None:
+    def fails(_: Page | None) -> None:
+        raise ValueError
+
+    async with world() as one:
+        one.waiters.wait(AT_END, 60, fails)
+        one.wait()
+        one.copy.page = page_to(LAST + 1)
+        one.monitor.hear_stored()
+        assert await one.end() is one.copy.page
+        one.wait()
+        one.copy.page = ValueError()  # type: ignore[assignment]
+        await one.stands(LAST + 1)
+        assert await one.end() is None
+
+
+async def test_a_look_that_takes_long_holds_up_no_other() -> None:
+    async with world() as one:
+        one.copy.slow = Query(LAST + 1, limit=1)
+        one.wait(one.copy.slow)
+        one.monitor.hear_stored()
+        async with asyncio.timeout(10):
+            await one.copy.was_asked.wait()
+        one.wait()
+        one.copy.page = page_to(LAST + 1)
+        one.monitor.hear_stored()
+        assert await one.end() is one.copy.page
+        one.copy.go_on.set()
+        assert await one.end() is one.copy.page
+
+
+async def test_a_stranger_who_tells_of_events_costs_a_bounded_number_of_reads() -> None:
+    async with world() as one:
+        waiters = [one.wait(Query(LAST + 1, limit=at)) for at in range(1, 30)]
+        assert waiters.count(None) == 29 - MAX_GROUPS
+        assert one.wait(Query(LAST + 1, limit=1)) is not None
+
+
+async def test_only_who_waited_for_it_says_how_long_it_took() -> None:
+    async with world() as one:
+        assert one.wait().is_at_end
+        assert not one.wait(Query(LAST)).is_at_end
 
 
 async def test_a_client_waits_no_longer_than_it_said() -> None:
