@@ -23,7 +23,7 @@ unexport CDPATH
 unexport PYTHONDONTWRITEBYTECODE # each of some hundred processes would compile all
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-lowest test-newest test-hermes chaos simulate bench fuzz crowd coverage mutants check format docs lock clean cluster audit image test-image test-system release
+.PHONY: help demo run test test-lowest test-newest test-hermes chaos simulate bench fuzz crowd coverage mutants check format docs lock clean cluster audit image test-image test-system deb test-deb release
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,11 +58,18 @@ image: ## build the image: IMAGE=NAME, BUILD_ARGS="--build-arg BASE=..."
 	  --build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
 	  $(BUILD_ARGS) .
 
+deb: $(VENV)/packaging ## build dist/hermes-nats-sidecar_VERSION_ARCH.deb, on Debian
+	PATH="$(CURDIR)/$(BIN):$$PATH" deploy/debian/build dist
+
+test-deb: $(VENV)/system ## install the package in Debian 12 and 13, as root
+	$(BIN)/python -m pytest -rs tests/system/test_deb.py
+
 test-image: $(VENV)/system ## build and run image and compose here, as root: HERMES_HOME=DIR
 	$(BIN)/python -m pytest -rs tests/system/test_image.py
 
-test-system: $(VENV)/system ## test all of deploy/ with the real tools, as root
-	$(BIN)/python -m pytest -rs -n $(CORES) --dist loadfile tests/system
+test-system: $(VENV)/system ## test all else of deploy/ with the real tools, as root
+	$(BIN)/python -m pytest -rs -n $(CORES) --dist loadfile tests/system \
+	  --ignore=tests/system/test_deb.py
 
 chaos: $(VENV)/developed ## prove exactly once under faults (50 minutes), ARGS="--minutes 10"
 	PYTHONPATH=tests $(BIN)/python -m chaos.campaign --report .cache/chaos.json $(ARGS)
@@ -122,7 +129,7 @@ lock: $(VENV)/developed ## resolve the dependencies anew
 	$(PIP) uv
 	$(LOCK) --extra embedded -o requirements.lock pyproject.toml
 	$(LOCK) --extra embedded --extra dev -o requirements-dev.lock pyproject.toml
-	for what in build system; do \
+	for what in build deb system; do \
 	  $(LOCK) -o requirements-$$what.lock requirements-$$what.in || exit 1; \
 	done
 
@@ -156,7 +163,11 @@ $(VENV)/developed: $(VENV)/installed requirements-dev.lock
 	$(PIP) --require-hashes --no-build-isolation --requirement requirements-dev.lock
 	@touch $@
 
-$(VENV)/system: $(VENV)/developed requirements-system.lock
+$(VENV)/packaging: $(VENV)/installed requirements-deb.lock
+	$(PIP) --require-hashes --no-build-isolation --requirement requirements-deb.lock
+	@touch $@
+
+$(VENV)/system: $(VENV)/developed $(VENV)/packaging requirements-system.lock
 	$(PIP) --require-hashes --no-build-isolation --requirement requirements-system.lock
 	@touch $@
 

@@ -7,6 +7,7 @@ tests/test_docs.py compares the pages with the code.
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sidecar.http.app import create_app
 from sidecar.services.daemon import Daemon
 from sidecar.settings import PREFIX, Settings
 
-DOCS = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def openapi() -> str:
@@ -46,6 +47,35 @@ def settings_page() -> str:
             "",
         ]
     )
+
+
+def settings_file() -> str:
+    """Write each setting as a comment, for the units and the Debian package."""
+    blocks = [
+        "\n".join(
+            [
+                *textwrap.wrap(
+                    field.description or "",
+                    88,
+                    initial_indent="# ",
+                    subsequent_indent="# ",
+                ),
+                f"#{PREFIX}{name.upper()}={_value(name)}",
+                "",
+            ]
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+    return "\n".join([_SETTINGS_FILE, *blocks])
+
+
+_SETTINGS_FILE = """\
+# SPDX-License-Identifier: Apache-2.0
+# The settings of hermes-nats-sidecar.service, which reads them when it starts:
+# remove the # before those that you set. The values here are the defaults, except that
+# the unit sets SIDECAR_UNIX_SOCKET to /run/hermes-nats-sidecar/api.sock. Passwords and
+# keys are files: put them beside this one. `make docs` writes this file.
+"""
 
 
 def http_page() -> str:
@@ -166,13 +196,19 @@ def _parameters(operation: dict[str, Any]) -> str:
 
 
 PAGES = {
-    "openapi.json": openapi,
-    "settings.md": settings_page,
-    "http-api.md": http_page,
+    "docs/openapi.json": openapi,
+    "docs/settings.md": settings_page,
+    "docs/http-api.md": http_page,
+    "deploy/systemd/sidecar.env": settings_file,
 }
 
 
 def _default(name: str) -> str:
+    value = _value(name)
+    return f"`{value}`" if value else ""
+
+
+def _value(name: str) -> str:
     field = Settings.model_fields[name]
     if field.default_factory is not None or field.default is None:
         return ""
@@ -181,7 +217,7 @@ def _default(name: str) -> str:
         value = ",".join(value)
     if isinstance(value, bool):
         value = str(value).lower()
-    return f"`{value}`"
+    return str(value)
 
 
 def _text(description: str | None) -> str:
@@ -191,7 +227,7 @@ def _text(description: str | None) -> str:
 def main() -> None:
     """Write every page."""
     for name, page in PAGES.items():
-        (DOCS / name).write_text(page(), "utf-8")
+        (ROOT / name).write_text(page(), "utf-8")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import asyncio
 import gc
 import os
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from sidecar.command_error import (
 from sidecar.errors import Problem
 from sidecar.model.event import MAX_OFFSET, plain_name
 from sidecar.model.wanted import ObjectKey, Wanted, read_key, read_time
-from sidecar.settings import load
+from sidecar.settings import PREFIX, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +52,7 @@ other users, use SIDECAR_UNIX_SOCKET or set SIDECAR_TLS_CERT_FILE."""
 def main() -> None:
     """Run the command line and exit."""
     try:
-        arguments = _parser().parse_args()
+        arguments = parser().parse_args()
         status = arguments.run(arguments)
     except CommandError as complaint:
         status = _complain(complaint.exit_status, complaint)
@@ -74,15 +75,16 @@ def _complain(status: int, what: object) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line; the man page and the completion are made of it too."""
+    top = argparse.ArgumentParser(
         prog="hermes-nats-sidecar",
         description="Gives Hermes a NATS JetStream message bus.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="command")
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(required=True, metavar="command")
 
     def add(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary, description=summary)
@@ -128,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         help="copy nothing; tell what differs from the plugins of this version",
     )
     add("demo", _demo, "send a small initsync through plugin, sidecar and NATS")
-    return parser
+    return top
 
 
 def _add_tail(command: argparse.ArgumentParser) -> None:
@@ -271,12 +273,14 @@ def _check(_: argparse.Namespace) -> int:
 
     private_names.require()
     from sidecar.commands.provision import find_faults
+    from sidecar.services import certificates
 
     settings = load(os.environ)
     if settings.tcp_access == "token" and settings.tls_cert_file is None:
         print(_OVER_HTTP, file=sys.stderr)
-    faults = asyncio.run(find_faults(settings))
-    for sentence in faults:
+    ends = {PREFIX + name: end for name, end in certificates.ends(settings).items()}
+    faults = asyncio.run(find_faults(settings, ends))
+    for sentence in [*certificates.says(ends, time.time()), *faults]:
         print(printable(sentence))
     if not faults:
         print(f"Stream {settings.stream} is usable.")

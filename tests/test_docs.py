@@ -31,10 +31,29 @@ def _generator() -> Any:
     return module
 
 
-@pytest.mark.parametrize("name", ["openapi.json", "settings.md", "http-api.md"])
+PAGES = [
+    *(f"docs/{name}" for name in ("openapi.json", "settings.md", "http-api.md")),
+    "deploy/systemd/sidecar.env",
+]
+
+
+def test_each_generated_page_is_compared() -> None:
+    assert list(_generator().PAGES) == PAGES
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_generated_page_is_what_the_code_says(name: str) -> None:
-    written = (ROOT / "docs" / name).read_text("utf-8")
+    written = (ROOT / name).read_text("utf-8")
     assert written == _generator().PAGES[name](), "run `make docs`"
+
+
+def test_the_settings_file_sets_nothing_and_names_the_defaults() -> None:
+    lines = (ROOT / "deploy/systemd/sidecar.env").read_text("utf-8").splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == []
+    given = [line[1:].split("=", 1) for line in lines if line.startswith(f"#{PREFIX}")]
+    assert len(given) == len(Settings.model_fields)
+    values = {name.removeprefix(PREFIX).lower(): value for name, value in given}
+    assert Settings.model_validate(values) == Settings()
 
 
 def test_readme_is_at_most_150_lines() -> None:

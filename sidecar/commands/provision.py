@@ -15,6 +15,7 @@ from sidecar.jetstream.api_replies import ApiError
 from sidecar.jetstream.connection import Connection
 from sidecar.jetstream.requests import NoReply
 from sidecar.model import stream
+from sidecar.services import certificates
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -68,9 +69,16 @@ async def provision(
     return None, sentences
 
 
-async def find_faults(settings: Settings) -> list[str]:
-    """Say, a sentence each, why the stream is unfit; raise Problem, ProvisionError."""
+async def find_faults(settings: Settings, ends: dict[str, float]) -> list[str]:
+    """Say, a sentence each, why the stream is unfit; raise Problem, ProvisionError.
+
+    When the server's certificate ends is added to `ends`.
+    """
     async with _connected(settings, settings.nats_server) as connection:
+        if connection.certificate is not None:
+            ends["The certificate of NATS"] = certificates.end_of(
+                connection.certificate
+            )
         faults = stream.server_unfitness(connection.server_version)
         if faults:
             return faults

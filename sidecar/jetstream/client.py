@@ -27,6 +27,7 @@ from sidecar.jetstream.dial import dial
 from sidecar.telemetry.log import internal_error
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
     from urllib.parse import ParseResult
 
@@ -249,8 +250,17 @@ class NatsClient(Client):
     @property
     def is_encrypted(self) -> bool:
         """Tell whether the socket is TLS by now."""
+        return self._tls() is not None
+
+    @property
+    def certificate(self) -> bytes | None:
+        """What the server has shown, as DER; None without TLS."""
+        tls = self._tls()
+        return None if tls is None else tls.getpeercert(binary_form=True)
+
+    def _tls(self) -> ssl.SSLObject | None:
         writer = getattr(self._transport, "_io_writer", None)
-        return writer is not None and writer.get_extra_info("ssl_object") is not None
+        return None if writer is None else writer.get_extra_info("ssl_object")
 
     def abort(self) -> None:
         """Cut the socket; close() alone would flush what is still buffered."""

@@ -166,6 +166,11 @@ class Connection:
         return self._client.server("version")
 
     @property
+    def certificate(self) -> bytes | None:
+        """The server's own, as DER; None without TLS."""
+        return self._client.certificate
+
+    @property
     def server_name(self) -> str:
         """The server's name, for logs and the status page."""
         return self._client.server("server_name")

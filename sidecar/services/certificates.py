@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sidecar.settings import Settings
 
 _PEM = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+_SOON_SECONDS = 30 * 86_400  # as the alert HermesCertificateEnds
 _VERSION, _UTC_TIME = 0xA0, 0x17
 _LONG_LENGTH = 0x80
 
@@ -58,10 +59,22 @@ def credentials_end(text: str) -> float | None:
 
 def first_end(pem: str) -> float:
     """Give when the first of some certificates ends; raise ValueError, IndexError."""
-    return min(_end(ssl.PEM_cert_to_DER_cert(block)) for block in _PEM.findall(pem))
+    return min(end_of(ssl.PEM_cert_to_DER_cert(block)) for block in _PEM.findall(pem))
 
 
-def _end(der: bytes) -> float:
+def says(ends: dict[str, float], now: float) -> Iterator[str]:
+    """Say a sentence for each, and which to renew soon."""
+    for name, end in sorted(ends.items()):
+        day = datetime.fromtimestamp(end, UTC).date()
+        if end <= now:
+            yield f"{name} has ended on {day}: renew it."
+        elif end < now + _SOON_SECONDS:
+            yield f"{name} ends soon, on {day}: renew it."
+        else:
+            yield f"{name} ends on {day}."
+
+
+def end_of(der: bytes) -> float:
     """Find notAfter in a certificate (RFC 5280, 4.1)."""
     (_, certificate), *_ = _parts(der)
     (_, signed), *_ = _parts(certificate)

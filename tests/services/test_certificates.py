@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
-from sidecar.services.certificates import ends, first_end
+from sidecar.services.certificates import ends, first_end, says
 from sidecar.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,6 +43,18 @@ def test_the_first_of_several_counts(authority: trustme.CA) -> None:
         for end in (LATE, EARLY, LATE)
     ]
     assert first_end("".join(texts)) == EARLY.timestamp()
+
+
+@pytest.mark.parametrize(
+    ("days", "said"),
+    [
+        (31, "A ends on 1970-02-01."),
+        (29, "A ends soon, on 1970-01-30: renew it."),
+        (0, "A has ended on 1970-01-01: renew it."),
+    ],
+)
+def test_one_that_ends_within_a_month_is_to_be_renewed(days: int, said: str) -> None:
+    assert list(says({"A": days * 86_400.0}, now=0.0)) == [said]
 
 
 def test_each_setting_that_names_a_certificate_is_told(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from support.process import Process, wait_until
+from system.containers import USER
 from system.secrets_made import ROOT, make_secrets
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class Project:
             ROOT / "deploy", deploy, ignore=shutil.ignore_patterns("secrets")
         )
         self.directory = deploy / "compose"
-        make_secrets(self.directory / "secrets", "nats")
+        secrets = make_secrets(self.directory / "secrets", "nats").directory
+        subprocess.run(["chgrp", "-R", str(USER), secrets], check=True)
         (directory / "containers.conf").write_text(CONFIG.format(directory=directory))
         self._environ = dict(os.environ) | {
             "CONTAINERS_CONF": str(directory / "containers.conf"),

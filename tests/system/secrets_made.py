@@ -15,7 +15,8 @@ ROLES = ("producer", "consumer", "both", "provision")
 
 def make_secrets(directory: Path, *names: str) -> Secrets:
     """Make them for a NATS that is reached by these names."""
-    subprocess.run([NATS / "make-secrets", directory, *names], check=True)
+    make = (NATS / "make-secrets", "--directory", directory)
+    subprocess.run([*make, *names], check=True)
     return Secrets(directory)
 
 

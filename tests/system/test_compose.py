@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from system.containers import USER
 from system.secrets_made import ROOT
 
 from sidecar.settings import Settings
@@ -30,9 +31,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.chmod(path.stat().st_mode & ~0o077)
     project = copy / "compose"
     readme = (project / "README.md").read_text()
-    commands = re.findall(r"^    (chmod .*|\S*/make-secrets .*)$", readme, re.MULTILINE)
-    assert len(commands) == 2
-    script = "\n".join(["umask 077", *commands])
+    ours = r"^    (chmod .*|\S*/make-secrets .*|sudo chgrp .*)$"
+    commands = re.findall(ours, readme, re.MULTILINE)
+    assert len(commands) == 3
+    script = "\n".join(["umask 077", 'sudo() { "$@"; }', *commands])
     subprocess.run(["sh", "-euc", script], cwd=project, check=True)
     return project
 
@@ -133,4 +135,7 @@ def test_the_users_of_the_containers_may_read_what_is_mounted(
     below = {path for root in mounted for path in [root, *root.rglob("*")]}
     for path in below - {project / "secrets/tls/ca.key"}:
         wanted = 0o005 if path.is_dir() else 0o004
+        if path.is_relative_to(project / "secrets"):
+            assert path.stat().st_gid == USER, path
+            wanted *= 0o10
         assert path.stat().st_mode & wanted == wanted, path

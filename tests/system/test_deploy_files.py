@@ -7,6 +7,7 @@ The refusal shows that the tool really reads that file.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from system.secrets_made import ROOT, Secrets, make_secrets
 from system.systemd_root import install_units
 
 from sidecar.jetstream.embedded_server import find_nats_server
+from sidecar.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,7 +118,7 @@ def nats_server(file: Path) -> None:
 
 
 def execute(file: Path) -> None:
-    run("sh", file, file.parent / "made", "localhost")
+    run("sh", file, "--directory", file.parent / "made", "localhost")
 
 
 def shell(file: Path) -> None:
@@ -132,6 +134,32 @@ def systemd(file: Path) -> None:
     complaints = run("systemd-analyze", "verify", f"--root={root}", unit).splitlines()
     if any(not TOO_NEW.search(complaint) for complaint in complaints):
         raise RefusedError(complaints)
+
+
+def systemd_user(file: Path) -> None:
+    """Verify it for a user who has installed the program as docs/install.md says."""
+    home = file.parent / "home"
+    program = home / "hermes-nats-sidecar/bin/hermes-nats-sidecar"
+    program.parent.mkdir(parents=True)
+    shutil.copy("/bin/true", program)
+    environ = os.environ | {"HOME": str(home), "XDG_RUNTIME_DIR": str(home)}
+    complaints = run("systemd-analyze", "--user", "verify", file, env=environ)
+    if file.name in complaints:
+        raise RefusedError(complaints)
+
+
+def tmpfiles(file: Path) -> None:
+    root = file.parent / "root"
+    (root / "etc").mkdir(parents=True)
+    run("systemd-sysusers", f"--root={root}", file.parent / "sysusers.conf")
+    run("systemd-tmpfiles", f"--root={root}", "--create", file)
+
+
+def settings(file: Path) -> None:
+    """Read it as systemd does, with each comment taken as a setting."""
+    names = re.findall(r"^#?(\w+)=", file.read_text(), re.MULTILINE)
+    if set(names) != {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}:
+        raise RefusedError(names)
 
 
 def sysusers(file: Path) -> None:
@@ -161,9 +189,11 @@ LOADED: dict[str, Callable[[Path], object]] = {
     "prometheus/alerts.yml": promtool,
     "systemd/hermes-nats-server.service": systemd,
     "systemd/hermes-nats-sidecar.service": systemd,
-    "systemd/hermes-nats-sidecar.service.d/embedded.conf": systemd,
     "systemd/hermes-server.service.d/nats-sidecar.conf": systemd,
+    "systemd/sidecar.env": settings,
     "systemd/sysusers.conf": sysusers,
+    "systemd/tmpfiles.conf": tmpfiles,
+    "systemd/user/hermes-nats-sidecar.service": systemd_user,
 }
 HERMES_CONFIGS = [
     f"{place}/hermes-{program}-config.yml"
@@ -171,13 +201,14 @@ HERMES_CONFIGS = [
     for program in ("server", "client-usersgroups_null")
 ]
 DOCKERFILE = "compose/hermes.Dockerfile"  # test_image.py
+PACKAGE = "debian/"  # test_package.py, test_deb.py
 
 
 def test_each_file_has_a_tool_that_loads_it() -> None:
     listed = run("git", "-C", ROOT, "ls-files", "deploy").splitlines()
     files = {name.removeprefix("deploy/") for name in listed}
-    documentation = {name for name in files if name.endswith(".md")}
-    assert {*LOADED, *HERMES_CONFIGS, DOCKERFILE} == files - documentation
+    others = {name for name in files if name.endswith(".md") or PACKAGE in name}
+    assert {*LOADED, *HERMES_CONFIGS, DOCKERFILE} == files - others
 
 
 @pytest.mark.parametrize("name", LOADED)

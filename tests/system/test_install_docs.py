@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/install.md: its commands are run as far as a machine can."""
+"""docs/install.md: its commands are run as far as a machine can.
+
+Those of a Debian package and of systemd: test_deb.py, test_systemd.py.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,8 @@ NOT_RUN = {
     "kubectl apply": "needs a cluster",
     "export HTTPS_PROXY": "needs a proxy",
     "sudo restorecon": "needs SELinux",
-    "sudo systemctl": "tests/system/test_systemd.py does",
-    "/opt/hermes-nats-sidecar/bin/hermes-nats-sidecar provision": "same",
-    "sudo python3 -m venv": "same",
-    "sudo /opt/hermes-nats-sidecar/bin/pip": "same",
-    "sudo chmod -R go+rX": "same",
-    "SIDECAR_NATS_": "lines of a file, for a systemd that is not here",
+    "systemctl --user": "needs a user's session; the unit is verified",
+    "loginctl": "same",
 }
 
 
@@ -89,38 +88,20 @@ def test_each_file_of_ours_that_the_page_names_exists() -> None:
 
 
 def test_an_ordinary_user_installs_and_runs_it(checkout: Path) -> None:
-    commands = _runnable("On a host, as an ordinary user")
-    assert len(commands) == 9
+    commands = _runnable("From source, as an ordinary user")
+    assert len(commands) == 12
     home = checkout.parent
-    _run([*commands, "kill %1", "wait %1"], checkout, home, user=NOBODY)
+    verify = "systemd-analyze --user verify ~/.config/systemd/user/*.service"
+    environ = {"XDG_RUNTIME_DIR": str(home)}
+    page = [*commands, "kill %1", "wait %1", verify]
+    assert "hermes-nats-sidecar.service" not in _run(
+        page, checkout, home, user=NOBODY, **environ
+    )
+    settings = (home / ".config/hermes-nats-sidecar/sidecar.env").read_text()
+    assert re.findall("^SIDECAR.*", settings, re.MULTILINE) == ["SIDECAR_EMBEDDED=true"]
     installed = home / "hermes/plugins/messagebus_producers/nats_sidecar"
     assert (installed / "nats_sidecar.py").exists()
     assert (home / ".local/state/hermes-nats-sidecar/nats/data").is_dir()
-
-
-def test_everything_for_systemd_arrives_where_the_units_look_for_it(
-    checkout: Path, tmp_path: Path
-) -> None:
-    """Run it with another root; sudo is this test's own user."""
-    commands = [
-        re.sub(r" /etc/", f" {tmp_path}/etc/", command.removeprefix("sudo "))
-        .replace("systemd-sysusers ", f"systemd-sysusers --root={tmp_path} ")
-        .replace("-g hermes-nats-server ", "")  # a group of that root alone
-        for command in _runnable("On a host, with systemd")
-    ]
-    assert len(commands) == 16
-    _run(commands, checkout, checkout.parent, user=0)
-    for unit in ("hermes-nats-sidecar", "hermes-nats-server"):
-        text = (tmp_path / f"etc/systemd/system/{unit}.service").read_text()
-        needed = re.findall(
-            r"^(?:LoadCredential=[^:]+:|EnvironmentFile=)(/\S+)", text, re.MULTILINE
-        )
-        assert needed
-        for path in needed:
-            assert (tmp_path / path.removeprefix("/")).is_file()
-    assert "hermes-nats-sidecar" in (tmp_path / "etc/passwd").read_text()
-    tls = tmp_path / "etc/hermes-nats-server/tls"
-    assert {path.name for path in tls.iterdir()} == {"tls.crt", "tls.key"}
 
 
 def test_kubernetes_manifests_are_built(checkout: Path) -> None:
@@ -131,10 +112,12 @@ def test_kubernetes_manifests_are_built(checkout: Path) -> None:
     assert "kind: StatefulSet" in _run(commands, checkout, checkout.parent, user=0)
 
 
-def _run(commands: list[str], checkout: Path, home: Path, user: int) -> str:
+def _run(
+    commands: list[str], checkout: Path, home: Path, user: int, **more: str
+) -> str:
     # What the system has, not what is only in the PATH of whoever tests.
     path = f"{home}/bin:/usr/local/bin:/usr/bin:/bin"
-    environ = dict(os.environ) | {"HOME": str(home), "PATH": path}
+    environ = dict(os.environ) | {"HOME": str(home), "PATH": path} | more
     environ.pop("XDG_STATE_HOME", None)
     answer = subprocess.run(
         ["bash", "-eu"],

@@ -9,9 +9,9 @@ import shutil
 import signal
 import socket
 import ssl
-import stat
 import subprocess
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -64,6 +64,26 @@ def one_node(secrets: Secrets, config: Path, directory: Path) -> Iterator[int]:
         server.stop()
 
 
+def test_check_says_when_the_certificates_end(secrets: Secrets, tmp_path: Path) -> None:
+    with one_node(secrets, NATS / "one-node.conf", tmp_path) as port:
+        provision(secrets, port)
+        checked = subprocess.run(
+            [*COMMAND, "check"],
+            env=environment(**secrets.login("both", port)),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    for what, years in (
+        ("SIDECAR_NATS_TLS_CA_FILE", 10),
+        ("The certificate of NATS", 2),
+    ):
+        end = re.search(rf"^{what} ends on (\d+)-", checked.stdout, re.MULTILINE)
+        assert end is not None, checked.stdout
+        year = datetime.now(UTC).year
+        assert int(end[1]) - year in (years, years + 1)
+
+
 def provision(secrets: Secrets, port: int, **settings: object) -> None:
     login = secrets.login("provision", port) | settings
     subprocess.run([*COMMAND, "provision"], env=environment(**login), check=True)
@@ -86,17 +106,13 @@ def test_a_missing_password_keeps_nats_server_from_starting(
     assert "HERMES_PRODUCER_PASSWORD" in answer.stderr
 
 
-def test_secrets_lie_in_a_directory_for_their_owner_and_are_never_replaced(
-    secrets: Secrets,
-) -> None:
-    assert stat.S_IMODE(secrets.directory.stat().st_mode) == 0o700
+def test_passwords_differ_and_are_never_replaced(secrets: Secrets) -> None:
     files = [f"passwords/{role}" for role in ROLES]
     passwords = {(secrets.directory / file).read_text() for file in files}
     assert len(passwords) == len(ROLES)
-    again = subprocess.run(
-        [NATS / "make-secrets", secrets.directory, "localhost"], check=False
-    )
-    assert again.returncode != 0
+    environ = secrets.server_environ(secrets.directory)
+    make_secrets(secrets.directory, "localhost")
+    assert environ == secrets.server_environ(secrets.directory)
     assert passwords == {(secrets.directory / file).read_text() for file in files}
 
 
@@ -127,8 +143,7 @@ def test_a_renewed_certificate_is_taken_up_and_no_sidecar_notices(
         login = secrets.login("both", port)
         with SidecarProcess(tmp_path / "both", **login) as sidecar:
             before = _certificate(port, secrets)
-            make = (NATS / "make-secrets", "--renew", secrets.directory)
-            subprocess.run([*make, "localhost", "127.0.0.1"], check=True)
+            make_secrets(secrets.directory)
             found = _PID.search((tmp_path / "nats.log").read_text())
             assert found is not None
             reload = f"reload={found[1]}"  # as the unit does
@@ -161,7 +176,7 @@ ip link set lo up
 ip -4 address flush dev lo
 ip -6 address add fd00::5/128 dev lo nodad
 cd "$DIR"
-"$MAKE_SECRETS" made fd00::5
+"$MAKE_SECRETS" --directory made fd00::5
 set -a
 . made/nats.env
 NATS_HOST='"fd00::5"' # as in deploy/kubernetes

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from system.secrets_made import NATS, ROLES, make_secrets
 
+from sidecar.settings import Settings
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -126,9 +128,9 @@ def test_names_of_any_legal_length_and_form(
     ["", "a b", "a,b", "a\nb", "école.fr", "tls://nats", "nats/x", "1.2.3.400", "g::1"],
 )
 def test_a_name_that_is_none_leaves_nothing(name: str, tmp_path: Path) -> None:
-    assert run(tmp_path / "made", "nats", name) != 0
+    assert run("--directory", tmp_path / "made", "nats", name) != 0
     assert list(tmp_path.iterdir()) == []
-    assert run(tmp_path / "made", "nats") == 0
+    assert run("--directory", tmp_path / "made", "nats") == 0
 
 
 def test_an_openssl_that_fails_leaves_nothing(tmp_path: Path) -> None:
@@ -139,7 +141,10 @@ def test_an_openssl_that_fails_leaves_nothing(tmp_path: Path) -> None:
         real = "PATH=/usr/local/bin:/usr/bin:/bin exec openssl"
         broken.write_text(f'#!/bin/sh\n[ "$1" != {fails} ] || exit 1\n{real} "$@"\n')
         broken.chmod(0o755)
-        assert run(tmp_path / "made", "n", PATH=f"{programs}:/usr/bin:/bin") != 0, fails
+        assert (
+            run("--directory", tmp_path / "made", "n", PATH=f"{programs}:/usr/bin:/bin")
+            != 0
+        ), fails
         assert {path.name for path in tmp_path.iterdir()} == {"bin"}, fails
 
 
@@ -155,16 +160,43 @@ def test_modes_are_the_same_under_any_umask(umask: int, tmp_path: Path) -> None:
         for path in directory.rglob("*")
     }
     assert modes == {
-        "tls": 0o755,
-        "passwords": 0o755,
-        "nats.env": 0o644,
+        "tls": 0o750,
+        "passwords": 0o750,
+        "nats.env": 0o640,
         "tls/ca.key": 0o600,
-        "tls/ca.crt": 0o644,
-        "tls/tls.key": 0o644,
-        "tls/tls.crt": 0o644,
-        **{f"passwords/{role}": 0o644 for role in ROLES},
+        "tls/ca.crt": 0o640,
+        "tls/tls.key": 0o640,
+        "tls/tls.crt": 0o640,
+        **{f"passwords/{role}": 0o640 for role in ROLES},
     }
     assert directory.stat().st_mode & 0o777 == 0o700
+    role = directory / "passwords" / "both"
+    assert Settings(nats_user="x", nats_password_file=role).readable_secrets() == []
+
+
+def test_a_container_goes_on_reading_what_its_group_may(tmp_path: Path) -> None:
+    directory = make_secrets(tmp_path / "made", "nats").directory
+    for path in [directory, *directory.rglob("*")]:
+        os.chown(path, -1, 10001)
+    before = (directory / "tls/tls.key").read_bytes()
+    make_secrets(directory)
+    key = directory / "tls/tls.key"
+    assert key.read_bytes() != before
+    assert (key.stat().st_gid, key.stat().st_mode & 0o777) == (10001, 0o640)
+
+
+def test_without_a_directory_it_writes_out_of_the_checkout(tmp_path: Path) -> None:
+    assert run("nats", cwd=NATS, HOME=str(tmp_path)) == 0
+    assert (tmp_path / "hermes-nats-secrets" / "tls" / "tls.key").exists()
+    assert run("nats", cwd=NATS, HOME="") != 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--renew", "nats"), ("--directory",), ("--directory", "made")]
+)
+def test_it_says_how_it_is_used(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    assert run(*arguments, cwd=tmp_path, HOME=str(tmp_path)) == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_neither_cdpath_nor_locale_nor_spaces_lead_it_astray(tmp_path: Path) -> None:
@@ -172,7 +204,7 @@ def test_neither_cdpath_nor_locale_nor_spaces_lead_it_astray(tmp_path: Path) -> 
     here.mkdir()
     (trap / "my secrets").mkdir(parents=True)
     odd = {"CDPATH": str(trap), "LC_ALL": "tr_TR.UTF-8", "PWD": "/nowhere"}
-    assert run("my secrets", "nats", cwd=here, **odd) == 0
+    assert run("--directory", "my secrets", "nats", cwd=here, **odd) == 0
     assert list((trap / "my secrets").iterdir()) == []
     passwords = (here / "my secrets/nats.env").read_text()
     names = re.findall(
@@ -182,15 +214,35 @@ def test_neither_cdpath_nor_locale_nor_spaces_lead_it_astray(tmp_path: Path) -> 
     assert passwords.startswith("NATS_HOST=0.0.0.0\n")
 
 
-def test_a_certificate_is_renewed_by_the_same_ca(openssl: str, tmp_path: Path) -> None:
+def test_run_again_it_renews_and_adds_names_by_the_same_ca(
+    openssl: str, tmp_path: Path
+) -> None:
     assert openssl
-    secrets = make_secrets(tmp_path / "made", "old").directory
+    secrets = make_secrets(tmp_path / "made", "old", "127.0.0.1", "fd00::5").directory
     files = {p: p.read_bytes() for p in secrets.rglob("*") if p.is_file()}
-    assert run("--renew", secrets, "a,b") != 0
+    assert run("--directory", secrets, "a,b") != 0
+    assert run("--directory", secrets, "1.2.3.400") != 0
     assert {p: p.read_bytes() for p in secrets.rglob("*") if p.is_file()} == files
-    assert run("--renew", secrets, "new") == 0
-    shake_hands(secrets / "tls", "new")
+    assert run("--directory", secrets, "new", "OLD", "192.0.2.7") == 0
+    assert run("--directory", secrets) == 0
+    for name in ("old", "127.0.0.1", "fd00::5", "new", "192.0.2.7"):
+        shake_hands(secrets / "tls", name)
+    assert len(re.findall("DNS:|IP Address:", text(secrets / "tls" / "tls.crt"))) == 5
     now = {p: p.read_bytes() for p in secrets.rglob("*") if p.is_file()}
     assert now.keys() == files.keys()
     changed = {p.name for p, content in now.items() if content != files[p]}
     assert changed == {"tls.crt", "tls.key"}
+
+
+def test_without_the_key_of_its_ca_nothing_changes(tmp_path: Path) -> None:
+    secrets = make_secrets(tmp_path / "made", "old").directory
+    (secrets / "tls/ca.key").rename(tmp_path / "kept-elsewhere")
+    files = {p: p.read_bytes() for p in secrets.rglob("*") if p.is_file()}
+    assert run("--directory", secrets, "new") != 0
+    assert {p: p.read_bytes() for p in secrets.rglob("*") if p.is_file()} == files
+
+
+def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    assert run("--directory", tmp_path / "photos", "nats") != 0
+    assert list((tmp_path / "photos").iterdir()) == []

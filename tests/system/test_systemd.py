@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.process import wait_until
+from system.install_page import PROGRAM, commands, follow, is_ready
 from system.running_systemd import RunningSystemd
 from system.secrets_made import ROOT
 from system.systemd_root import HERMES, UNITS, install_units
@@ -60,25 +61,13 @@ def test_hermes_is_stopped_first_and_has_the_time_it_needs() -> None:
 
 # -- A real systemd --------------------------------------------------------------------
 
-PROGRAM = "/opt/hermes-nats-sidecar"
+CLIENT = "hermes-client-ldap.service"
 NATS, SIDECAR = "hermes-nats-server", "hermes-nats-sidecar"
-# Where each command of the page is run as it stands.
-AS_ON_THE_PAGE = 'cd /srv/checkout; umask 027; sudo() { "$@"; }\n'
-ASK = f"""\
-setpriv --reuid=nobody --regid=nogroup --groups=hermes {PROGRAM}/bin/python -c '
-import httpx
-transport = httpx.HTTPTransport(uds="/run/hermes-nats-sidecar/api.sock")
-http = httpx.Client(transport=transport, base_url="http://localhost")
-print(http.get("/health/ready").status_code)
-'
-"""
+FROM_SOURCE = "From source, with systemd"
 
 
-def commands(heading: str) -> list[str]:
-    """Give the commands below a heading of docs/install.md."""
-    page = (ROOT / "docs/install.md").read_text("utf-8")
-    section = re.split(r"\n##+ ", page.split(f"# {heading}\n")[1])[0]
-    return re.findall(r"^    (\S.*)$", section, re.MULTILINE)
+def installs_program(command: str) -> bool:
+    return any(word in command for word in ("venv", "/pip ", "chmod"))
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +84,8 @@ def files() -> Iterator[Path]:
                 shutil.copy(ROOT / file, checkout / file)
         install = [
             command.removeprefix("sudo ").replace(PROGRAM, f"{directory}{PROGRAM}")
-            for command in commands("On a host, with systemd")
-            if "venv" in command or "/pip " in command or "chmod" in command
+            for command in commands(FROM_SOURCE)
+            if installs_program(command)
         ]
         assert len(install) == 5
         environ = dict(os.environ) | {
@@ -128,9 +117,10 @@ def systemd(files: Path, tmp_path: Path) -> Iterator[RunningSystemd]:
             text = script.read_text("utf-8").replace(str(files), "")
             script.write_text(text, "utf-8")
     (over / "etc/systemd/system").mkdir(parents=True)
-    (over / "etc/systemd/system" / HERMES).write_text(
-        "[Service]\nExecStart=sleep infinity\n"
-    )
+    for name in (HERMES, CLIENT):
+        (over / "etc/systemd/system" / name).write_text(
+            "[Service]\nExecStart=sleep infinity\n"
+        )
     with RunningSystemd(tmp_path) as running:
         yield running
 
@@ -161,22 +151,28 @@ def test_the_page_leads_to_units_that_serve_and_come_back(
     systemd: RunningSystemd,
 ) -> None:
     """Each hindrance lasts longer than the five starts that systemd allows itself."""
-    page = [
-        command
-        for command in commands("On a host, with systemd")
-        if "venv" not in command and "/pip " not in command and "chmod" not in command
-    ]
-    systemd.run(AS_ON_THE_PAGE + "\n".join(page))
+    install(systemd)
+    shared = "/usr/share/hermes-nats-sidecar/nats"
+    page = commands("With a NATS server of your own")
+    follow(systemd, [each.replace(shared, "deploy/nats") for each in page])
     wait_until(lambda: is_ready(systemd), 30, "the sidecar is ready")
-    assert systemd.state("hermes-server") == "running"
+    for name in (HERMES, CLIENT):
+        systemd.run(f"systemctl start {name}")
+        assert systemd.state(name) == "running"
+        assert systemd.state(name, "SupplementaryGroups") == "hermes"
+    log = systemd.run(f"journalctl --no-pager --unit {SIDECAR}")
+    assert "started" in log
+    assert "secret_readable" not in log
 
     for hindrance in HINDRANCES:
         comes_back(systemd, *hindrance)
     wait_until(lambda: is_ready(systemd), 30, "the sidecar is ready again")
 
 
-def is_ready(systemd: RunningSystemd) -> bool:
-    return systemd.run(ASK, check=False) == "200\n"
+def install(systemd: RunningSystemd) -> None:
+    page = [each for each in commands(FROM_SOURCE) if not installs_program(each)]
+    assert len(page) == 9
+    follow(systemd, page)
 
 
 def comes_back(systemd: RunningSystemd, unit: str, hinder: str, mend: str) -> None:
@@ -203,24 +199,24 @@ HINDRANCES = [
     (NATS, *_moved("/etc/hermes-nats-server/nats.env")),
     (NATS, *_moved("/etc/hermes-nats-server/one-node.conf")),
     (NATS, HOLD_PORT, "systemctl stop port"),
-    (SIDECAR, *_moved("/etc/hermes-nats-sidecar/nats-password")),
     (
         SIDECAR,
-        "echo SIDECAR_HTTP_HOST=192.0.2.1 >/etc/hermes-nats-sidecar/sidecar.env",
+        "echo SIDECAR_HTTP_HOST=192.0.2.1 >>/etc/hermes-nats-sidecar/sidecar.env",
         "ip address add 192.0.2.1/32 dev lo",
     ),
     (SIDECAR, *_moved(f"{PROGRAM}/bin/hermes-nats-sidecar")),
 ]
 
 
-def test_the_sidecar_brings_its_own_nats_by_a_drop_in(systemd: RunningSystemd) -> None:
+def test_the_sidecar_brings_its_own_nats_by_a_setting(systemd: RunningSystemd) -> None:
+    install(systemd)
     page = [
         command
-        for command in commands("On a host, with systemd")
-        if "sysusers" in command or command.endswith("/hermes-nats-sidecar.service")
+        for command in commands("On Debian, with a package")
+        if "SIDECAR_EMBEDDED" in command or "enable" in command
     ]
-    assert len(page) == 3
-    systemd.run(AS_ON_THE_PAGE + "\n".join([*page, *commands("With its own NATS")]))
+    assert len(page) == 2
+    follow(systemd, page)
     wait_until(lambda: is_ready(systemd), 30, "the sidecar is ready")
     systemd.run(f"systemctl stop {SIDECAR}")
     assert systemd.state(SIDECAR, "Result") == "success"
