@@ -23,7 +23,7 @@ unexport CDPATH
 unexport PYTHONDONTWRITEBYTECODE # each of some hundred processes would compile all
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-lowest test-newest test-hermes chaos simulate bench fuzz crowd coverage mutants check format docs lock clean cluster audit image test-image test-system deb test-deb release
+.PHONY: help demo run test test-lowest test-newest test-hermes chaos simulate bench fuzz crowd coverage mutants check format docs lock clean cluster audit image test-image test-system deb test-deb release scale
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ simulate: $(VENV)/developed ## try the protocol in simulated time, ARGS="--minut
 
 bench: $(VENV)/benched ## measure beside the alternatives, ARGS=--quick
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
+
+scale: $(VENV)/benched ## measure a campus, HERMES_HOME=DIR (half an hour), ARGS=--quick
+	PYTHONPATH=tests $(BIN)/python -m scale $(ARGS)
 
 fuzz: $(VENV)/developed ## send 100,000 invalid requests, ARGS="--inputs 20000"
 	PYTHONPATH=tests $(BIN)/python -m fuzz.campaign $(ARGS)
