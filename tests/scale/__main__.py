@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -119,7 +120,10 @@ def _write(out: Path, store: Path, results: dict[str, Any]) -> None:
     ordered = {name: results[name] for name in NAMES if name in results}
     document = {"machine": machine(), "parts": ordered}
     out.parent.mkdir(parents=True, exist_ok=True)
-    store.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    text = json.dumps(document, indent=1)
+    # A row of figures on a line.
+    text = re.sub(r"\[[^][{}]*\]", lambda row: " ".join(row[0].split()), text)
+    store.write_text(f"{text}\n", "utf-8")
     out.write_text(page(ordered, document["machine"], limits(_KUBERNETES)), "utf-8")
     save_plots(out, ordered)
 

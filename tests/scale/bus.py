@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.request
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from benchmarks.measure import memory_mb
 from benchmarks.variants import create_stream
@@ -23,6 +23,18 @@ if TYPE_CHECKING:
 
 STREAM = "hermes"
 START_SECONDS = 120.0
+
+
+class Sent(NamedTuple):
+    """Messages to NATS, requests and events, by the sidecars of either kind."""
+
+    by_server: int
+    by_clients: int
+
+    def since(self, before: Sent) -> Sent:
+        return Sent(
+            self.by_server - before.by_server, self.by_clients - before.by_clients
+        )
 
 
 class Bus:
@@ -40,6 +52,7 @@ class Bus:
         else:
             self._servers = NatsCluster(directory / "nats", jetstream=jetstream)
             self.nodes = self._servers.nodes
+        self._of_server: set[tuple[int, int]] = set()
         self._monitors = []
         for node in self.nodes:
             self._monitors.append(port := free_port())
@@ -79,10 +92,12 @@ class Bus:
             for number in range(count)
         ]
         with ExitStack() as stack:
-            for each in (first, *others):
+            stack.enter_context(first)
+            self._of_server = {place for place, _ in self._sent()}
+            for each in others:
                 each.start()
                 stack.callback(each.stop)
-            for each in (first, *others):
+            for each in others:
                 each.wait_ready(START_SECONDS)
             yield first, others
 
@@ -92,32 +107,49 @@ class Bus:
         return int(self.state()["last_seq"])
 
     def state(self, stream: str = STREAM) -> dict[str, Any]:
-        document = self._monitored("/jsz?accounts=true&streams=true")[0]
-        for account in document.get("account_details", ()):
-            for detail in account.get("stream_detail", ()):
-                if detail["name"] == stream:
-                    return dict(detail["state"])
-        return {"last_seq": 0, "bytes": 0}
-
-    @property
-    def messages(self) -> int:
-        """What its present clients, that is the sidecars, have sent to NATS."""
-        return sum(
-            connection["in_msgs"]
-            for document in self._monitored("/connz?limit=10000")
-            for connection in document["connections"]
+        """Give the state of the replica that has most."""
+        states = [
+            dict(detail["state"])
+            for document in self._monitored("/jsz?accounts=true&streams=true")
+            for account in document.get("account_details", ())
+            for detail in account.get("stream_detail", ())
+            if detail["name"] == stream
+        ]
+        return max(
+            states,
+            key=lambda state: int(state["last_seq"]),
+            default={"last_seq": 0, "bytes": 0},
         )
 
+    @property
+    def sent(self) -> Sent:
+        """Count what the sidecars that are connected now have sent to NATS."""
+        by_server = by_clients = 0
+        for place, count in self._sent():
+            if place in self._of_server:
+                by_server += count
+            else:
+                by_clients += count
+        return Sent(by_server, by_clients)
+
+    def _sent(self) -> list[tuple[tuple[int, int], int]]:
+        """Give the connections, each by node and number, and their messages."""
+        return [
+            ((number, connection["cid"]), connection["in_msgs"])
+            for number, document in enumerate(self._monitored("/connz?limit=10000"))
+            for connection in document.get("connections", ())
+        ]
+
     def _monitored(self, path: str) -> list[dict[str, Any]]:
-        """Ask each node that answers."""
+        """Ask each node; one that is down says nothing."""
         found = []
         for port in self._monitors:
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as answer:
                     found.append(json.load(answer))
             except OSError:
-                continue
-        return found or [{"connections": ()}]
+                found.append({})
+        return found
 
     def memory_mb(self, field: str = "VmHWM") -> float:
         """Give the memory of the node that has most."""
@@ -168,12 +200,14 @@ class Sampler:
         self._thread.join()
 
     def _run(self) -> None:
+        last = 0
         while not self._is_over.wait(1):
+            last = max(last, self._bus.last)  # nobody says it while all are down
             self.rows.append(
                 [
                     round(time.monotonic() - self._began, 1),
-                    self._bus.last,
-                    self._bus.messages,
+                    last,
+                    sum(self._bus.sent),
                     round(self._bus.memory_mb("VmRSS"), 1),
                     round(memory_mb(self._sidecar.running.pid), 1),
                 ]

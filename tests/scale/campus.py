@@ -17,7 +17,7 @@ from support.hermes_programs import HermesProgram
 from support.process import wait_until
 
 from . import population
-from .bus import Bus, Sampler, size_mb
+from .bus import Bus, Sampler, Sent, size_mb
 from .clients import Clients
 from .population import Campus, night_of
 from .stand_in import Producer
@@ -91,7 +91,7 @@ class _World:
 
 
 def measure(lab: Lab, directory: Path, nodes: int) -> dict[str, Any]:
-    sizes, campus = lab.sizes, Campus(lab.sizes.campus_objects)
+    sizes, campus = lab.sizes, Campus(lab.sizes.campus_objects[nodes])
     source = directory / "campus.sqlite"
     population.write_database(source, campus)
     bus = Bus(directory, nodes)
@@ -172,11 +172,10 @@ def _idle(world: _World) -> dict[str, Any]:
     world.lab.progress.say(f"nothing happens for {seconds:.0f} s")
     pids = {name: part.running.pid for name, part in world.parts.items()}
     before = {name: cpu_seconds(pid) for name, pid in pids.items()}
-    messages = world.bus.messages
+    before_sent = world.bus.sent
     time.sleep(seconds)
-    sent = world.bus.messages - messages
     return {
-        "requests": sent / seconds / (len(world.others) + 1),
+        "requests": _requests(world, before_sent, seconds, 0),
         "percent": {
             name: (cpu_seconds(pid) - before[name]) / seconds * 100
             for name, pid in pids.items()
@@ -187,7 +186,7 @@ def _idle(world: _World) -> dict[str, Any]:
 def _pass(world: _World, name: str, command: str, events: int) -> dict[str, Any]:
     """Tell hermes-server to send; give what that took until all is stored."""
     bus = world.bus
-    before, messages = bus.last, bus.messages
+    before, before_sent = bus.last, bus.sent
     world.sampler.mark(name)
     told_at = time.monotonic()
     with world.lab.progress.watch(name, events, lambda: bus.last - before):
@@ -203,10 +202,19 @@ def _pass(world: _World, name: str, command: str, events: int) -> dict[str, Any]
         "prepare_seconds": began_at - told_at,
         "seconds": seconds,
         "rate": events / seconds,
-        "requests": (bus.messages - messages - events)
-        / seconds
-        / (len(world.others) + 1),
+        "requests": _requests(world, before_sent, ended_at - told_at, events),
         "ended_at": ended_at,
+    }
+
+
+def _requests(
+    world: _World, before: Sent, seconds: float, events: int
+) -> dict[str, float]:
+    """Give what a sidecar sends to NATS each second besides events."""
+    sent = world.bus.sent.since(before)
+    return {
+        "sidecar of hermes-server": (sent.by_server - events) / seconds,
+        "sidecar of clients": sent.by_clients / seconds / len(world.others),
     }
 
 

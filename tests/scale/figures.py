@@ -69,7 +69,7 @@ def checks(results: Results, nats_limit_mb: float) -> list[Check]:
             *(0.9, "", True),
         ),
         Check(
-            "NATS requests besides events, of a sidecar a second, in a first initsync",
+            "NATS requests of a sidecar of clients a second, in a first initsync",
             of(FIRST, lambda found: found["alone"]["requests"]),
             5,
         ),

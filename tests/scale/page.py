@@ -147,13 +147,16 @@ def _campus(results: Results) -> Iterable[str]:
                 f"{night['clients_seconds']:.1f} s",
             ),
             ("a new client starts", _start(found["one_start"])),
-            ("all clients start, each", _start(found["all_start"])),
+            ("each of those that waited for it", _start(found["all_start"])),
         ]
         requests = [
-            ("nothing happens, no initsync stands", found["idle_before"]["requests"]),
-            ("first initsync", first["requests"]),
-            ("nothing happens", idle["requests"]),
-            ("night", night["requests"]),
+            (name, *_of_each(each["requests"]))
+            for name, each in (
+                ("nothing happens, no initsync stands", found["idle_before"]),
+                ("first initsync", first),
+                ("nothing happens", idle),
+                ("night", night),
+            )
         ]
         yield (
             f"## {part}\n\n{_nodes(found['nodes']).capitalize()}; "
@@ -162,8 +165,9 @@ def _campus(results: Results) -> Iterable[str]:
             f"{found['clients']} clients on {found['sidecars']} sidecars.\n\n"
             f"![{part}](scale-{part}.svg)\n\n"
             f"{_table(('what', 'took'), rows)}\n"
-            "NATS requests besides events, of a sidecar each second:\n\n"
-            f"{_table(('while', 'requests/s'), _rounded(requests, 1))}\n"
+            "Messages to NATS besides events, of a sidecar each second. That of "
+            "hermes-server tells the others what it stored, which wakes readers:\n\n"
+            f"{_table(('while', *first['requests']), requests)}\n"
             f"{_table(('nothing happens', '% of a core'), _of(idle['percent'], 1))}\n"
             f"{_table(('memory at most', 'MB'), _of(found['memory_mb'], 0))}\n"
             f"{_table(('on disk', 'MB'), _of(found['disk_mb'], 1))}\n"
@@ -174,11 +178,11 @@ def _campus(results: Results) -> Iterable[str]:
 
 
 def _of(figures: dict[str, float], decimals: int) -> list[tuple[str, str]]:
-    return _rounded(figures.items(), decimals)
+    return [(name, f"{value:,.{decimals}f}") for name, value in figures.items()]
 
 
-def _rounded(rows: Iterable[tuple[str, float]], decimals: int) -> list[tuple[str, str]]:
-    return [(name, f"{value:,.{decimals}f}") for name, value in rows]
+def _of_each(figures: dict[str, float]) -> list[str]:
+    return [f"{value:,.1f}" for value in figures.values()]
 
 
 def _recovery(found: dict[str, list[float]]) -> str:
@@ -207,13 +211,13 @@ def _first(results: Results) -> str:
     ]
     head = (
         *(f"{found['sidecars']} sidecars of clients", "first, events/s"),
-        *("later, events/s", "first / later", "requests/s of a sidecar in the first"),
+        *("later, events/s", "first / later", "requests/s"),
     )
     alone, crowded = found["peak_mb"]
     return (
         f"## {FIRST}\n\nNo initsync stands yet in a stream; the stand-in sends one "
-        f"of {found['objects']:,} objects, then another. Requests are those besides "
-        f"events.\n\n{_table(head, rows)}\n"
+        f"of {found['objects']:,} objects, then another. Requests are those of a "
+        f"sidecar of clients in the first.\n\n{_table(head, rows)}\n"
         f"nats-server's memory at most, in an initsync of {found['peak_objects']:,} "
         f"objects: {alone:.0f} MB, and {crowded:.0f} MB with {found['sidecars']} "
         "sidecars of clients.\n"
@@ -249,14 +253,15 @@ def _retention(results: Results) -> str:
     if RETENTION not in results:
         return ""
     found = results[RETENTION]["found"]
+    disk_mb = found["disk_mb"]["nats-server"]
     return (
         f"## {RETENTION}\n\nWhat stands after {found['nights']} days with "
         f"{found['changes']:,} changes each and {found['initsyncs']} initsyncs of "
         f"{found['objects']:,} objects: the events were stored at once, so this is "
-        f"about size, and not about time.\n\n"
-        f"{found['events']:,} events take {found['disk_mb']:,.0f} MB on disk, "
+        "about size, and not about time.\n\n"
+        f"{found['events']:,} events take {disk_mb:,.0f} MB on disk, "
         f"{found['bytes_an_event']:,.0f} bytes each of the stream. After nats-server "
-        f"is killed and started again, the next change is stored in "
+        "is killed and started again, the next change is stored in "
         f"{found['restart_seconds']:.1f} s. A sidecar that starts sends NATS "
         f"{found['fresh_requests']} requests. A new client starts in "
         f"{_start(found['one_start'])}.\n\n"

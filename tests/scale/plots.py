@@ -53,7 +53,7 @@ def _draw(
         for (at, sent), (_, stored) in zip(rates(rows, 2), events, strict=True)
     ]
     speed.plot(*zip(*events, strict=True), label="events stored")
-    speed.plot(*zip(*besides, strict=True), label="NATS requests besides")
+    speed.plot(*zip(*besides, strict=True), label="other messages to NATS")
     speed.set_ylabel("a second")
     seconds, _, _, nats, sidecar = zip(*rows, strict=True)
     memory.plot(seconds, nats, label="nats-server")
@@ -62,7 +62,7 @@ def _draw(
     memory.set_xlabel("seconds")
     for axes in (speed, memory):
         axes.set_ylim(bottom=0)
-        axes.legend(fontsize=7, loc="upper right")
+        axes.legend(fontsize=7, loc="center left")
         for at, _ in marks:
             axes.axvline(at, color="grey", linewidth=0.6, linestyle=":")
     for at, name in marks:

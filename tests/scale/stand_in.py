@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from support.hermes import load_plugin
 from support.jetstream import RawNatsClient
 
+from sidecar.model.scan import Scan
+
 from .bus import STREAM, Bus
 from .population import make_event
 
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.sidecar import SidecarProcess
-
-    from sidecar.model.scan import Scan
 
     from .population import StandInEvent
 
@@ -55,26 +55,24 @@ class Producer:
                 time.sleep(0.1)
 
 
-def fill(bus: Bus, events: Iterable[StandInEvent], scan: Scan, first: int) -> Scan:
-    """Store events as the sidecar would, with its headers, but without its fence.
+def fill(bus: Bus, events: Iterable[StandInEvent], total: int) -> None:
+    """Store so many events as the sidecar would, with its headers, from offset 1 on.
 
-    Give where the scan for an initsync stands after them: offsets count from `first`.
+    Most of them are stored without an answer: the fence says whether one was lost.
     """
+    scan = Scan()
     start = f"{uuid.uuid4()}"[:24]
     with RawNatsClient(bus.nodes[0].port) as operator:
-        offset = first - 1
-        for offset, event in enumerate(events, first):
-            headers = _headers(event, f"{start}{first}-1-{offset}", offset - 1)
+        for offset, event in enumerate(events, 1):
+            headers = _headers(event, f"{start}0-1-{offset}", offset - 1)
             if event.evcategory == "initsync":
                 scan = scan.after(offset, event.eventtype)
                 headers["Hermes-Initsync"] = scan.header or ""
             subject, body = f"{STREAM}.{event.evcategory}", event.text.encode()
-            if offset % (_WITHOUT_ANSWER + 1):
+            if offset % (_WITHOUT_ANSWER + 1) and offset != total:
                 operator.send(subject, body, headers)
             else:
                 _check(operator.ask(subject, body, headers), offset)
-        assert operator.state(STREAM)["last_seq"] == offset
-    return scan
 
 
 def _headers(event: StandInEvent, key: str, last: int) -> dict[str, str]:
