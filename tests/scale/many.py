@@ -124,15 +124,16 @@ def _round(lab: Lab, bus: Bus, stream: str, each: int) -> tuple[float, float, fl
 
 
 def _peak(lab: Lab, directory: Path, count: int) -> float:
-    """Give nats-server's peak after an initsync that so many sidecars' clients read."""
+    """Give nats-server's peak in an initsync, and when so many clients start then."""
     campus = Campus(lab.sizes.peak_objects)
     with Bus(directory, 1) as bus:
         bus.create()
         with bus.sidecars(count) as (first, others):
             text = f"initsync with {count} sidecars of clients"
+            with lab.progress.watch(text, campus.objects, lambda: bus.last):
+                Producer(lab.home, first).send(initsync(campus))
+            lab.progress.say("their clients start, all at once")
             with Clients(lab.home, lab.python, others, 1) as clients:
-                with lab.progress.watch(text, campus.objects, lambda: bus.last):
-                    Producer(lab.home, first).send(initsync(campus))
                 clients.wait("initialised", _SECONDS)
             return bus.memory_mb()
 

@@ -219,8 +219,8 @@ def _first(results: Results) -> str:
         f"of {found['objects']:,} objects, then another. Requests are those of a "
         f"sidecar of clients in the first.\n\n{_table(head, rows)}\n"
         f"nats-server's memory at most, in an initsync of {found['peak_objects']:,} "
-        f"objects: {alone:.0f} MB, and {crowded:.0f} MB with {found['sidecars']} "
-        "sidecars of clients.\n"
+        f"objects: {alone:.0f} MB; with {found['sidecars']} sidecars, on each of which "
+        f"a new client then starts: {crowded:.0f} MB.\n"
     )
 
 

@@ -25,6 +25,7 @@ from scale.population import (
     initsync,
     night_events,
     night_of,
+    user,
     write_database,
 )
 from scale.sizes import FULL, QUICK
@@ -59,9 +60,9 @@ def test_a_campus_has_just_so_many_objects(objects: int) -> None:
     rows = {kind: set(campus.rows(kind)) for kind in (GROUPS, MEMBERS)}
     assert campus.users + len(rows[GROUPS]) + len(rows[MEMBERS]) == objects
     groups = {row[0] for row in rows[GROUPS]}
-    for group, user in rows[MEMBERS]:
+    for group, member in rows[MEMBERS]:
         assert group in groups
-        assert 1 <= user <= campus.users
+        assert 1 <= member <= campus.users
 
 
 def test_names_have_accents_and_one_user_in_five_a_photo() -> None:
@@ -96,6 +97,9 @@ def test_the_stand_in_writes_events_as_hermes_does(hermes_home: Path) -> None:
         assert read.to_json() == event.text
         assert (read.evcategory, read.eventtype) == (event.evcategory, event.eventtype)
         assert (read.objtype, read.objpkey) == (event.objtype, event.objpkey)
+        if (event.objtype, event.evcategory) == (USERS, "initsync"):
+            assert read.objattrs.get("photo") == user(event.objpkey)[-1]
+            assert f"{read.objattrs['hired']}" == user(event.objpkey)[-2]
 
 
 def test_hermes_server_reads_what_the_stand_in_sends(tmp_path: Path) -> None:
