@@ -9,7 +9,6 @@ import asyncio
 import gc
 import os
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from sidecar.command_error import (
     NO_FIT_STREAM,
     NO_NATS,
     NOT_INSTALLED,
+    NOT_READY,
     OK,
     CommandError,
     printable,
@@ -26,10 +26,13 @@ from sidecar.command_error import (
 from sidecar.errors import Problem
 from sidecar.model.event import MAX_OFFSET, plain_name
 from sidecar.model.wanted import ObjectKey, Wanted, read_key, read_time
-from sidecar.settings import PREFIX, load
+from sidecar.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sidecar.commands.examination import Examination
+    from sidecar.settings import Settings
 
 _EPILOG = """\
 Settings are environment variables, SIDECAR_*; see docs/settings.md.
@@ -42,10 +45,14 @@ _TRACE = """\
 Show each event of one object, and which of the known clients have passed it: such a
 client has read it and asks for a later one. Attributes are read here, but not shown."""
 
+_DOCTOR = """\
+Print versions, settings, and what check finds; then the checks of the running daemon
+that do not pass. Nothing is stored. The page holds no secret and nothing of an event,
+but names of hosts, files and users."""
 
 _OVER_HTTP = """\
-Warning: the token goes over http://. While the daemon is down, any local user can
-listen on its port, receive the token and the events, and answer them. If there are
+The token goes over http://. While the daemon is down, any local user can \
+listen on its port, receive the token and the events, and answer them. If there are \
 other users, use SIDECAR_UNIX_SOCKET or set SIDECAR_TLS_CERT_FILE."""
 
 
@@ -61,7 +68,7 @@ def main() -> None:
         in_stream = cause in (errors.STREAM_MISSING, errors.STREAM_UNFIT)
         status = _complain(
             NO_FIT_STREAM if in_stream else NO_NATS,
-            " ".join((cause.title, *problem.faults, cause.remedy)),
+            problem.sentences(),
         )
     except BrokenPipeError:  # `tail | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -107,7 +114,25 @@ def parser() -> argparse.ArgumentParser:
         help="offset of the first event, for a move from another bus; by default the "
         "microseconds since 1970",
     )
-    add("check", _check, "check settings, connection and stream")
+    _add_looks(add("check", _check, "check settings, connection, permissions, stream"))
+    doctor = add("doctor", _doctor, "print all that a bug report needs, on one page")
+    doctor.description = _DOCTOR
+    _add_looks(doctor)
+    doctor.add_argument(
+        "--as",
+        dest="user",
+        metavar="USER",
+        help="also try what a plugin of Hermes meets that runs as this user; as root",
+    )
+    doctor.add_argument(
+        "--url", help="the plugin's url; by default where these settings listen"
+    )
+    doctor.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="the plugin's token_file; by default SIDECAR_TOKEN_FILE, but for a socket",
+    )
     _add_tail(add("tail", _tail, "show stored events, without their attributes"))
     trace = add("trace", _trace, "show where the events of one object are")
     trace.description = _TRACE
@@ -131,6 +156,20 @@ def parser() -> argparse.ArgumentParser:
     )
     add("demo", _demo, "send a small initsync through plugin, sidecar and NATS")
     return top
+
+
+def _add_looks(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--embedded",
+        action="store_true",
+        help="look at the embedded nats-server of a running sidecar",
+    )
+    command.add_argument(
+        "--nats-monitor",
+        metavar="URL",
+        help="monitoring port of the NATS server, as http://127.0.0.1:8222: the only "
+        "place that tells sync_interval",
+    )
 
 
 def _add_tail(command: argparse.ArgumentParser) -> None:
@@ -268,23 +307,53 @@ def _provision(arguments: argparse.Namespace) -> int:
     return NO_FIT_STREAM if differences else OK
 
 
-def _check(_: argparse.Namespace) -> int:
+def _check(arguments: argparse.Namespace) -> int:
+    from sidecar.commands.doctor import lines
+
+    settings, examination = _examination(arguments)
+    try:
+        asyncio.run(examination.run())
+    finally:
+        for line in lines(examination):
+            print(printable(line))
+    if not examination.exit_status:
+        print(f"Stream {settings.stream} is usable.")
+    return examination.exit_status
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from sidecar.commands import doctor
+
+    if arguments.user is None and (arguments.url or arguments.token_file):
+        raise doctor.DoctorError("--url and --token-file need --as USER.")
+    settings, examination = _examination(arguments)
+    if arguments.user is not None:  # it forks, so it comes before any thread
+        plugin = doctor.plugin_of(
+            settings, arguments.user, arguments.url, arguments.token_file
+        )
+        reason = doctor.ask_as(plugin)
+        whose = f"As {plugin.user} at {plugin.url}"
+        if reason is None:
+            examination.add("plugin", "ok", f"{whose}: the sidecar answers.")
+        else:
+            examination.add("plugin", "fault", f"{whose}: {reason}.", NOT_READY)
+    doctor.examine(examination, settings)
+    for line in doctor.page(examination, settings):
+        print(printable(line))
+    return examination.exit_status
+
+
+def _examination(arguments: argparse.Namespace) -> tuple[Settings, Examination]:
     from sidecar.jetstream import private_names
 
     private_names.require()
-    from sidecar.commands.provision import find_faults
-    from sidecar.services import certificates
+    from sidecar.commands.examination import Examination
 
-    settings = load(os.environ)
+    settings = load(os.environ, **({"embedded": True} if arguments.embedded else {}))
+    examination = Examination(settings, arguments.nats_monitor)
     if settings.tcp_access == "token" and settings.tls_cert_file is None:
-        print(_OVER_HTTP, file=sys.stderr)
-    ends = {PREFIX + name: end for name, end in certificates.ends(settings).items()}
-    faults = asyncio.run(find_faults(settings, ends))
-    for sentence in [*certificates.says(ends, time.time()), *faults]:
-        print(printable(sentence))
-    if not faults:
-        print(f"Stream {settings.stream} is usable.")
-    return NO_FIT_STREAM if faults else OK
+        examination.add("token", "note", _OVER_HTTP)
+    return settings, examination
 
 
 def _tail(arguments: argparse.Namespace) -> int:

@@ -52,6 +52,10 @@ class Problem(Exception):  # noqa: N818 - the name RFC 9457 gives it
         self.reason = cause
         self.faults: list[str] = []
 
+    def sentences(self) -> str:
+        """Say for an operator what happened, to what, and what to do."""
+        return " ".join((self.cause.title, *self.faults, self.cause.remedy))
+
     def document(self) -> dict[str, int | str | None]:
         """Give the members of the problem document."""
         document: dict[str, int | str | None] = {

@@ -47,17 +47,25 @@ def client(
     """
     if settings.unix_socket is not None:
         return at_socket(settings.unix_socket, timeout_seconds)
-    host = _EVERYWHERE.get(settings.http_host[0], settings.http_host[0])
-    if ":" in host:
-        host = f"[{host}]"
     certificate = settings.tls_cert_file
     return httpx.Client(
-        base_url=f"{'https' if certificate else 'http'}://{host}:{settings.http_port}",
+        base_url=address_of(settings),
         headers={} if is_probe else _authorization(settings),
         timeout=timeout_seconds,
         trust_env=False,
         verify=not is_probe and (_pinned(certificate) if certificate else True),
     )
+
+
+def address_of(settings: Settings) -> str:
+    """Give the URL of the daemon of these settings, as the plugins take it."""
+    if settings.unix_socket is not None:
+        return f"unix://{settings.unix_socket}"
+    host = _EVERYWHERE.get(settings.http_host[0], settings.http_host[0])
+    if ":" in host:
+        host = f"[{host}]"
+    scheme = "http" if settings.tls_cert_file is None else "https"
+    return f"{scheme}://{host}:{settings.http_port}"
 
 
 def at_socket(path: Path, timeout_seconds: float) -> httpx.Client:
@@ -75,6 +83,25 @@ def at_socket(path: Path, timeout_seconds: float) -> httpx.Client:
 def ask(http: httpx.Client, path: str, **query: Any) -> dict[str, Any]:
     """Get a JSON document; raise DaemonError with the daemon's own words."""
     return read(get(http, path, **query))
+
+
+def document_of(http: httpx.Client, path: str) -> dict[str, Any]:
+    """Get a JSON document whatever its status; raise DaemonError for none."""
+    try:
+        document: dict[str, Any] = get(http, path).json()
+    except ValueError:
+        raise DaemonError(_NO_ANSWER) from None
+    return document
+
+
+def document_at(url: str) -> dict[str, Any]:
+    """Get a JSON document of any server; raise DaemonError where there is none."""
+    try:
+        answer = httpx.get(url, timeout=_SECONDS, trust_env=False)
+        document: dict[str, Any] = answer.raise_for_status().json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+        raise DaemonError(_NO_ANSWER) from None
+    return document
 
 
 def get(http: httpx.Client, path: str, **query: Any) -> httpx.Response:

@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from sidecar import errors
 from sidecar.command_error import NO_FIT_STREAM, CommandError
 from sidecar.errors import Problem
 from sidecar.jetstream.api_replies import ApiError
 from sidecar.jetstream.connection import Connection
+from sidecar.jetstream.embedded_server import running_server
 from sidecar.jetstream.requests import NoReply
 from sidecar.model import stream
-from sidecar.services import certificates
+from sidecar.settings import default_embedded_dir
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -43,10 +43,10 @@ async def provision(
     Of an existing one say instead, a sentence each, how it is unfit or differs from
     the settings. Raises Problem or ProvisionError.
     """
-    server = settings.nats_server
+    server = server_of(settings)
     if settings.nats_inbox_prefix is None:
         server = replace(server, inbox_prefix=INBOX_PREFIX)
-    async with _connected(settings, server) as connection:
+    async with connected(settings, server) as connection:
         faults = stream.server_unfitness(connection.server_version)
         if faults:
             raise ProvisionError(" ".join(faults))
@@ -55,13 +55,13 @@ async def provision(
             first = first_offset or stream.first_offset(time.time(), None)
             await connection.api.create_stream(first, connection.server_version)
             return first, []
-        strangers: list[str] = []
+        others: list[str] = []
         with suppress(NoReply):  # who creates a stream need not be allowed to read it
-            strangers = await _strangers(connection, info)
+            others = await strangers(connection, info)
     plan = settings.plan
     sentences = stream.unfitness(plan, info.config, connection.server_version)
     sentences += plan.differences(info.config)
-    sentences += [stream.STRANGER.format(name) for name in strangers]
+    sentences += [stream.STRANGER.format(name) for name in others]
     if first_offset is not None:
         sentences.append(
             f"The stream exists already: --first-offset {first_offset} was not applied."
@@ -69,35 +69,7 @@ async def provision(
     return None, sentences
 
 
-async def find_faults(settings: Settings, ends: dict[str, float]) -> list[str]:
-    """Say, a sentence each, why the stream is unfit; raise Problem, ProvisionError.
-
-    When the server's certificate ends is added to `ends`.
-    """
-    async with _connected(settings, settings.nats_server) as connection:
-        if connection.certificate is not None:
-            ends["The certificate of NATS"] = certificates.end_of(
-                connection.certificate
-            )
-        faults = stream.server_unfitness(connection.server_version)
-        if faults:
-            return faults
-        info = await connection.api.stream_info()
-        if info is None:
-            raise Problem(errors.STREAM_MISSING)
-        faults = stream.unfitness(
-            settings.plan,
-            info.config,
-            connection.server_version,
-            writes=settings.role != "consumer",
-        )
-        if settings.role == "producer":
-            return faults
-        strangers = await _strangers(connection, info)
-    return faults + [stream.STRANGER.format(name) for name in strangers]
-
-
-async def _strangers(connection: Connection, info: StreamInfo) -> list[str]:
+async def strangers(connection: Connection, info: StreamInfo) -> list[str]:
     """Name the other streams that answer the reads of this one; raise NoReply."""
     names = set()
     for _ in range(_TRIES if info.messages else 1):
@@ -107,11 +79,25 @@ async def _strangers(connection: Connection, info: StreamInfo) -> list[str]:
     return sorted(names)
 
 
+def server_of(settings: Settings) -> NatsServer:
+    """Give the server of these settings, which may be embedded in another sidecar.
+
+    Raises EmbeddedError.
+    """
+    if not settings.embedded:
+        return settings.nats_server
+    directory = settings.embedded_dir or default_embedded_dir()
+    return running_server(directory, settings.nats_server.inbox_prefix)
+
+
 @asynccontextmanager
-async def _connected(
-    settings: Settings, server: NatsServer
+async def connected(
+    settings: Settings, server: NatsServer, *, outlives_refusals: bool = False
 ) -> AsyncIterator[Connection]:
-    connection = Connection(settings.plan, "provision")
+    """Connect for one command; raise Problem, or ProvisionError for a refusal."""
+    connection = Connection(
+        settings.plan, "provision", outlives_refusals=outlives_refusals
+    )
     await connection.open(server)
     try:
         yield connection

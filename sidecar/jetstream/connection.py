@@ -4,7 +4,8 @@
 Rules of this file, each of which nats-py 2.16 breaks silently if forgotten:
 - A connection is an epoch. It never reconnects and buffers nothing; on any doubt it is
   thrown away, for nats-py would deliver timed-out publishes later.
-- Never flush() or rtt(): a late PONG ends the read loop without a word.
+- Never flush() or rtt(): a late PONG ends the read loop without a word. Only
+  `try_out` does, for a command that makes a connection for nothing else.
 - Never Nats-Expected-Last-Msg-Id: on a replicated stream one rejected publish of that
   kind stops the stream for good (nats-server 2.14.0 to 2.15.1).
 - connect() is bounded from outside: each of its own options leaves a way to hang.
@@ -63,6 +64,7 @@ are enough for what it adds: the subject and 34 bytes."""
 
 _PING_SECONDS = 5
 _CLOSE_SECONDS = 1.0
+_FLUSH_SECONDS = 3
 
 _SHOWN_SUBJECT = re.compile(r"[A-Za-z0-9_$.*>-]{1,160}")
 _PERMISSION = re.compile(
@@ -99,6 +101,8 @@ class Connection:
         purpose: str,
         untold: Untold | None = None,
         service: Service | None = None,
+        *,
+        outlives_refusals: bool = False,
     ) -> None:
         self.requests = Requests()
         self._client = NatsClient(self._take)
@@ -116,6 +120,8 @@ class Connection:
         self._limit_known_at = 0.0
         self._stored_subject = plan.stored_subject
         self._may_tell = True
+        self._outlives_refusals = outlives_refusals
+        self._refused: set[tuple[str, str]] = set()  # kind, and subject in lower case
         self.on_stored: Callable[[], None] = lambda: None
         self.lost = asyncio.Event()
         self.cause: Cause = errors.NATS_DOWN
@@ -256,6 +262,11 @@ class Connection:
                 self.cause = errors.NATS_DOWN  # of this connection, which ends now
                 self.requests.end_event(errors.EVENT_TOO_LARGE)
             return
+        if self._outlives_refusals:
+            kind = "publish" if match[1].lower() == "publish" else "subscribe"
+            self._refused.add((kind, match[2].lower()))
+            self.requests.end_refused(match[2])
+            return
         if match[2] == self._stored_subject.lower():
             self._may_tell = False  # readers ask more often instead
             return
@@ -305,6 +316,24 @@ class Connection:
         except nats.errors.Error:  # the connection has ended
             return False
         return True
+
+    async def try_out(
+        self, subscriptions: list[str], messages: list[tuple[str, bytes, bytes]]
+    ) -> set[tuple[str, str]]:
+        """Subscribe and publish; give what the server refused, here and before.
+
+        For a connection that ends afterwards: it flushes. Raises NoReply.
+        """
+        try:
+            for subject in subscriptions:
+                await self._client.subscribe(subject)
+            for subject, payload, block in messages:
+                self._client.send(subject, "", payload, block)
+            # The server takes one line after the other, and answers in this order.
+            await self._client.flush(timeout=_FLUSH_SECONDS)
+        except nats.errors.Error:
+            raise NoReply(self.cause) from None
+        return self._refused
 
     async def publish(
         self, event: Event, key: str, last: int, timeout_seconds: float

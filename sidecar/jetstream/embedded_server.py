@@ -47,6 +47,7 @@ jetstream {{
 _LINE = re.compile(r"\[\d+\] \S+ \S+ \[(?P<level>[A-Z]{3})\] ?(?P<text>.*)")
 _LEVELS = {"WRN": "warning", "ERR": "error", "FTL": "error", "INF": "info"}
 _PR_SET_PDEATHSIG = 1
+_PORT = re.compile(r"^port: (\d+)$", re.MULTILINE)
 _STOP_SECONDS = 10.0
 _LONGEST_PAUSE_SECONDS = 5.0
 _LINE_BYTES = 8192
@@ -100,6 +101,43 @@ async def embedded_nats(
                 await supervisor
     finally:
         os.close(lock)
+
+
+def running_server(directory: Path, inbox_prefix: str) -> NatsServer:
+    """Give the server of the sidecar that runs on this directory.
+
+    Raises EmbeddedError where none does, or where this user may not use it.
+    """
+    match = None
+    try:
+        with (directory / "lock").open("rb") as lock:
+            if not _is_free(lock.fileno()):
+                match = _PORT.search((directory / "nats.conf").read_text("utf-8"))
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise EmbeddedError(
+            f"The directory {directory} cannot be read: {error.strerror}. "
+            "Run this as the sidecar's user."
+        ) from None
+    if match is None:
+        raise EmbeddedError(
+            f"No embedded nats-server runs on {directory}. Start the sidecar, or set "
+            "the same SIDECAR_EMBEDDED_DIR as for it."
+        )
+    return NatsServer(
+        urls=(f"nats://127.0.0.1:{match[1]}",),
+        token_file=directory / "token",
+        inbox_prefix=inbox_prefix,
+    )
+
+
+def _is_free(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True  # it ends with the file
 
 
 def payload_bytes(max_event_bytes: int) -> int:

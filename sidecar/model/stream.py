@@ -54,6 +54,7 @@ class StreamInfo:
     live_replicas: int
     categories: dict[str, int]
     deleted: frozenset[int] = frozenset()  # where it was asked for
+    answered_at: str = ""  # by the server's clock (RFC 3339)
 
     @property
     def has_leader(self) -> bool:
@@ -112,6 +113,7 @@ def parse_stream_info(document: dict[str, Any]) -> StreamInfo:
             subject.rpartition(".")[2]: count for subject, count in subjects.items()
         },
         deleted=frozenset(state.get("deleted") or ()),
+        answered_at=str(document.get("ts") or ""),
     )
 
 

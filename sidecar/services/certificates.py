@@ -62,16 +62,16 @@ def first_end(pem: str) -> float:
     return min(end_of(ssl.PEM_cert_to_DER_cert(block)) for block in _PEM.findall(pem))
 
 
-def says(ends: dict[str, float], now: float) -> Iterator[str]:
-    """Say a sentence for each, and which to renew soon."""
+def says(ends: dict[str, float], now: float) -> Iterator[tuple[bool, str]]:
+    """Say a sentence for each, and whether to renew it soon."""
     for name, end in sorted(ends.items()):
         day = datetime.fromtimestamp(end, UTC).date()
         if end <= now:
-            yield f"{name} has ended on {day}: renew it."
+            yield True, f"{name} has ended on {day}: renew it."
         elif end < now + _SOON_SECONDS:
-            yield f"{name} ends soon, on {day}: renew it."
+            yield True, f"{name} ends soon, on {day}: renew it."
         else:
-            yield f"{name} ends on {day}."
+            yield False, f"{name} ends on {day}."
 
 
 def end_of(der: bytes) -> float:

@@ -19,6 +19,7 @@ COMMANDS = (
     "serve",
     "provision",
     "check",
+    "doctor",
     "tail",
     "trace",
     "clients",

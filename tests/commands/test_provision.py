@@ -49,7 +49,7 @@ def test_check_warns_of_a_token_that_goes_over_http(
     token.write_text("c0rrect-horse")
     warned = run("check", **stream, token_file=token)
     assert warned.returncode == 0
-    assert "the token goes over http://" in warned.stderr
+    assert "The token goes over http://" in warned.stdout
 
 
 def test_provision_starts_at_the_offset_it_is_told(
