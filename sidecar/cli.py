@@ -103,16 +103,22 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="start and supervise an embedded nats-server, as SIDECAR_EMBEDDED=true",
     )
-    add(
+    provision = add(
         "provision",
         _provision,
         "create the stream, or show how an existing one differs",
-    ).add_argument(
+    )
+    provision.add_argument(
         "--first-offset",
         type=_offset,
         metavar="N",
         help="offset of the first event, for a move from another bus; by default the "
         "microseconds since 1970",
+    )
+    provision.add_argument(
+        "--yes",
+        action="store_true",
+        help="do not ask where sidecars or clients know of an older stream",
     )
     _add_looks(add("check", _check, "check settings, connection, permissions, stream"))
     doctor = add("doctor", _doctor, "print all that a bug report needs, on one page")
@@ -294,10 +300,21 @@ def _provision(arguments: argparse.Namespace) -> int:
     from sidecar.jetstream import private_names
 
     private_names.require()
-    from sidecar.commands.provision import provision
+    from sidecar.commands.provision import OlderStreamError, provision
 
-    settings = load(os.environ)
-    created, differences = asyncio.run(provision(settings, arguments.first_offset))
+    settings, first_offset = load(os.environ), arguments.first_offset
+    try:
+        made = asyncio.run(
+            provision(settings, first_offset, even_if_lost=arguments.yes)
+        )
+    except OlderStreamError as error:
+        if not sys.stdin.isatty():
+            raise
+        print(error)
+        if input("Create it nevertheless? [y/N] ").strip().lower() not in ("y", "yes"):
+            return NO_FIT_STREAM
+        made = asyncio.run(provision(settings, first_offset, even_if_lost=True))
+    created, differences = made
     if created is not None:
         print(f"Created stream {settings.stream}; its first offset is {created}.")
     elif not differences:

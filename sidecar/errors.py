@@ -331,7 +331,8 @@ STREAM_MISSING = Cause(
     "stream_missing",
     HTTPStatus.SERVICE_UNAVAILABLE,
     "The stream does not exist.",
-    "Run hermes-nats-sidecar provision.",
+    "If it was lost, restore it first, see docs/operations.md. If it never existed, "
+    "run hermes-nats-sidecar provision.",
     retry_after_seconds=1,
 )
 STREAM_UNFIT = Cause(

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from sidecar.jetstream.credentials import NatsServer
     from sidecar.jetstream.requests import RequestOutcome
-    from sidecar.jetstream.service import Service
+    from sidecar.jetstream.service import Asker, Service
     from sidecar.model.event import Event
     from sidecar.model.stream import StreamPlan
 
@@ -100,7 +100,7 @@ class Connection:
         plan: StreamPlan,
         purpose: str,
         untold: Untold | None = None,
-        service: Service | None = None,
+        service: Service | Asker | None = None,
         *,
         outlives_refusals: bool = False,
     ) -> None:

@@ -43,8 +43,43 @@ _TYPES: Final = {
     verb: f"io.nats.micro.v1.{verb.lower()}_response"
     for verb in ("PING", "INFO", "STATS")
 }
+_MOST_ANSWERS: Final = 256
 _STATS_SECONDS: Final = 0.1
 """How old what STATS says may be: however often somebody asks, it costs little."""
+
+
+class Asker:
+    """Asks all sidecars once, for a command, and is none itself."""
+
+    def __init__(self) -> None:
+        self.inbox = f"{ANSWERS}.{secrets.token_hex(8)}.{secrets.token_hex(16)}"
+        self.answers: list[bytes] = []
+        self._send: Send = lambda *_: False
+
+    def begin(self, send: Send) -> Sequence[str]:
+        """Use this connection; give what it is to subscribe to."""
+        self._send = send
+        return (self.inbox,)
+
+    def refuse(self, kind: str, subject: str) -> bool:
+        """Take a refusal of the server, if it is one of ours: nobody is asked then."""
+        return (
+            subject == self.inbox.lower()
+            if kind != "publish"
+            else subject == QUESTION.lower()
+        )
+
+    def on_request(self, subject: str, reply: str) -> None:
+        """Answer nobody."""
+
+    def on_answer(self, data: bytes) -> None:
+        """Keep an answer, of so many."""
+        if len(self.answers) < _MOST_ANSWERS:
+            self.answers.append(data)
+
+    def ask(self) -> None:
+        """Send the question; answers come as long as the connection lives."""
+        self._send(QUESTION, self.inbox, b"")
 
 
 class Service:

@@ -160,7 +160,43 @@ def _socket(facts: Facts) -> Check:
     return Check("socket", facts.socket_fault, remedy if facts.socket_fault else None)
 
 
+def next_offset(facts: Facts) -> int | None:
+    """Give the first offset that no client has read; None if it is not known.
+
+    A client may have read what another sidecar stored, just before the stream was lost.
+    """
+    if facts.info is None:
+        return None
+    return highest([facts.info.position.last + 1], facts.clients)
+
+
+def highest(offsets: Sequence[int], clients: Sequence[Client]) -> int | None:
+    """Give the highest of these offsets, and of those that clients ask for.
+
+    A stranded client asks for what this stream may never have held.
+    """
+    asked = [
+        each.offset
+        for each in clients
+        if each.offset is not None and each.state != "stranded"
+    ]
+    return max([*offsets, *asked], default=None)
+
+
+def _lost(offset: int) -> Check:
+    """Say how to go on where a stream is gone that was there."""
+    reason = f"{errors.STREAM_MISSING.title} It was there up to its next offset "
+    reason += f"{offset}, so it was deleted or lost."
+    remedy = "Restore it from a backup. If there is none, run hermes-nats-sidecar "
+    remedy += f"provision --first-offset {offset}: clients that had read everything "
+    remedy += "go on, see docs/operations.md."
+    return Check("stream", reason, remedy)
+
+
 def _stream(facts: Facts) -> Check:
+    offset = next_offset(facts)
+    if facts.cause is errors.STREAM_MISSING and offset is not None:
+        return _lost(offset)
     if facts.cause is not None:
         reason = " ".join([facts.cause.title, *facts.faults])
         return Check("stream", reason, facts.cause.remedy)

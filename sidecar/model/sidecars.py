@@ -52,11 +52,12 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a sidecar answers: who it is, and its clients."""
+    """What a sidecar answers: who it is, its clients, the stream's next offset."""
 
     id: str
     host: str
     clients: Sequence[Client]
+    next_offset: int | None = None
 
 
 @dataclass
@@ -199,11 +200,13 @@ def read_answer(data: bytes, stream: str) -> Answer | None:
             return None
         if metadata["stream"] != stream:
             return None
-        rows = document["endpoints"][0]["data"]["clients"]
+        data_of_stats = document["endpoints"][0]["data"]
+        rows, next_offset = data_of_stats["clients"], data_of_stats.get("next_offset")
         clients = {each.name: each for each in map(_client, rows[:MAX_CLIENTS]) if each}
     except (ValueError, TypeError, LookupError, RecursionError):
         return None
-    return Answer(id_, host, list(clients.values()))
+    known = next_offset if _is_count(next_offset) else None
+    return Answer(id_, host, list(clients.values()), known)
 
 
 def _client(row: Any) -> Client | None:

@@ -15,7 +15,7 @@ from sidecar.jetstream.service import Service
 from sidecar.jetstream.supervisor import StreamSupervisor
 from sidecar.model import health
 from sidecar.model.clients import Clients
-from sidecar.model.health import Facts, Reading
+from sidecar.model.health import Facts, Reading, next_offset
 from sidecar.model.initsync import max_age_seconds
 from sidecar.model.last_offset import LastOffset
 from sidecar.model.memory_budget import MemoryBudget
@@ -94,7 +94,7 @@ class Daemon:
         self.waiters = Waiters(self.reader, self.supervisors[-1].monitor, self.stopping)
         self.supervisors[-1].service = service = Service(
             {"host": HOST, "role": settings.role, "stream": settings.stream},
-            lambda: {"clients": [each.document() for each in self.facts().clients]},
+            self._told_to_sidecars,
         )
         self.survey = Survey(
             service,
@@ -157,6 +157,11 @@ class Daemon:
         except OSError:  # its server says what is wrong
             return None
         return Disk(usage.total, usage.free)
+
+    def _told_to_sidecars(self) -> dict[str, object]:
+        facts = self.facts()
+        clients = [each.document() for each in facts.clients]
+        return {"clients": clients, "next_offset": next_offset(facts)}
 
     def facts(self) -> Facts:
         """Say what is known at this moment."""

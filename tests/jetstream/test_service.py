@@ -80,7 +80,7 @@ def test_ping_info_and_stats_are_as_adr_32_has_them(nats: NatsProcess) -> None:
         "endpoints": [endpoint],
     }
     assert endpoint.items() >= (about | {"num_errors": 0, "last_error": ""}).items()
-    assert endpoint["data"].keys() == {"clients"}
+    assert endpoint["data"].keys() == {"clients", "next_offset"}
     assert endpoint["num_requests"] >= 1
     # As NATS' schemas io.nats.micro.v1 ask for, which the CLI checks by.
     counts = ("num_requests", "num_errors", "processing_time")
