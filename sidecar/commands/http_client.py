@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
 _SECONDS = 3.0
 _PASSING = (429, 502, 503, 504)
 _DAMAGED = ("hole", "displaced", "unreadable")
-_NO_ANSWER = "The daemon does not answer. Start it with the same SIDECAR_ settings."
+_START = "Start it with the same SIDECAR_ settings."
+_MAY_NOT = "Run this as the sidecar's user, or as one in the group of its socket."
+_NOT_OURS = f"What answers is no sidecar. {_START}"
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -36,9 +40,15 @@ class DaemonError(CommandError):
         self.code = code  # of the problem that it answered
 
 
+class DaemonClient(httpx.Client):
+    """A client that can say where it asks."""
+
+    where = ""
+
+
 def client(
     settings: Settings, timeout_seconds: float = _SECONDS, *, is_probe: bool = False
-) -> httpx.Client:
+) -> DaemonClient:
     """Give a client for the daemon of these settings; proxies are left alone.
 
     A probe sends no token: whoever took the port would get it. So it asks whoever
@@ -48,13 +58,15 @@ def client(
     if settings.unix_socket is not None:
         return at_socket(settings.unix_socket, timeout_seconds)
     certificate = settings.tls_cert_file
-    return httpx.Client(
+    found = DaemonClient(
         base_url=address_of(settings),
         headers={} if is_probe else _authorization(settings),
         timeout=timeout_seconds,
         trust_env=False,
         verify=not is_probe and (_pinned(certificate) if certificate else True),
     )
+    found.where = address_of(settings)
+    return found
 
 
 def address_of(settings: Settings) -> str:
@@ -68,16 +80,18 @@ def address_of(settings: Settings) -> str:
     return f"{scheme}://{host}:{settings.http_port}"
 
 
-def at_socket(path: Path, timeout_seconds: float) -> httpx.Client:
+def at_socket(path: Path, timeout_seconds: float) -> DaemonClient:
     """Give a client for the daemon at a Unix socket."""
     # There is no TLS: do without the authorities of the Web, which take long to load.
     nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    return httpx.Client(
+    found = DaemonClient(
         transport=httpx.HTTPTransport(uds=str(path), verify=nobody),
         base_url="http://localhost",
         timeout=timeout_seconds,
         trust_env=False,
     )
+    found.where = f"unix://{path}"
+    return found
 
 
 def ask(http: httpx.Client, path: str, **query: Any) -> dict[str, Any]:
@@ -90,7 +104,7 @@ def document_of(http: httpx.Client, path: str) -> dict[str, Any]:
     try:
         document: dict[str, Any] = get(http, path).json()
     except ValueError:
-        raise DaemonError(_NO_ANSWER) from None
+        raise DaemonError(_NOT_OURS) from None
     return document
 
 
@@ -100,7 +114,7 @@ def document_at(url: str) -> dict[str, Any]:
         answer = httpx.get(url, timeout=_SECONDS, trust_env=False)
         document: dict[str, Any] = answer.raise_for_status().json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError):
-        raise DaemonError(_NO_ANSWER) from None
+        raise DaemonError(_NOT_OURS) from None
     return document
 
 
@@ -108,8 +122,34 @@ def get(http: httpx.Client, path: str, **query: Any) -> httpx.Response:
     """Get a response, whatever it says; raise DaemonError where none comes."""
     try:
         return http.get(path, params=query or None)
-    except httpx.HTTPError:
-        raise DaemonError(_NO_ANSWER) from None
+    except httpx.HTTPError as error:
+        where = getattr(http, "where", "")
+        why = _why(error)
+        remedy = _MAY_NOT if why == _strerror(errno.EACCES) else _START
+        raise DaemonError(
+            f"The daemon at {where} does not answer: {why}. {remedy}"
+        ) from None
+
+
+def _why(error: BaseException) -> str:
+    """Say why there is no answer: of the errors behind it the system's own word."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, ssl.SSLCertVerificationError):
+            return "its certificate is not that of SIDECAR_TLS_CERT_FILE"
+        if isinstance(behind, ssl.SSLError):
+            return "the TLS handshake failed"
+        if isinstance(behind, OSError) and (behind.errno or 0) > 0:
+            return _strerror(behind.errno or 0)
+        behind = behind.__cause__ or behind.__context__
+    if isinstance(error, httpx.TimeoutException):
+        return "it did not answer in time"
+    return "the connection ended"
+
+
+def _strerror(number: int) -> str:
+    text = os.strerror(number)
+    return text[:1].lower() + text[1:]
 
 
 def read(answer: httpx.Response, content: bytes | None = None) -> dict[str, Any]:
@@ -120,7 +160,7 @@ def read(answer: httpx.Response, content: bytes | None = None) -> dict[str, Any]
     try:
         document: dict[str, Any] = json.loads(content or answer.content)
     except ValueError:
-        raise DaemonError(_NO_ANSWER) from None
+        raise DaemonError(_NOT_OURS) from None
     # A page that came slowly and failed says so in the place of the page.
     status = document.get("status", answer.status_code)
     if not answer.is_success or "code" in document:

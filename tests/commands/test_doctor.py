@@ -246,7 +246,8 @@ def test_what_a_plugin_meets_as_a_user_who_may_not_open_the_socket(
     run: Run, sidecar: SidecarProcess
 ) -> None:
     (row,) = as_user(run, sidecar, "nobody")
-    assert row.startswith(f"fault      plugin: As nobody at {sidecar.url}: ")
+    where = f"As nobody at {sidecar.url}: no sidecar at {sidecar.url}"
+    assert row == f"fault      plugin: {where}: permission denied."
     assert os.geteuid() == 0
 
 

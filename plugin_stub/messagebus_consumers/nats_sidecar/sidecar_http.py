@@ -10,6 +10,7 @@ others left on it.
 
 from __future__ import annotations
 
+import errno
 import http.client
 import io
 import json
@@ -19,7 +20,7 @@ import ssl
 import time
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 _MEMBERS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("offset", "first_offset", "last_offset", "next_offset"), (int,)),
@@ -63,6 +64,28 @@ _STORED = b'HTTP/1.1 201 Created\r\ncontent-length: 0\r\netag: "%d"\r\n\r\n'
 """The whole of what a sidecar answers to `Prefer: return=minimal`."""
 
 _ENTITY_TAG = re.compile('"([0-9]{1,19})"')
+
+_OF_SYSTEM = {
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ENOENT: "there is no such socket",
+    errno.ENOTDIR: "there is no such socket",
+    errno.ECONNREFUSED: "connection refused",
+    errno.ECONNRESET: "it closed the connection",
+    errno.EPIPE: "it closed the connection",
+    errno.EHOSTUNREACH: "there is no route to it",
+    errno.ENETUNREACH: "there is no route to it",
+    errno.EAGAIN: "it accepts no connection in time",
+    errno.ETIMEDOUT: "it did not answer in time",
+    errno.EMFILE: "Hermes has no file descriptor left",
+}
+_OF_CERTIFICATE = {
+    9: "its certificate is not valid yet",
+    10: "its certificate has expired",
+    62: "its certificate is not for this name",
+    64: "its certificate is not for this address",
+}
+"""Of OpenSSL's x509_vfy.h."""
 
 STORED, NOT_STORED, UNKNOWN = "stored", "not_stored", "unknown"
 
@@ -196,9 +219,10 @@ class SidecarHttp:
             return _nothing(NOT_STORED, "the plugin's token_file holds no token")
         try:
             self._connect(timeout_seconds)
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
             self.close()
-            return _nothing(NOT_STORED, "no sidecar can be reached at the plugin's url")
+            reason = f"no sidecar at {_shown(self._url)}: {_why(error)}"
+            return _nothing(NOT_STORED, reason)
         # http.client would take a twentieth of an event's time to write these lines.
         lines = [
             f"{method} {path} HTTP/1.1",
@@ -312,12 +336,18 @@ class SidecarHttp:
             return unix
         host, port = self._url.hostname or "", self._url.port
         is_https = self._url.scheme == "https"
-        context = ssl.create_default_context(cafile=self._cafile) if is_https else None
+        context = self._trusting() if is_https else None
         address = (host, port or (443 if is_https else 80))
         tcp = socket.create_connection(address, timeout_seconds)
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIECE_BYTES)
         return context.wrap_socket(tcp, server_hostname=host) if context else tcp
+
+    def _trusting(self) -> ssl.SSLContext:
+        try:
+            return ssl.create_default_context(cafile=self._cafile)
+        except OSError:  # ssl.SSLError is one
+            raise _NoCaError from None
 
     def _read_token(self) -> str:
         if self._token_file is None:
@@ -330,8 +360,36 @@ class _TooMuch(Exception):  # noqa: N818 - nobody sees it
     """More than a sidecar answers."""
 
 
+class _NoCaError(ValueError):
+    """The plugin's cafile cannot be read."""
+
+
 def _nothing(outcome: str, reason: str) -> Answer:
     return Answer(0, outcome, reason, {})
+
+
+def _shown(url: SplitResult) -> str:
+    """Write a url for people: where a connection goes to. It has no password."""
+    path = url.path if url.scheme == "unix" else ""
+    where = f"{url.scheme}://{url.netloc}{path}"
+    return "".join(each if " " < each <= "~" else "?" for each in where)[:200]
+
+
+def _why(error: Exception) -> str:
+    """Say why there is no connection: ours for each cause, nothing of what was said."""
+    if isinstance(error, _NoCaError):
+        return "the plugin's cafile cannot be read"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _OF_CERTIFICATE.get(error.verify_code, "its certificate is not trusted")
+    if isinstance(error, ssl.SSLError):
+        return "the TLS handshake failed"
+    if isinstance(error, socket.gaierror):
+        return "the name of the host cannot be resolved"
+    if isinstance(error, TimeoutError):
+        return "it did not answer in time"
+    if isinstance(error, OSError):
+        return _OF_SYSTEM.get(error.errno or 0, "it cannot be reached")
+    return "the plugin's url is wrong"
 
 
 class _Arriving(io.RawIOBase):
