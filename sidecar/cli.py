@@ -9,17 +9,24 @@ import asyncio
 import gc
 import os
 import sys
+from contextlib import contextmanager, redirect_stdout, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from sidecar import __version__, errors
 from sidecar.command_error import (
+    BAD_SETTINGS,
+    CANNOT_LISTEN,
+    NO_EMBEDDED_NATS,
+    NO_EVENT,
     NO_FIT_STREAM,
     NO_NATS,
+    NO_OUTPUT,
     NOT_INSTALLED,
     NOT_READY,
     OK,
+    OTHER_LIBRARY,
     CommandError,
     printable,
 )
@@ -29,7 +36,7 @@ from sidecar.model.wanted import ObjectKey, Wanted, read_key, read_time
 from sidecar.settings import load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sidecar.commands.examination import Examination
     from sidecar.settings import Settings
@@ -37,9 +44,45 @@ if TYPE_CHECKING:
 _EPILOG = """\
 Settings are environment variables, SIDECAR_*; see docs/settings.md.
 Exit status: 0 done, 1 not ready, 2 wrong settings or arguments, 3 cannot listen,
-4 no NATS or login refused, 5 stream missing or unusable, 6 embedded NATS cannot start,
-7 plugins or demo failed, 8 unsupported version of a library, 9 no such event,
-130 interrupted."""
+4 no NATS, login refused or permission missing, 5 stream missing or unusable,
+6 embedded NATS cannot start, 7 plugins or demo failed, 8 unsupported version of a
+library, 9 no such event, 10 the output cannot be written, 130 interrupted.
+COMMAND --help says what each means there."""
+
+_ALWAYS: Final = {
+    OK: "done",
+    BAD_SETTINGS: "wrong settings or arguments",
+    NO_OUTPUT: "the output cannot be written",
+    130: "interrupted",
+}
+_NATS: Final = {
+    NO_NATS: "no NATS, or it refuses the login",
+    NO_EMBEDDED_NATS: "embedded, and its sidecar does not run",
+    OTHER_LIBRARY: "nats-py is of an unsupported version",
+}
+_DAEMON: Final = {NOT_READY: "the daemon does not answer, or refuses"}
+_FAULTS: Final = _NATS | {
+    NO_NATS: "no NATS, it refuses the login, or a permission is missing",
+    NO_FIT_STREAM: "the stream is missing or unusable",
+}
+_STATUSES: Final[dict[str, dict[int, str]]] = {
+    "serve": {
+        CANNOT_LISTEN: "a socket, port or certificate cannot be used",
+        NO_EMBEDDED_NATS: "the embedded nats-server cannot start",
+        OTHER_LIBRARY: "nats-py or uvicorn is of an unsupported version",
+    },
+    "provision": _NATS
+    | {NO_FIT_STREAM: "it is not as it should be, was refused, or may have been lost"},
+    "check": _FAULTS,
+    "doctor": _FAULTS | {NOT_READY: "the daemon or the plugin's url does not answer"},
+    "tail": _DAEMON | {NO_EVENT: "there is no such event"},
+    "trace": _DAEMON | {NO_EVENT: "there is no such event"},
+    "clients": _DAEMON,
+    "healthcheck": _DAEMON,
+    "install-plugins": {NOT_INSTALLED: "not copied; with --check: they differ"},
+    "demo": {NOT_INSTALLED: "it failed"},
+}
+"""What each command may end with, besides what all may."""
 
 _TRACE = """\
 Show each event of one object, and which of the known clients have passed it: such a
@@ -58,9 +101,25 @@ other users, use SIDECAR_UNIX_SOCKET or set SIDECAR_TLS_CERT_FILE."""
 
 def main() -> None:
     """Run the command line and exit."""
+    out = sys.stdout
+    try:
+        with redirect_stdout(cast("TextIO", _Output(out))):
+            status = _run()
+    except BrokenPipeError:  # `tail | head`: nobody reads on
+        status = _give_up(out, OK)
+    except _OutputError as error:
+        status = _give_up(out, _complain(error.exit_status, error))
+    sys.exit(status)
+
+
+def _run() -> int:
     try:
         arguments = parser().parse_args()
-        status = arguments.run(arguments)
+        status: int = arguments.run(arguments)
+    except _OutputError:
+        raise
+    except SystemExit as ended:  # of argparse: --help, or wrong arguments
+        status = int(ended.code or OK)
     except CommandError as complaint:
         status = _complain(complaint.exit_status, complaint)
     except Problem as problem:
@@ -70,15 +129,58 @@ def main() -> None:
             NO_FIT_STREAM if in_stream else NO_NATS,
             problem.sentences(),
         )
-    except BrokenPipeError:  # `tail | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = OK
-    sys.exit(status)
+    sys.stdout.flush()
+    return status
+
+
+class _OutputError(CommandError):
+    """What a command printed is lost; the text says why."""
+
+    exit_status = NO_OUTPUT
+
+
+class _Output:
+    """stdout, whose full disk is a sentence; whoever does not read on is none."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        """Write, or raise _OutputError."""
+        with self._explaining():
+            return self._out.write(text)
+
+    def flush(self) -> None:
+        """Write what is buffered, or raise _OutputError."""
+        with self._explaining():
+            self._out.flush()
+
+    def isatty(self) -> bool:
+        """Tell whether it is a terminal."""
+        return self._out.isatty()
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _OutputError(
+                f"The output cannot be written: {error.strerror}."
+            ) from None
+
+
+def _give_up(out: TextIO, status: int) -> int:
+    """Leave what is buffered, which Python would write once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+    return status
 
 
 def _complain(status: int, what: object) -> int:
     lines = [printable(line) for line in str(what).split("\n")]
-    print("hermes-nats-sidecar:", "\n".join(lines), file=sys.stderr)
+    with suppress(OSError):  # stderr may be full too; the status says it
+        print("hermes-nats-sidecar:", "\n".join(lines), file=sys.stderr, flush=True)
     return status
 
 
@@ -94,7 +196,15 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="command")
 
     def add(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=summary, description=summary)
+        statuses = sorted((_ALWAYS | _STATUSES[name]).items())
+        lines = [f"  {status:<3}  {meaning}" for status, meaning in statuses]
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog="\n".join(["exit status:", *lines]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         command.set_defaults(run=run)
         return command
 

@@ -15,6 +15,7 @@ NO_EMBEDDED_NATS: Final = 6
 NOT_INSTALLED: Final = 7
 OTHER_LIBRARY: Final = 8
 NO_EVENT: Final = 9
+NO_OUTPUT: Final = 10
 
 
 class CommandError(Exception):

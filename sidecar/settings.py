@@ -37,6 +37,7 @@ _LINKED_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+")
 _MAX_DAYS = 2**63 // (86_400 * 10**9)  # JetStream counts nanoseconds
 _NATS_SCHEMES = ("nats", "tls")
 _WEB = re.compile(r"https?://[^/\s@]+(/[^\s?#]*)?")
+_NEAR: Final = 0.55  # of difflib's ratio
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
 
 
@@ -389,10 +390,19 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
             continue
         if name.endswith("_PORT") and _LINKED_ADDRESS.fullmatch(value):
             continue
-        nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)[0]
-        sentences.append(f"{name} is not a setting; did you mean {nearest}?")
+        sentences.append(f"{name} is not a setting{_meant(name, known)}")
     if sentences:
         raise SettingsError("\n".join(sentences))
+
+
+def _meant(name: str, known: list[str]) -> str:
+    """Name the setting that was meant, if one is near: the prefix is near to all."""
+    word = name.upper().removeprefix(PREFIX)
+    words = [each.removeprefix(PREFIX) for each in known]
+    near = difflib.get_close_matches(word, words, n=1, cutoff=_NEAR)
+    if not near:
+        return "; see docs/settings.md."
+    return f"; did you mean {PREFIX}{near[0]}?"
 
 
 def _pair(one: str, other: str) -> str:

@@ -45,7 +45,8 @@ jetstream {{
 }}
 """
 _LINE = re.compile(r"\[\d+\] \S+ \S+ \[(?P<level>[A-Z]{3})\] ?(?P<text>.*)")
-_LEVELS = {"WRN": "warning", "ERR": "error", "FTL": "error", "INF": "info"}
+_LEVELS = {"WRN": "warning", "ERR": "error", "FTL": "error"}
+"""The others are of level debug: each start writes a banner of 25 lines."""
 _PR_SET_PDEATHSIG = 1
 _PORT = re.compile(r"^port: (\d+)$", re.MULTILINE)
 _STOP_SECONDS = 10.0

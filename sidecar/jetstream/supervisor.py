@@ -91,6 +91,8 @@ class StreamSupervisor:
         self.monitor = StreamMonitor(purpose, plan.name, last_offset)
         self.leader = StreamLeader(self.monitor, self.connection, self.wait)
         self.service: Service | None = None
+        self.is_created_elsewhere = False
+        """Whether a missing stream is another supervisor's to create."""
         self.connections_made = 0
 
     # -- For those who need the stream -------------------------------------------------
@@ -231,7 +233,9 @@ class StreamSupervisor:
             info, is_leaders = await self.leader.ask(connection)
         monitor.round_trip_at = time.monotonic()
         if info is None:
-            self._lose(errors.STREAM_MISSING)
+            # At a first start another connection creates it in this moment.
+            if monitor.info is not None or not self.is_created_elsewhere:
+                self._lose(errors.STREAM_MISSING)
             return
         if not is_leaders:
             monitor.note_follower(info)

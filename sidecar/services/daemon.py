@@ -69,6 +69,7 @@ class Daemon:
         )
         # Apart from the publishes: a page of events must not delay an acknowledgement.
         reading = StreamSupervisor("reads", server, plan, last_offset=last_offset)
+        reading.is_created_elsewhere = create and self.writes
         self.metrics = Metrics(
             self.facts, partial(certificates.ends, settings), self._embedded_disk
         )

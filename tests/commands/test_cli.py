@@ -13,7 +13,7 @@ import pytest
 from support.commands import SECRET, Run, assert_complaint, run_process
 from support.nats import NatsProcess, free_port
 from support.process import wait_until
-from support.sidecar import SidecarProcess, post
+from support.sidecar import COMMAND, SidecarProcess, environment, post
 
 COMMANDS = (
     "serve",
@@ -46,6 +46,28 @@ def test_help_of_a_command_explains_it(run: Run, command: str) -> None:
     assert ran.returncode == 0
     assert len(ran.stdout.splitlines()) > 4
     assert ran.stderr == ""
+    statuses = ran.stdout.partition("\nexit status:\n")[2].splitlines()
+    assert statuses[0] == "  0    done"
+    assert statuses[-1] == "  130  interrupted"
+
+
+@pytest.mark.parametrize("command", ["--help", "doctor", "demo --help", "check"])
+def test_a_full_disk_behind_the_output_is_a_sentence(command: str) -> None:
+    settings = {"nats_url": "nats://127.0.0.1:1", "http_port": 1}
+    with Path("/dev/full").open("wb") as full:
+        ran = subprocess.run(
+            [*COMMAND, *command.split()],
+            env=environment(**settings),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    ran.stdout = ""
+    if command == "check":  # it has printed nothing, for there is no NATS
+        assert_complaint(ran, 4, "no connection to NATS")
+    else:
+        assert_complaint(ran, 10, "The output cannot be written: No space left")
 
 
 @pytest.mark.parametrize(
@@ -96,6 +118,22 @@ def test_a_mistake_as_a_process_is_one_line_and_an_exit_status() -> None:
 def test_an_unknown_setting_is_named_with_the_nearest(run: Run, command: str) -> None:
     ran = run(command, nats_ulr="x")
     assert_complaint(ran, 2, "SIDECAR_NATS_ULR", "SIDECAR_NATS_URL")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("nats_password", "did you mean SIDECAR_NATS_PASSWORD_FILE?"),
+        ("socket", "did you mean SIDECAR_UNIX_SOCKET?"),
+        ("colour", "see docs/settings.md."),
+        ("kafka_brokers", "see docs/settings.md."),
+    ],
+)
+def test_only_a_setting_that_may_be_meant_is_named(
+    run: Run, name: str, text: str
+) -> None:
+    ran = run("check", **{name: "x"})
+    assert_complaint(ran, 2, f"SIDECAR_{name.upper()} is not a setting; {text}")
 
 
 def test_without_a_listener_the_daemon_says_how_to_choose(run: Run) -> None:

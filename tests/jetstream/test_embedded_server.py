@@ -128,6 +128,9 @@ def test_lines_of_the_server_are_in_our_format(embedded: Embedded) -> None:
     rows = embedded.rows()  # each line is JSON
     texts = [row["text"] for row in rows if row["event"] == "embedded_nats"]
     assert any("Server is ready" in text for text in texts)
+    of_info = [row for row in rows if row["level"] != "debug"]
+    assert "embedded_nats" not in {row["event"] for row in of_info}
+    assert "stream_missing" not in {row["event"] for row in rows}
     assert {"level", "timestamp", "event"} <= set(rows[0])
 
 
