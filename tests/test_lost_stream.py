@@ -141,6 +141,7 @@ def test_a_client_that_waits_for_its_small_offset_is_not_left_behind(
                     "/v1/events?offset=1201", headers={"User-Agent": "hermes-client-x"}
                 )
                 assert answer.status_code == 503
+                wait_until(lambda: "--first-offset 1201:" in http.get("/health").text)
             settings = {"nats_url": nats.url, "http_port": 1}
             wait_until(
                 lambda: (

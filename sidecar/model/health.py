@@ -165,9 +165,8 @@ def next_offset(facts: Facts) -> int | None:
 
     A client may have read what another sidecar stored, just before the stream was lost.
     """
-    if facts.info is None:
-        return None
-    return highest([facts.info.position.last + 1], facts.clients)
+    seen = [] if facts.info is None else [facts.info.position.last + 1]
+    return highest(seen, facts.clients)
 
 
 def highest(offsets: Sequence[int], clients: Sequence[Client]) -> int | None:
@@ -185,7 +184,7 @@ def highest(offsets: Sequence[int], clients: Sequence[Client]) -> int | None:
 
 def _lost(offset: int) -> Check:
     """Say how to go on where a stream is gone that was there."""
-    reason = f"{errors.STREAM_MISSING.title} It was there up to its next offset "
+    reason = f"{errors.STREAM_MISSING.title} It is known up to its next offset "
     reason += f"{offset}, so it was deleted or lost."
     remedy = "Restore it from a backup. If there is none, run hermes-nats-sidecar "
     remedy += f"provision --first-offset {offset}: clients that had read everything "

@@ -308,3 +308,15 @@ def test_of_very_many_clients_a_bounded_number_is_kept() -> None:
     sidecars.hear(sent("c", AD), 100.0)
     everyone = sidecars.look([], set(), 100.0)
     assert (len(everyone.clients), everyone.reason) == (MAX_SHOWN, TOO_MANY)
+
+
+@pytest.mark.parametrize(
+    ("given", "known"), [(7, 7), (None, None), (-1, None), ("7", None), (True, None)]
+)
+def test_the_next_offset_that_a_sidecar_knows_is_taken_if_it_is_one(
+    given: object, known: int | None
+) -> None:
+    document = json.loads(sent("b", LDAP))
+    document["endpoints"][0]["data"]["next_offset"] = given
+    answer = read_answer(json.dumps(document).encode(), "hermes")
+    assert answer == Answer("b", "two", [LDAP], known)
