@@ -9,35 +9,36 @@ import asyncio
 import gc
 import os
 import sys
-from contextlib import contextmanager, redirect_stdout, suppress
-from datetime import UTC, datetime
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from sidecar import __version__, errors
+from sidecar.arguments import (
+    ALWAYS,
+    STATUSES,
+    add_json,
+    add_looks,
+    add_object,
+    add_tail,
+    add_times,
+    offset,
+)
 from sidecar.command_error import (
-    BAD_SETTINGS,
-    CANNOT_LISTEN,
-    NO_EMBEDDED_NATS,
-    NO_EVENT,
     NO_FIT_STREAM,
     NO_NATS,
-    NO_OUTPUT,
     NOT_INSTALLED,
     NOT_READY,
     OK,
-    OTHER_LIBRARY,
     CommandError,
     printable,
 )
+from sidecar.command_output import Output, OutputError, give_up
 from sidecar.errors import Problem
-from sidecar.model.event import MAX_OFFSET, plain_name
-from sidecar.model.wanted import ObjectKey, Wanted, read_key, read_time
+from sidecar.model.wanted import Wanted
 from sidecar.settings import load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from sidecar.commands.examination import Examination
     from sidecar.settings import Settings
 
@@ -48,41 +49,6 @@ Exit status: 0 done, 1 not ready, 2 wrong settings or arguments, 3 cannot listen
 6 embedded NATS cannot start, 7 plugins or demo failed, 8 unsupported version of a
 library, 9 no such event, 10 the output cannot be written, 130 interrupted.
 COMMAND --help says what each means there."""
-
-_ALWAYS: Final = {
-    OK: "done",
-    BAD_SETTINGS: "wrong settings or arguments",
-    NO_OUTPUT: "the output cannot be written",
-    130: "interrupted",
-}
-_NATS: Final = {
-    NO_NATS: "no NATS, or it refuses the login",
-    NO_EMBEDDED_NATS: "embedded, and its sidecar does not run",
-    OTHER_LIBRARY: "nats-py is of an unsupported version",
-}
-_DAEMON: Final = {NOT_READY: "the daemon does not answer, or refuses"}
-_FAULTS: Final = _NATS | {
-    NO_NATS: "no NATS, it refuses the login, or a permission is missing",
-    NO_FIT_STREAM: "the stream is missing or unusable",
-}
-_STATUSES: Final[dict[str, dict[int, str]]] = {
-    "serve": {
-        CANNOT_LISTEN: "a socket, port or certificate cannot be used",
-        NO_EMBEDDED_NATS: "the embedded nats-server cannot start",
-        OTHER_LIBRARY: "nats-py or uvicorn is of an unsupported version",
-    },
-    "provision": _NATS
-    | {NO_FIT_STREAM: "it is not as it should be, was refused, or may have been lost"},
-    "check": _FAULTS,
-    "doctor": _FAULTS | {NOT_READY: "the daemon or the plugin's url does not answer"},
-    "tail": _DAEMON | {NO_EVENT: "there is no such event"},
-    "trace": _DAEMON | {NO_EVENT: "there is no such event"},
-    "clients": _DAEMON,
-    "healthcheck": _DAEMON,
-    "install-plugins": {NOT_INSTALLED: "not copied; with --check: they differ"},
-    "demo": {NOT_INSTALLED: "it failed"},
-}
-"""What each command may end with, besides what all may."""
 
 _TRACE = """\
 Show each event of one object, and which of the known clients have passed it: such a
@@ -103,12 +69,12 @@ def main() -> None:
     """Run the command line and exit."""
     out = sys.stdout
     try:
-        with redirect_stdout(cast("TextIO", _Output(out))):
+        with redirect_stdout(cast("TextIO", Output(out))):
             status = _run()
     except BrokenPipeError:  # `tail | head`: nobody reads on
-        status = _give_up(out, OK)
-    except _OutputError as error:
-        status = _give_up(out, _complain(error.exit_status, error))
+        status = give_up(out, OK)
+    except OutputError as error:
+        status = give_up(out, _complain(error.exit_status, error))
     sys.exit(status)
 
 
@@ -116,7 +82,7 @@ def _run() -> int:
     try:
         arguments = parser().parse_args()
         status: int = arguments.run(arguments)
-    except _OutputError:
+    except OutputError:
         raise
     except SystemExit as ended:  # of argparse: --help, or wrong arguments
         status = int(ended.code or OK)
@@ -130,50 +96,6 @@ def _run() -> int:
             problem.sentences(),
         )
     sys.stdout.flush()
-    return status
-
-
-class _OutputError(CommandError):
-    """What a command printed is lost; the text says why."""
-
-    exit_status = NO_OUTPUT
-
-
-class _Output:
-    """stdout, whose full disk is a sentence; whoever does not read on is none."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-
-    def write(self, text: str) -> int:
-        """Write, or raise _OutputError."""
-        with self._explaining():
-            return self._out.write(text)
-
-    def flush(self) -> None:
-        """Write what is buffered, or raise _OutputError."""
-        with self._explaining():
-            self._out.flush()
-
-    def isatty(self) -> bool:
-        """Tell whether it is a terminal."""
-        return self._out.isatty()
-
-    @contextmanager
-    def _explaining(self) -> Iterator[None]:
-        try:
-            yield
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise _OutputError(
-                f"The output cannot be written: {error.strerror}."
-            ) from None
-
-
-def _give_up(out: TextIO, status: int) -> int:
-    """Leave what is buffered, which Python would write once more at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
     return status
 
 
@@ -196,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="command")
 
     def add(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
-        statuses = sorted((_ALWAYS | _STATUSES[name]).items())
+        statuses = sorted((ALWAYS | STATUSES[name]).items())
         lines = [f"  {status:<3}  {meaning}" for status, meaning in statuses]
         command = commands.add_parser(
             name,
@@ -220,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
     )
     provision.add_argument(
         "--first-offset",
-        type=_offset,
+        type=offset,
         metavar="N",
         help="offset of the first event, for a move from another bus; by default the "
         "microseconds since 1970",
@@ -230,10 +152,10 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="do not ask where sidecars or clients know of an older stream",
     )
-    _add_looks(add("check", _check, "check settings, connection, permissions, stream"))
+    add_looks(add("check", _check, "check settings, connection, permissions, stream"))
     doctor = add("doctor", _doctor, "print all that a bug report needs, on one page")
     doctor.description = _DOCTOR
-    _add_looks(doctor)
+    add_looks(doctor)
     doctor.add_argument(
         "--as",
         dest="user",
@@ -249,12 +171,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the plugin's token_file; by default SIDECAR_TOKEN_FILE, but for a socket",
     )
-    _add_tail(add("tail", _tail, "show stored events, without their attributes"))
+    add_tail(add("tail", _tail, "show stored events, without their attributes"))
     trace = add("trace", _trace, "show where the events of one object are")
     trace.description = _TRACE
-    _add_object(trace, required=True)
-    _add_times(trace.add_argument, trace.add_argument)
-    _add_json(trace)
+    add_object(trace, required=True)
+    add_times(trace.add_argument, trace.add_argument)
+    add_json(trace)
     add(
         "clients",
         _clients,
@@ -272,115 +194,6 @@ def parser() -> argparse.ArgumentParser:
     )
     add("demo", _demo, "send a small initsync through plugin, sidecar and NATS")
     return top
-
-
-def _add_looks(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--embedded",
-        action="store_true",
-        help="look at the embedded nats-server of a running sidecar",
-    )
-    command.add_argument(
-        "--nats-monitor",
-        metavar="URL",
-        help="monitoring port of the NATS server, as http://127.0.0.1:8222: the only "
-        "place that tells sync_interval",
-    )
-
-
-def _add_tail(command: argparse.ArgumentParser) -> None:
-    start = command.add_mutually_exclusive_group()
-    end = command.add_mutually_exclusive_group()
-    start.add_argument(
-        "--from",
-        dest="start",
-        type=_start,
-        metavar="OFFSET",
-        help="an offset, first, next, or -N for the last N offsets (default -10; first "
-        "with --key or --until)",
-    )
-    end.add_argument("--follow", action="store_true", help="wait for further events")
-    command.add_argument("--category", help="only events of this category")
-    _add_object(command)
-    _add_times(start.add_argument, end.add_argument)
-    _add_json(command)
-    command.add_argument(
-        "--show-payload",
-        action="store_true",
-        help="show attributes too, which may be secrets",
-    )
-
-
-def _add_object(command: argparse.ArgumentParser, *, required: bool = False) -> None:
-    command.add_argument(
-        "--type",
-        dest="object_type",
-        type=_name,
-        required=required,
-        metavar="TYPE",
-        help="only events of objects of this type, as Users",
-    )
-    command.add_argument(
-        "--key",
-        type=_key,
-        required=required,
-        help="only events of the object with this primary key: its text, as 1234 or "
-        "jdoe; or JSON, in single quotes: '\"jdoe\"', and '[\"INSA\", 12]' for a "
-        "composite key. Keys are compared as text: 1234 finds the number and the text",
-    )
-
-
-def _add_times(
-    add_since: Callable[..., object], add_until: Callable[..., object]
-) -> None:
-    add_since(
-        "--since",
-        type=_time,
-        metavar="TIME",
-        help="only events stored since then: 2026-11-28T16:00:00Z, or how long ago, as "
-        "30m, 2h, 3d",
-    )
-    add_until(
-        "--until", type=_time, metavar="TIME", help="only events stored until then"
-    )
-
-
-def _add_json(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--json", action="store_true", help="print one JSON object per line"
-    )
-
-
-def _start(text: str) -> str:
-    if text not in ("first", "next") and not text.removeprefix("-").isdecimal():
-        raise argparse.ArgumentTypeError("must be an offset, first, next or -N")
-    return text
-
-
-def _name(text: str) -> str:
-    if plain_name(text) is None:
-        raise argparse.ArgumentTypeError("must be letters, digits, _ or -")
-    return text
-
-
-def _key(text: str) -> ObjectKey:
-    try:
-        return read_key(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _time(text: str) -> datetime:
-    try:
-        return read_time(text, datetime.now(UTC))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _offset(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_OFFSET:
-        raise argparse.ArgumentTypeError(f"must be an integer from 1 to {MAX_OFFSET}")
-    return int(text)
 
 
 def _serve(arguments: argparse.Namespace) -> int:

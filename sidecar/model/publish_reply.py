@@ -151,11 +151,8 @@ def parse_answer(
     plain = _PLAIN.fullmatch(payload)
     if plain is not None and plain[1].decode() == stream:
         return Acknowledged(int(plain[2]), duplicate=False)
-    try:
-        document = json.loads(payload)
-    except (ValueError, RecursionError):
-        return Undecided(errors.FOREIGN_ANSWER)
-    if not isinstance(document, dict) or document.get("stream") != stream:
+    document = _document(payload, stream)
+    if document is None:
         return Undecided(errors.FOREIGN_ANSWER)
     if "error" in document:
         return _refusal(document["error"], is_replicated)
@@ -174,11 +171,8 @@ def parse_commit(
     leader's, or that of a disk on which a part was written (10077), or say that these
     ids are stored already (10201, 10071 after the duplicate window).
     """
-    try:
-        document = json.loads(payload)
-    except (ValueError, RecursionError):
-        return Undecided(errors.FOREIGN_ANSWER)
-    if not isinstance(document, dict) or document.get("stream") != stream:
+    document = _document(payload, stream)
+    if document is None:
         return Undecided(errors.FOREIGN_ANSWER)
     found = [document.get(name) for name in ("seq", "batch", "count", "error")]
     if found == [last, batch_id, count, None] and "duplicate" not in document:
@@ -186,6 +180,16 @@ def parse_commit(
     error = document.get("error")
     code = error.get("err_code") if isinstance(error, dict) else None
     return Undecided(errors.PUBLISH_REFUSED, code if isinstance(code, int) else None)
+
+
+def _document(payload: bytes, stream: str) -> dict[str, object] | None:
+    """Read a reply; None where it does not name our stream."""
+    try:
+        document = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    is_ours = isinstance(document, dict) and document.get("stream") == stream
+    return document if is_ours else None
 
 
 def _refusal(error: object, is_replicated: bool) -> Answer:
