@@ -79,5 +79,5 @@ def _few(series: list[float]) -> list[float]:
 
 def _is_known(sidecar: SidecarProcess, users: int) -> bool:
     with sidecar.client() as http:
-        found = http.get("/v1/stream").json().get("initsync")
+        found = http.get("/v1/stream").json()["last_complete_initsync"]
     return bool(found) and found["objects"] == users
