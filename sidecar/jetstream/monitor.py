@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 COMING_SECONDS: Final = 1.0
 """How long what was told is looked for often."""
 
+ACKNOWLEDGED_SECONDS: Final = 1.0
+"""How long an acknowledgement counts: a restored stream may end before it."""
+
 _MOST_LOGGED: Final = 64
 
 
@@ -52,6 +55,7 @@ class StreamMonitor:
         """That whoever stores tells it: then the leader need not be asked all the time.
         Not so once the stream has moved without a word, until the next word."""
         self._was_told = False  # since the stream last moved
+        self._acknowledged, self._acknowledged_at = 0, float("-inf")
         self._told_at = 0.0
         self._round_at = 0.0
         self._asked_at = 0.0  # what `info` says
@@ -146,6 +150,21 @@ class StreamMonitor:
     def reaches(self, offset: int) -> bool:
         """Tell whether the leader has said that the stream holds the offset."""
         return self.info is not None and self.info.position.last >= offset
+
+    def acknowledged(self, offset: int) -> None:
+        """Take that the leader has acknowledged what this process published."""
+        self._acknowledged, self._acknowledged_at = offset, time.monotonic()
+        self.heard.set()
+
+    def standing_last(self) -> int:
+        """Give the last offset by the leader's word: told, or acknowledged lately."""
+        last = 0 if self.info is None else self.info.position.last
+        age_seconds = time.monotonic() - self._acknowledged_at
+        return (
+            max(last, self._acknowledged)
+            if age_seconds < ACKNOWLEDGED_SECONDS
+            else last
+        )
 
     def hear_stored(self) -> None:
         """Hear that something was stored; anybody on NATS may say so."""

@@ -92,6 +92,8 @@ class Daemon:
         )
         self.supervisors = [writing] * self.writes + [reading] * self.reads
         self.reader = Reader(self.supervisors[-1], self.metrics)
+        if self.reads:
+            self.publisher.readers = reading.monitor
         self.waiters = Waiters(self.reader, self.supervisors[-1].monitor, self.stopping)
         self.supervisors[-1].service = service = Service(
             {"host": HOST, "role": settings.role, "stream": settings.stream},

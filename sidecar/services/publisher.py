@@ -19,6 +19,7 @@ from sidecar.services.scan_header import Scans
 from sidecar.telemetry.log import log
 
 if TYPE_CHECKING:
+    from sidecar.jetstream.monitor import StreamMonitor
     from sidecar.jetstream.supervisor import StreamSupervisor
     from sidecar.model.decisions import Result, Stored
     from sidecar.model.event import Event
@@ -55,6 +56,8 @@ class Publisher:
         copy_seconds = min(COPY_TIMEOUT_SECONDS, timeout_seconds)
         self.context = Context(supervisor, metrics, failures, self._scans, copy_seconds)
         self.in_flight = 0
+        self.readers: StreamMonitor | None = None
+        """Of this process, told of what is stored before NATS could."""
         self.acknowledged_at: float | None = None
 
     @property
@@ -128,6 +131,8 @@ class Publisher:
         """Remember that an event stands, however that was found out."""
         now = time.monotonic()
         self._supervisor.monitor.proven(stored.offset)
+        if self.readers is not None:
+            self.readers.acknowledged(stored.offset)
         self._supervisor.tell_stored()
         self.acknowledged_at = now
         self._scans.record_stored(event, stored.offset, now)

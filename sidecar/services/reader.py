@@ -167,10 +167,12 @@ class Reader:
         step = decide(Asked(query.offset), came, None)
         if not isinstance(step, Serve):
             return None
-        await self._monitor.wait_for(query.offset, _LEADERS_WORD_SECONDS)
+        last = self._monitor.standing_last()
+        if last < query.offset:
+            await self._monitor.wait_for(query.offset, _LEADERS_WORD_SECONDS)
+            last = self._monitor.standing_last()
         info = self._monitor.info
         assert info is not None  # noqa: S101 - somebody waits at its end
-        last = info.position.last
         events = [each for each in step.events if each.sequence <= last]
         return await self._serve(events, query, info.position) if events else None
 

@@ -97,7 +97,7 @@ class Waiters:
         info = self._monitor.recent_info()
         if info is None or self._stopping.is_set():
             return None
-        first, last = info.position
+        first, last = info.position.first, self._monitor.standing_last()
         offset = query.offset or 0
         if not max(first, last + 1 - NEAR_EVENTS) <= offset <= last + 1:
             return None

@@ -99,6 +99,15 @@ async def test_who_is_near_the_end_waits(offset: int | None, waits: bool) -> Non
         assert (one.waiters.count, one.monitor.reader_waits.is_set()) == (waits, waits)
 
 
+async def test_what_was_acknowledged_here_stands_before_the_leader_is_asked() -> None:
+    async with world() as one:
+        one.copy.page = page_to(LAST + 1)
+        one.wait()
+        one.monitor.acknowledged(LAST + 1)
+        assert await one.end() is one.copy.page
+        assert one.wait(Query(LAST + 2)).is_at_end
+
+
 async def test_nobody_waits_while_nobody_knows_where_the_stream_ends() -> None:
     async with world() as one:
         await one.monitor.note(replace(info(LAST), live_replicas=1))
