@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from sidecar.services.pages import Page, Query
     from sidecar.services.publisher import Publisher
 
-_BESIDE_WRITES_BYTES = 24 * 1024  # of a page: a larger one would hold a publish longer
-_BESIDE_WRITES_SECONDS = 0.004  # before each, in which publishes go
+_BESIDE_WRITES_BYTES = 32 * 1024  # of a page: a larger one would hold a publish longer
+_BESIDE_WRITES_SECONDS = 0.01  # before each, in which publishes go
 _WRITES_SECONDS = 1.0  # since an event was stored
 _MANY_EVENTS = 100
 
