@@ -390,7 +390,8 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         key = document.get("key")
         is_ours = self._doubts.offset_of(key) == self._last + 1
         # Of a batch at another place no rest follows: nats-server left out its own.
-        self._doubts.end(key if is_ours else None)
+        is_misplaced = self._doubts.is_in_a_batch(key) and not is_ours
+        self._doubts.end(None if is_misplaced else key)
         if is_ours:
             self._last += 1
             if self._doubts.are_open:
