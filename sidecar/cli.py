@@ -68,6 +68,8 @@ other users, use SIDECAR_UNIX_SOCKET or set SIDECAR_TLS_CERT_FILE."""
 def main() -> None:
     """Run the command line and exit."""
     out = sys.stdout
+    if out is None:  # closed by whoever started us: print() prints nothing
+        sys.exit(_run())
     try:
         with redirect_stdout(cast("TextIO", Output(out))):
             status = _run()
@@ -95,7 +97,8 @@ def _run() -> int:
             NO_FIT_STREAM if in_stream else NO_NATS,
             problem.sentences(),
         )
-    sys.stdout.flush()
+    if sys.stdout:
+        sys.stdout.flush()
     return status
 
 

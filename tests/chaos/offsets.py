@@ -36,7 +36,7 @@ def _fill_and_delete(world: World) -> tuple[int, int]:
     with Wire(world.nodes[0].port, _PATIENCE_SECONDS) as wire:
         wire.delete(STREAM)
         subprocess.run(
-            [*COMMAND, "provision"],
+            [*COMMAND, "provision", "--yes"],
             env=environment(**world.sidecar.settings),
             check=True,
             capture_output=True,

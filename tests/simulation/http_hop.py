@@ -335,6 +335,7 @@ class _SocketModule:
     IPPROTO_TCP = socket.IPPROTO_TCP
     TCP_NODELAY = socket.TCP_NODELAY
     timeout = TimeoutError
+    gaierror = socket.gaierror
 
     def __init__(self, hop: HttpHop) -> None:
         self._hop = hop
