@@ -23,6 +23,7 @@ from .initsync import measure_initsync
 from .large import measure_large
 from .latency import measure_latency
 from .measure import machine
+from .options import add_shared
 from .plots import save_plots
 from .readers import Readers
 from .replay import measure_reading
@@ -64,17 +65,7 @@ def _options() -> argparse.Namespace:
         "--quick", action="store_true", help="a minute: no cluster, no growth"
     )
     scale.add_argument("--full", action="store_true", help="everything, half an hour")
-    parser.add_argument(
-        "--hermes-home",
-        type=Path,
-        help="a checkout of Hermes (or HERMES_HOME); HERMES_PYTHON runs it",
-    )
-    parser.add_argument("--out", type=Path, help=f"page to write, {_PAGE}")
-    parser.add_argument(
-        "--strict",
-        action="store_true",
-        help="exit 1 where a figure misses what it must reach",
-    )
+    add_shared(parser, _PAGE)
     return parser.parse_args()
 
 

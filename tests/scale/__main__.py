@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.measure import machine
+from benchmarks.options import add_shared
 from support.hermes import make_hermes_home, use_hermes_home
 
 from . import campus, many
@@ -79,15 +80,7 @@ def _options() -> argparse.Namespace:
         choices=NAMES,
         help="this part; those that stand in the page stay. Several times for several",
     )
-    parser.add_argument(
-        "--hermes-home",
-        type=Path,
-        help="a checkout of Hermes (or HERMES_HOME); HERMES_PYTHON runs it",
-    )
-    parser.add_argument("--out", type=Path, help=f"page to write, {_PAGE}")
-    parser.add_argument(
-        "--strict", action="store_true", help="exit 1 where a figure does not hold"
-    )
+    add_shared(parser, _PAGE)
     return parser.parse_args()
 
 
