@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sidecar.command_error import (
@@ -50,6 +51,12 @@ STATUSES: Final[dict[str, dict[int, str]]] = {
     },
     "provision": _NATS
     | {NO_FIT_STREAM: "it is not as it should be, was refused, or may have been lost"},
+    "move-over": _NATS
+    | {
+        NOT_READY: "a client has not read everything, or the daemon does not answer",
+        NO_EMBEDDED_NATS: "the embedded nats-server cannot start: its sidecar runs",
+        NO_FIT_STREAM: "nothing was moved; the text says why",
+    },
     "check": _FAULTS,
     "doctor": _FAULTS | {NOT_READY: "the daemon or the plugin's url does not answer"},
     "tail": _DAEMON | {NO_EVENT: "there is no such event"},
@@ -64,17 +71,48 @@ STATUSES: Final[dict[str, dict[int, str]]] = {
 
 def add_looks(command: argparse.ArgumentParser) -> None:
     """Add where check and doctor look."""
-    command.add_argument(
-        "--embedded",
-        action="store_true",
-        help="look at the embedded nats-server of a running sidecar",
-    )
+    add_embedded(command, "look at the embedded nats-server of a running sidecar")
     command.add_argument(
         "--nats-monitor",
         metavar="URL",
         help="monitoring port of the NATS server, as http://127.0.0.1:8222: the only "
         "place that tells sync_interval",
     )
+
+
+def add_move(command: argparse.ArgumentParser) -> None:
+    """Add what move-over takes."""
+    command.add_argument(
+        "--client-cache",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="the cache of each client, _hermes-client-NAME.json or .json.gz, or the "
+        "directory of it",
+    )
+    direction = command.add_mutually_exclusive_group()
+    direction.add_argument(
+        "--from-sqlite",
+        type=Path,
+        metavar="FILE",
+        help="Hermes' SQLite bus that is left: whether clients have read all of it",
+    )
+    direction.add_argument(
+        "--to-sqlite",
+        type=Path,
+        metavar="FILE",
+        help="the way back: create this file as Hermes' SQLite bus",
+    )
+    add_embedded(command, "the sidecar has an embedded nats-server, and does not run")
+    command.add_argument(
+        "--dry-run", action="store_true", help="say what would be done, and do nothing"
+    )
+
+
+def add_embedded(command: argparse.ArgumentParser, what: str) -> None:
+    """Add which NATS is meant."""
+    command.add_argument("--embedded", action="store_true", help=what)
 
 
 def add_tail(command: argparse.ArgumentParser) -> None:

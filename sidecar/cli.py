@@ -19,6 +19,7 @@ from sidecar.arguments import (
     STATUSES,
     add_json,
     add_looks,
+    add_move,
     add_object,
     add_tail,
     add_times,
@@ -37,6 +38,7 @@ from sidecar.command_output import Output, OutputError, give_up
 from sidecar.errors import Problem
 from sidecar.model.wanted import Wanted
 from sidecar.settings import load
+from sidecar.unit_settings import with_unit
 
 if TYPE_CHECKING:
     from sidecar.commands.examination import Examination
@@ -53,6 +55,11 @@ COMMAND --help says what each means there."""
 _TRACE = """\
 Show each event of one object, and which of the known clients have passed it: such a
 client has read it and asks for a later one. Attributes are read here, but not shown."""
+
+_MOVE_OVER = """\
+Read how far each hermes-client has come on the bus that it leaves, and create the
+stream so that each goes on there. hermes-server must be stopped. Nothing is created
+while a client has not read everything."""
 
 _DOCTOR = """\
 Print versions, settings, and what check finds; then the checks of the running daemon
@@ -155,6 +162,9 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="do not ask where sidecars or clients know of an older stream",
     )
+    move = add("move-over", _move_over, "move Hermes from another bus to this one")
+    move.description = _MOVE_OVER
+    add_move(move)
     add_looks(add("check", _check, "check settings, connection, permissions, stream"))
     doctor = add("doctor", _doctor, "print all that a bug report needs, on one page")
     doctor.description = _DOCTOR
@@ -214,7 +224,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     gc.freeze()  # what was loaded stays, and need not be looked through again
     gc.enable()
 
-    settings = load(os.environ, **({"embedded": True} if arguments.embedded else {}))
+    settings = load(os.environ, **_flags(embedded=arguments.embedded))
     settings.require_listener()
     log.configure(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -228,7 +238,7 @@ def _provision(arguments: argparse.Namespace) -> int:
     private_names.require()
     from sidecar.commands.provision import OlderStreamError, provision
 
-    settings, first_offset = load(os.environ), arguments.first_offset
+    settings, first_offset = _load(), arguments.first_offset
     try:
         made = asyncio.run(
             provision(settings, first_offset, even_if_lost=arguments.yes)
@@ -248,6 +258,37 @@ def _provision(arguments: argparse.Namespace) -> int:
     for sentence in differences:
         print(printable(sentence))
     return NO_FIT_STREAM if differences else OK
+
+
+def _move_over(arguments: argparse.Namespace) -> int:
+    from sidecar.jetstream import private_names
+
+    private_names.require()
+    from sidecar.commands.move_over import Plan, move_over
+    from sidecar.telemetry import log
+
+    settings = _load(embedded=arguments.embedded)
+    log.configure("error", settings.log_format)
+    plan = Plan(
+        arguments.client_cache,
+        arguments.from_sqlite,
+        arguments.to_sqlite,
+        arguments.dry_run,
+    )
+    sentences = move_over(settings, plan)
+    for sentence in sentences:
+        print(printable(sentence))
+    return NO_FIT_STREAM if sentences else OK
+
+
+def _load(*, embedded: bool = False) -> Settings:
+    """Load what a command by hand goes by."""
+    return load(with_unit(os.environ), **_flags(embedded=embedded))
+
+
+def _flags(*, embedded: bool) -> dict[str, Any]:
+    """Give what the command line sets; False leaves it to the environment."""
+    return {"embedded": True} if embedded else {}
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -292,7 +333,7 @@ def _examination(arguments: argparse.Namespace) -> tuple[Settings, Examination]:
     private_names.require()
     from sidecar.commands.examination import Examination
 
-    settings = load(os.environ, **({"embedded": True} if arguments.embedded else {}))
+    settings = _load(embedded=arguments.embedded)
     examination = Examination(settings, arguments.nats_monitor)
     if settings.tcp_access == "token" and settings.tls_cert_file is None:
         examination.add("token", "note", _OVER_HTTP)
@@ -311,21 +352,21 @@ def _tail(arguments: argparse.Namespace) -> int:
         as_json=arguments.json,
         show_payload=arguments.show_payload,
     )
-    tail(load(os.environ), view)
+    tail(_load(), view)
     return OK
 
 
 def _trace(arguments: argparse.Namespace) -> int:
     from sidecar.commands.trace import trace
 
-    trace(load(os.environ), _wanted(arguments), as_json=arguments.json)
+    trace(_load(), _wanted(arguments), as_json=arguments.json)
     return OK
 
 
 def _clients(arguments: argparse.Namespace) -> int:
     from sidecar.commands.clients import clients
 
-    clients(load(os.environ), as_json=arguments.json)
+    clients(_load(), as_json=arguments.json)
     return OK
 
 
@@ -342,7 +383,7 @@ def _wanted(arguments: argparse.Namespace, category: str | None = None) -> Wante
 def _healthcheck(_: argparse.Namespace) -> int:
     from sidecar.commands.http_client import ask, client
 
-    settings = load(os.environ)
+    settings = _load()
     with client(settings, is_probe=True) as http:
         ask(http, "/health/live")
     return OK

@@ -37,6 +37,11 @@ _TRIES = 16  # so many answers: of two who answer, each is heard
 
 _ANSWER_SECONDS = 0.5
 
+_UNUSED: Final = (
+    "It has never held an event: stop the sidecars, delete it (nats stream rm {}), and "
+    "run this again."
+)
+
 
 class OlderStreamError(CommandError):
     """The stream is missing, and somebody knows of one: it may have been lost."""
@@ -65,15 +70,20 @@ class ProvisionError(CommandError):
 
 
 async def provision(
-    settings: Settings, first_offset: int | None, *, even_if_lost: bool = False
+    settings: Settings,
+    first_offset: int | None,
+    *,
+    even_if_lost: bool = False,
+    server: NatsServer | None = None,
 ) -> tuple[int | None, list[str]]:
     """Create a missing stream and give its first offset.
 
     Of an existing one say instead, a sentence each, how it is unfit or differs from
-    the settings. Raises Problem, ProvisionError, and OlderStreamError unless
-    `even_if_lost`.
+    the settings. One whose next offset is the wanted first one is as good as a new
+    one. `server` is another than that of the settings. Raises Problem,
+    ProvisionError, and OlderStreamError unless `even_if_lost`.
     """
-    server = server_of(settings)
+    server = server or server_of(settings)
     if settings.nats_inbox_prefix is None:
         server = replace(server, inbox_prefix=INBOX_PREFIX)
     asker = Asker()
@@ -95,10 +105,15 @@ async def provision(
     sentences = stream.unfitness(plan, info.config, connection.server_version)
     sentences += plan.differences(info.config)
     sentences += [stream.STRANGER.format(name) for name in others]
-    if first_offset is not None:
-        sentences.append(
-            f"The stream exists already: --first-offset {first_offset} was not applied."
+    following = info.position.last + 1
+    if first_offset not in (None, following):
+        sentence = (
+            f"The stream exists already, and its next offset is {following}: "
+            f"--first-offset {first_offset} was not applied."
         )
+        if info.is_unused:
+            sentence += f" {_UNUSED.format(settings.stream)}"
+        sentences.append(sentence)
     return None, sentences
 
 

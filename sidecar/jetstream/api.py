@@ -72,6 +72,10 @@ class JetStreamApi:
         config = self._plan.config(first_offset, server=server)
         await self._ask("STREAM.CREATE", lambda _: None, config)
 
+    async def delete_stream(self) -> None:
+        """Delete the stream with all that it holds; raise ApiError."""
+        await self._ask("STREAM.DELETE", lambda _: None)
+
     async def message(self, sequence: int) -> StoredMessage | None:
         """Read one message from the stream's leader; None if it holds none there."""
         return await self._get({"seq": sequence})

@@ -62,6 +62,12 @@ class StreamInfo:
         return self.replicas == 1 or self.leader is not None
 
     @property
+    def is_unused(self) -> bool:
+        """Tell whether it has never held an event."""
+        first = self.config.get("first_seq") or 1
+        return self.messages == 0 and self.position == Position(first, first - 1)
+
+    @property
     def is_mirror(self) -> bool:
         """Tell whether it may end before the stream that it mirrors."""
         return bool(self.config.get("mirror"))

@@ -56,14 +56,10 @@ class Wire(RawNatsClient):
         mirror was kept. It ends before `last`, so that it goes on with what comes.
         """
         self._make_older(name, origin, first, last - first)
-        state, chunks = self._snapshot(name)
+        _, state, chunks = self.backup(name)
         self.delete(name)
         config = {"name": name, "storage": "file", "mirror": {"name": origin}}
-        restore = self.api(f"STREAM.RESTORE.{name}", {"config": config, "state": state})
-        for chunk in chunks:
-            self.ask(restore["deliver_subject"], chunk)
-        made = json.loads(self.ask(restore["deliver_subject"]))
-        assert "error" not in made, made["error"]
+        self.restore(name, config, state, chunks)
 
     def _make_older(self, name: str, origin: str, first: int, count: int) -> None:
         """Fill a stream with one whole initsync, whose objects are in no other."""
@@ -74,22 +70,6 @@ class Wire(RawNatsClient):
         body = event("initsync", objpkey=-1)
         self.publish_many(f"{older}.initsync", "added", max(1, count - 2), body)
         self.publish(f"{older}.initsync", event("initsync", eventtype="init-stop"))
-
-    def _snapshot(self, stream: str) -> tuple[dict[str, Any], list[bytes]]:
-        """Take a backup, as `nats stream backup` does: its state, and its chunks."""
-        request = {"deliver_subject": self.inbox, "no_consumers": True}
-        subject = f"$JS.API.STREAM.SNAPSHOT.{stream}"
-        self.send(subject, json.dumps(request).encode(), reply=self.inbox)
-        answer = json.loads(self.receive()[1])
-        assert "error" not in answer, answer["error"]
-        chunks: list[bytes] = []
-        while True:
-            reply, chunk = self.receive()
-            if not chunk:
-                return answer["state"], chunks
-            chunks.append(chunk)
-            if reply:
-                self.send(reply)
 
     def batch(self, stream: str, first: int) -> tuple[list[Message], bool]:
         """Read from a sequence on, and say whether there is more behind it."""

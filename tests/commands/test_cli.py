@@ -18,6 +18,7 @@ from support.sidecar import COMMAND, SidecarProcess, environment, post
 COMMANDS = (
     "serve",
     "provision",
+    "move-over",
     "check",
     "doctor",
     "tail",

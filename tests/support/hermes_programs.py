@@ -129,15 +129,19 @@ class HermesServer(HermesProgram):
         **bus: Any,
     ) -> None:
         super().__init__(home, python, directory, "server")
-        self._supervisor = {"nats_sidecar": {"settings": bus}}
         self._campus = campus
+        self.set_bus("nats_sidecar", **bus)
+
+    def set_bus(self, plugin: str, **settings: Any) -> None:
+        """Write the configuration with this message bus."""
+        self._bus = {plugin: {"settings": settings}}
         self.set_user_attributes(USER_ATTRIBUTES)
 
     def set_user_attributes(self, names: tuple[str, ...]) -> None:
         """Write the configuration with these attributes of Users."""
         source = {"type": "sqlite", "settings": {"uri": str(self._campus)}}
         own = {"updateInterval": 1, "datamodel": server_datamodel(names)}
-        plugins = {"messagebus": self._supervisor, "datasources": {"campus": source}}
+        plugins = {"messagebus": self._bus, "datasources": {"campus": source}}
         self.configure(plugins, {"hermes-server": own})
 
 
@@ -153,13 +157,17 @@ class HermesClient(HermesProgram):
         **bus: Any,
     ) -> None:
         super().__init__(home, python, directory, f"client-{plugin}")
-        self._supervisor = {"nats_sidecar": {"settings": bus}}
+        self.set_bus("nats_sidecar", **bus)
+
+    def set_bus(self, plugin: str, **settings: Any) -> None:
+        """Write the configuration with this message bus."""
+        self._bus = {plugin: {"settings": settings}}
         self.set_user_attributes(USER_ATTRIBUTES)
 
     def set_user_attributes(self, names: tuple[str, ...]) -> None:
         """Write the configuration with these attributes of Users."""
         own = {"updateInterval": 1, "datamodel": client_datamodel(names)}
-        self.configure({"messagebus": self._supervisor}, {"hermes-client": own})
+        self.configure({"messagebus": self._bus}, {"hermes-client": own})
 
     @property
     def next_offset(self) -> int | None:

@@ -6,6 +6,8 @@ Each is made by debootstrap, with a real systemd, and has no network.
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 from contextlib import ExitStack
@@ -99,6 +101,14 @@ def systemd(
         yield running
 
 
+def readme() -> list[str]:
+    """Give README's commands for root, but for that of a NATS server of one's own."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    section = text.split("## Install into Hermes\n")[1].split("\n## ")[0]
+    found = re.findall(r"^ +(sudo .*)$", section, re.MULTILINE)
+    return [command for command in found if not command.endswith(" provision")]
+
+
 def page(heading: str) -> list[str]:
     return [command for command in commands(heading) if command != "make deb"]
 
@@ -151,6 +161,21 @@ def test_it_is_installed_upgraded_removed_and_purged(systemd: RunningSystemd) ->
     assert not exists(systemd, "/etc/hermes-nats-sidecar")
     ours = "find / -xdev -name '*hermes-nats*' -not -path '/srv/*' -not -path '/proc/*'"
     assert set(systemd.run(ours).split()) <= {"/var/lib/hermes-nats-sidecar"}
+
+
+def test_readme_installs_it_for_a_hermes_that_moves_over(
+    systemd: RunningSystemd,
+) -> None:
+    cache = "/path/to/.hermes/hermes-client-ldap/cache"
+    offsets = {"initstartoffset": 1, "initstopoffset": 9, "nextoffset": 4321}
+    content = json.dumps({"content": offsets})
+    place = f"mkdir -p {cache}; echo '{content}' >{cache}/_hermes-client-ldap.json"
+    follow(systemd, [place, *readme()])
+    wait_until(lambda: is_ready(systemd), 30, "the sidecar is ready")
+    said = follow(systemd, [f"{SIDECAR} doctor"])  # by the unit's own settings
+    assert re.search(r"^ok .*4321", said, re.MULTILINE), said
+    assert "fault" not in said
+    assert systemd.run(f"stat --format %U {EVENTS}") == f"{SIDECAR}\n"
 
 
 def test_it_is_installed_with_a_nats_server_of_its_own(systemd: RunningSystemd) -> None:

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands by hand go by the settings of the unit, where none are given."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sidecar import unit_settings
+from sidecar.settings import load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parent.parent
+UNIT_FILE = ROOT / "deploy/systemd/hermes-nats-sidecar.service"
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    path = tmp_path / "sidecar.env"
+    monkeypatch.setattr(unit_settings, "FILE", path)
+    monkeypatch.setattr(unit_settings.os, "geteuid", lambda: 0)
+    path.write_text('# comment\n#SIDECAR_ROLE=both\nSIDECAR_ROLE="producer"\n')
+    return path
+
+
+def test_the_unit_says_what_is_said_for_it() -> None:
+    text = UNIT_FILE.read_text("utf-8")
+    assert (
+        f"Environment=SIDECAR_UNIX_SOCKET={unit_settings.UNIT['SIDECAR_UNIX_SOCKET']}"
+        in text
+    )
+    assert f"EnvironmentFile=-{unit_settings.FILE}" in text
+    assert "\nStateDirectory=hermes-nats-sidecar\n" in text  # where the default is
+    assert re.findall("^Environment=.*", text, re.MULTILINE)[1:] == []
+
+
+@pytest.mark.usefixtures("file")
+def test_the_units_settings_count_where_none_are_given() -> None:
+    settings = load(unit_settings.with_unit({"PATH": "/bin"}))
+    assert settings.role == "producer"
+    assert str(settings.unix_socket) == "/run/hermes-nats-sidecar/api.sock"
+    assert str(settings.embedded_dir) == "/var/lib/hermes-nats-sidecar/nats"
+
+
+@pytest.mark.usefixtures("file")
+def test_one_setting_of_ones_own_is_enough_to_mean_another_sidecar() -> None:
+    own = {"SIDECAR_NATS_URL": "nats://127.0.0.1:1"}
+    assert unit_settings.with_unit(own) == own
+
+
+def test_the_file_may_be_missing_or_unreadable(file: Path) -> None:
+    file.write_bytes(b"SIDECAR_ROLE=\xff")
+    assert unit_settings.with_unit({}) == {}
+    file.unlink()
+    assert unit_settings.with_unit({}) == {}
+
+
+@pytest.mark.usefixtures("file")
+def test_who_may_not_use_the_socket_goes_by_no_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(unit_settings.os, "geteuid", lambda: 1000)
+    assert unit_settings.with_unit({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("SIDECAR_ROLE=both", {"SIDECAR_ROLE": "both"}),
+        (" SIDECAR_ROLE = both ", {"SIDECAR_ROLE": "both"}),
+        ("SIDECAR_NATS_URL='a=b c'", {"SIDECAR_NATS_URL": "a=b c"}),
+        ('SIDECAR_NATS_URL="', {"SIDECAR_NATS_URL": '"'}),
+        ("SIDECAR_NATS_URL=", {"SIDECAR_NATS_URL": ""}),
+        ("#SIDECAR_ROLE=both", {}),
+        ("; SIDECAR_ROLE=both", {}),
+        ("SIDECAR_ROLE", {}),
+        ("PATH=/bin", {}),
+    ],
+)
+def test_lines_are_read_as_systemd_reads_them(line: str, found: dict[str, str]) -> None:
+    assert unit_settings.parse(line) == found
