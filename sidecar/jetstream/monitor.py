@@ -26,6 +26,12 @@ COMING_SECONDS: Final = 1.0
 ACKNOWLEDGED_SECONDS: Final = 1.0
 """How long an acknowledgement counts: a restored stream may end before it."""
 
+READER_SECONDS: Final = 0.00025
+"""What it takes to answer one who waits, and to read its next request, four times: so
+whoever sends has most of the time, however many follow."""
+
+LONGEST_PAUSE_SECONDS: Final = 0.25
+
 _MOST_LOGGED: Final = 64
 
 
@@ -146,6 +152,11 @@ class StreamMonitor:
         self._readers_waiting -= 1
         if not self._readers_waiting:
             self.reader_waits.clear()
+
+    def pause_seconds(self, least: float) -> float:
+        """Say how long after one time all who wait may be woken again."""
+        many = self._readers_waiting * READER_SECONDS
+        return max(least, min(many, LONGEST_PAUSE_SECONDS))
 
     def reaches(self, offset: int) -> bool:
         """Tell whether the leader has said that the stream holds the offset."""

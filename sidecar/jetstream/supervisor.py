@@ -211,7 +211,7 @@ class StreamSupervisor:
         if not monitor.reader_waits.is_set():
             await _first_of(seconds, connection.lost, monitor.reader_waits)
             return
-        await _first_of(_LEAST_ROUND_SECONDS, connection.lost)
+        await _first_of(monitor.pause_seconds(_LEAST_ROUND_SECONDS), connection.lost)
         if monitor.is_urgent():
             seconds = READERS_WAIT_SECONDS
         await _first_of(seconds, connection.lost, monitor.stored)

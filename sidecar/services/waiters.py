@@ -129,7 +129,7 @@ class Waiters:
                 for query in self._groups.keys() - self._looks.keys():
                     look = self._looks[query] = asyncio.create_task(self._look(query))
                     look.add_done_callback(partial(self._looked, query))
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(self._monitor.pause_seconds(LOOK_SECONDS))
         finally:
             for task in (stopping, *self._looks.values()):
                 task.cancel()

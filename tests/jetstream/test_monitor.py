@@ -7,6 +7,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
 from structlog.testing import capture_logs
 
 from sidecar import errors
@@ -15,7 +16,6 @@ from sidecar.model.publish_reply import Position
 from sidecar.model.stream import StreamInfo
 
 if TYPE_CHECKING:
-    import pytest
     from structlog.typing import EventDict
 
 INFO = StreamInfo({}, Position(1, 7), 7, 100, "", "n1", 3, 3, {})
@@ -134,3 +134,14 @@ async def test_what_was_told_is_looked_for_often_until_it_comes_or_for_a_second(
     await monitor.note(stands(9))  # the old word is taken for its own
     await monitor.note(stands(10))
     assert monitor.is_urgent()
+
+
+@pytest.mark.parametrize(
+    ("readers", "seconds"),
+    [(0, 0.01), (1, 0.01), (40, 0.01), (300, 0.075), (9_999, 0.25)],
+)
+def test_many_who_wait_are_woken_less_often(readers: int, seconds: float) -> None:
+    monitor = StreamMonitor("reads", "hermes")
+    for _ in range(readers):
+        monitor.reader_came()
+    assert monitor.pause_seconds(0.01) == pytest.approx(seconds)
