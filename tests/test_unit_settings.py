@@ -5,25 +5,21 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from sidecar import unit_settings
 from sidecar.settings import load
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 ROOT = Path(__file__).resolve().parent.parent
 UNIT_FILE = ROOT / "deploy/systemd/hermes-nats-sidecar.service"
 
 
 @pytest.fixture
-def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "sidecar.env"
     monkeypatch.setattr(unit_settings, "FILE", path)
-    monkeypatch.setattr(unit_settings.os, "geteuid", lambda: 0)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
     path.write_text('# comment\n#SIDECAR_ROLE=both\nSIDECAR_ROLE="producer"\n')
     return path
 
@@ -64,7 +60,7 @@ def test_the_file_may_be_missing_or_unreadable(file: Path) -> None:
 def test_who_may_not_use_the_socket_goes_by_no_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(unit_settings.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert unit_settings.with_unit({}) == {}
 
 

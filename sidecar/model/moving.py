@@ -36,13 +36,17 @@ def read_cache(name: str, document: object) -> Moving:
     content = document.get("content") if isinstance(document, dict) else None
     if not isinstance(content, dict) or _NEXT not in content:
         raise CacheError("it has no nextoffset")
-    offsets = [content.get(key) for key in (_START, _STOP, _NEXT)]
-    for offset in offsets:
-        if offset is not None and not (type(offset) is int and offset >= 0):
-            raise CacheError("its offsets are no integers")
-    start, stop, following = offsets
-    is_initialised = None not in offsets and following >= stop
-    return Moving(name, None if start is None else following, is_initialised)
+    start, stop, following = (_offset(content, key) for key in (_START, _STOP, _NEXT))
+    if start is None or following is None:
+        return Moving(name, None, is_initialised=False)
+    return Moving(name, following, stop is not None and following >= stop)
+
+
+def _offset(content: dict[str, object], key: str) -> int | None:
+    offset = content.get(key)
+    if offset is None or (type(offset) is int and offset >= 0):
+        return offset
+    raise CacheError("its offsets are no integers")
 
 
 def first_offset(clients: Sequence[Moving], end: int | None) -> tuple[int, list[str]]:

@@ -52,7 +52,14 @@ def test_the_stream_begins_where_the_clients_stand(
     packed = tmp_path / "_hermes-client-null.json.gz"
     packed.write_bytes(gzip.compress(caches[0].read_bytes()))
     bus = write_bus(tmp_path / "bus.sqlite", NEXT - 1)
-    asked = ["move-over", "--from-sqlite", bus, "--client-cache", *caches, packed]
+    asked: list[str | Path] = [
+        "move-over",
+        "--from-sqlite",
+        bus,
+        "--client-cache",
+        *caches,
+        packed,
+    ]
 
     would = run(*asked, "--dry-run", **stream)
     assert (would.returncode, would.stderr) == (0, "")
@@ -138,7 +145,12 @@ def test_an_embedded_server_begins_there_too_and_an_unused_stream_gives_way(
 ) -> None:
     settings = {"embedded_dir": private / "nats", "unix_socket": private / "s"}
     cache = write_cache(private / "cache", "ad")
-    asked = ["move-over", "--embedded", "--client-cache", private / "cache"]
+    asked: list[str | Path] = [
+        "move-over",
+        "--embedded",
+        "--client-cache",
+        private / "cache",
+    ]
     for following in (NEXT, NEXT + 8):  # the second finds the stream of the first
         write_cache(cache.parent, "ad", following)
         ran = run_process(*asked, **settings)
@@ -162,7 +174,13 @@ def test_the_way_back_makes_a_sqlite_bus_that_goes_on(
         following = post(http).json()["offset"] + 1
     settings = {"unix_socket": sidecar.socket, "nats_url": "nats://127.0.0.1:1"}
     bus = tmp_path / "bus.sqlite"
-    asked = ["move-over", "--to-sqlite", bus, "--client-cache", tmp_path / "a"]
+    asked: list[str | Path] = [
+        "move-over",
+        "--to-sqlite",
+        bus,
+        "--client-cache",
+        tmp_path / "a",
+    ]
     write_cache(tmp_path / "a", "ad", following - 1)
     assert run(*asked, **settings).returncode == 1
     assert not bus.exists()

@@ -32,7 +32,8 @@ class Site:
         return [client.directory / "cache" for client in self.clients]
 
     def start(self, plugin: str, **settings: Any) -> None:
-        for program in (self.server, *self.clients):
+        programs: list[HermesServer | HermesClient] = [self.server, *self.clients]
+        for program in programs:
             program.set_bus(plugin, **settings)
             program.start()
 
@@ -76,7 +77,13 @@ def test_hermes_moves_from_sqlite_and_back(
     assert site.server.terminate() == 0
     assert site.clients[0].terminate() == 0
 
-    asked = ["move-over", "--from-sqlite", bus, "--client-cache", *site.caches]
+    asked: list[str | Path] = [
+        "move-over",
+        "--from-sqlite",
+        bus,
+        "--client-cache",
+        *site.caches,
+    ]
     ran = run(*asked, **settings)
     assert ran.returncode == 1
     assert f"{SECOND} is 1 behind" in ran.stderr
