@@ -38,7 +38,7 @@ from sidecar.command_output import Output, OutputError, give_up
 from sidecar.errors import Problem
 from sidecar.model.wanted import Wanted
 from sidecar.settings import load
-from sidecar.unit_settings import with_unit
+from sidecar.unit_settings import use_unit
 
 if TYPE_CHECKING:
     from sidecar.commands.examination import Examination
@@ -283,7 +283,8 @@ def _move_over(arguments: argparse.Namespace) -> int:
 
 def _load(*, embedded: bool = False) -> Settings:
     """Load what a command by hand goes by."""
-    return load(with_unit(os.environ), **_flags(embedded=embedded))
+    use_unit(os.environ)
+    return load(os.environ, **_flags(embedded=embedded))
 
 
 def _flags(*, embedded: bool) -> dict[str, Any]:

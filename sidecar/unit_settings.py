@@ -7,13 +7,14 @@ An operator types `hermes-nats-sidecar doctor` and means the sidecar that runs h
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sidecar.settings import PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import MutableMapping
 
 FILE: Final = Path("/etc/hermes-nats-sidecar/sidecar.env")
 UNIT: Final = {
@@ -23,20 +24,17 @@ UNIT: Final = {
 """What deploy/systemd/hermes-nats-sidecar.service says itself."""
 
 
-def with_unit(environ: Mapping[str, str]) -> dict[str, str]:
-    """Give the environment, with the unit's settings where it holds none of ours.
+def use_unit(environ: MutableMapping[str, str]) -> None:
+    """Add the unit's settings to an environment that holds none of ours.
 
     Only for root and for who may use the unit's socket.
     """
-    found = dict(environ)
     if any(name.startswith(PREFIX) for name in environ):
-        return found
-    may_ask = os.geteuid() == 0 or os.access(UNIT["SIDECAR_UNIX_SOCKET"], os.W_OK)
-    try:
-        text = FILE.read_text("utf-8") if may_ask else None
-    except (OSError, ValueError):
-        text = None
-    return found if text is None else found | UNIT | parse(text)
+        return
+    if os.geteuid() != 0 and not os.access(UNIT["SIDECAR_UNIX_SOCKET"], os.W_OK):
+        return
+    with suppress(OSError, ValueError):
+        environ.update(UNIT | parse(FILE.read_text("utf-8")))
 
 
 def parse(text: str) -> dict[str, str]:

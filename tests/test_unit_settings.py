@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -36,8 +38,14 @@ def test_the_unit_says_what_is_said_for_it() -> None:
 
 
 @pytest.mark.usefixtures("file")
-def test_the_units_settings_count_where_none_are_given() -> None:
-    settings = load(unit_settings.with_unit({"PATH": "/bin"}))
+def test_the_units_settings_count_where_none_are_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in os.environ if name.startswith("SIDECAR_")]:
+        monkeypatch.delenv(name)
+    with patch.dict(os.environ):
+        unit_settings.use_unit(os.environ)
+        settings = load(os.environ)
     assert settings.role == "producer"
     assert str(settings.unix_socket) == "/run/hermes-nats-sidecar/api.sock"
     assert str(settings.embedded_dir) == "/var/lib/hermes-nats-sidecar/nats"
@@ -45,15 +53,15 @@ def test_the_units_settings_count_where_none_are_given() -> None:
 
 @pytest.mark.usefixtures("file")
 def test_one_setting_of_ones_own_is_enough_to_mean_another_sidecar() -> None:
-    own = {"SIDECAR_NATS_URL": "nats://127.0.0.1:1"}
-    assert unit_settings.with_unit(own) == own
+    assert used(SIDECAR_NATS_URL="nats://127.0.0.1:1").keys() == {"SIDECAR_NATS_URL"}
 
 
 def test_the_file_may_be_missing_or_unreadable(file: Path) -> None:
+    assert used()
     file.write_bytes(b"SIDECAR_ROLE=\xff")
-    assert unit_settings.with_unit({}) == {}
+    assert used() == {}
     file.unlink()
-    assert unit_settings.with_unit({}) == {}
+    assert used() == {}
 
 
 @pytest.mark.usefixtures("file")
@@ -61,7 +69,13 @@ def test_who_may_not_use_the_socket_goes_by_no_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    assert unit_settings.with_unit({}) == {}
+    assert used() == {}
+
+
+def used(**environ: str) -> dict[str, str]:
+    """Give what becomes of an environment."""
+    unit_settings.use_unit(environ)
+    return environ
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sidecar.command_error import NO_FIT_STREAM, NOT_READY, CommandError
-from sidecar.commands.http_client import address_of, client, document_of
+from sidecar.commands.http_client import address_of, ask, client
 from sidecar.commands.provision import INBOX_PREFIX, connected, provision
 from sidecar.commands.table import Table
 from sidecar.errors import NATS_DOWN, Problem
@@ -48,6 +48,7 @@ hermes:
       {bus}:
         settings:
           {setting}: {value}"""
+_RETENTION: Final = "\n          retention_in_days: 30  # of hermes-server alone"
 _END: Final = "SELECT seq + 1 FROM sqlite_sequence WHERE name = 'hermesmessages'"
 
 
@@ -148,13 +149,9 @@ def end_of_sqlite(file: Path) -> int:
 
 
 def end_of_stream(settings: Settings) -> int:
-    """Give this bus' next offset, by its sidecar; raise DaemonError, MoveError."""
+    """Give the next offset of this bus, by its sidecar; raise DaemonError."""
     with client(settings) as http:
-        document = document_of(http, "/health")
-    last = document.get("last_offset")
-    if document.get("status") != "ready" or type(last) is not int:
-        raise MoveError("The sidecar is not ready: see /health, and run this again.")
-    return last + 1
+        return int(ask(http, "/v1/stream")["next_offset"])
 
 
 async def create_stream(settings: Settings, first: int) -> list[str]:
@@ -248,6 +245,6 @@ def configuration(settings: Settings, sqlite: Path | None) -> str:
     """Give what to write into the configuration of hermes-server and its clients."""
     if sqlite is not None:
         values = {"bus": "sqlite", "setting": "uri", "value": sqlite.absolute()}
-        return _CONFIGURATION.format(**values) + "\n          retention_in_days: 30"
+        return _CONFIGURATION.format(**values) + _RETENTION
     values = {"bus": "nats_sidecar", "setting": "url", "value": address_of(settings)}
     return _CONFIGURATION.format(**values)

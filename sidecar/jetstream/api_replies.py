@@ -33,6 +33,7 @@ _T = TypeVar("_T")
 _TYPES: Final = {
     "STREAM.INFO": "stream_info",
     "STREAM.CREATE": "stream_create",
+    "STREAM.DELETE": "stream_delete",
     "STREAM.MSG.GET": "stream_msg_get",
 }
 _OF_BATCH = (

@@ -61,7 +61,8 @@ class Facts:
     """What the daemon knows at one moment; ages in seconds, None for never.
 
     `failure`: the worst of what keeps a hermes-server from storing, `other_failure`
-    somebody else; `refused_caller`: why somebody may not use the API; `full`: who held
+    somebody else; `last_offset`: by the leader, or proven since it said so;
+    `refused_caller`: why somebody may not use the API; `full`: who held
     most when there was no room.
     `socket_fault`: why nobody reaches the Unix socket, in a sentence.
     `is_initsync_known`: whether the stream says where its last complete initsync
@@ -74,6 +75,7 @@ class Facts:
     cause: Cause | None
     faults: list[str]
     info: StreamInfo | None
+    last_offset: int | None
     round_trip_age: float | None
     acknowledgement_age: float | None
     doubt_age: float | None
@@ -131,7 +133,6 @@ def assess(facts: Facts) -> list[Check]:
 def document(facts: Facts) -> dict[str, Any]:
     """Give the body of /health."""
     checks = assess(facts)
-    info = facts.info
     return {
         "status": "ready" if is_ready(checks) else "not_ready",
         "checks": [
@@ -143,7 +144,7 @@ def document(facts: Facts) -> dict[str, Any]:
             }
             for check in checks
         ],
-        "last_offset": info.position.last if info else None,
+        "last_offset": facts.last_offset,
         "round_trip_age_seconds": _rounded(facts.round_trip_age),
         "acknowledgement_age_seconds": _rounded(facts.acknowledgement_age),
     }
@@ -165,7 +166,7 @@ def next_offset(facts: Facts) -> int | None:
 
     A client may have read what another sidecar stored, just before the stream was lost.
     """
-    seen = [] if facts.info is None else [facts.info.position.last + 1]
+    seen = [] if facts.last_offset is None else [facts.last_offset + 1]
     return highest(seen, facts.clients)
 
 

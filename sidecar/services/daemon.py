@@ -191,6 +191,7 @@ class Daemon:
             cause=worst.cause,
             faults=worst.faults,
             info=info,
+            last_offset=last,
             round_trip_age=_age(worst.round_trip_at),
             acknowledgement_age=_age(publisher.acknowledged_at),
             doubt_age=_age(publisher.oldest_doubt_at),

@@ -156,7 +156,8 @@ def test_an_embedded_server_begins_there_too_and_an_unused_stream_gives_way(
         ran = run_process(*asked, **settings)
         assert (ran.returncode, ran.stderr) == (0, "")
         assert f"is {following}." in ran.stdout
-    embedded = SidecarProcess(private / "run", **settings, embedded="true")
+    nats = settings["embedded_dir"]
+    embedded = SidecarProcess(private / "run", embedded_dir=nats, embedded="true")
     with embedded, embedded.client() as http:
         assert last_offset(http) == NEXT + 7
         assert post(http, last=NEXT + 7).json()["offset"] == NEXT + 8

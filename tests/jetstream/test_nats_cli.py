@@ -84,7 +84,7 @@ def test_a_changed_retention_is_seen_at_once(tmp_path: Path) -> None:
     ):
         operator.update(STREAM, max_age=180 * 86_400 * 10**9)
         wait_until(
-            lambda: "15552000" in http.get("/metrics").text,
+            lambda: "max_age_seconds 1.5552e+07" in http.get("/metrics").text,
             what="the sidecar follows",
         )
         operator.update(STREAM, allow_atomic=True)

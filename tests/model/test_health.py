@@ -40,6 +40,7 @@ WELL = Facts(
     cause=None,
     faults=[],
     info=INFO,
+    last_offset=41,
     round_trip_age=0.5,
     acknowledgement_age=None,
     doubt_age=None,
@@ -315,8 +316,8 @@ def test_an_initsync_is_missed_also_where_nothing_is_written() -> None:
 
 
 def test_health_before_the_first_connection_names_no_offset() -> None:
-    facts = replace(WELL, cause=errors.NATS_DOWN, info=None, round_trip_age=None)
-    answer = document(facts)
+    unseen = replace(WELL, info=None, last_offset=None, round_trip_age=None)
+    answer = document(replace(unseen, cause=errors.NATS_DOWN))
     assert answer["last_offset"] is None
     assert answer["round_trip_age_seconds"] is None
 

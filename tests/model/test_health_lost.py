@@ -43,4 +43,4 @@ def test_a_stream_that_was_lost_goes_on_after_all_that_any_client_read(
 
 
 def test_a_stream_that_nobody_knows_is_to_be_created() -> None:
-    assert lost(info=None).remedy == errors.STREAM_MISSING.remedy
+    assert lost(info=None, last_offset=None).remedy == errors.STREAM_MISSING.remedy

@@ -24,6 +24,7 @@ FACTS = Facts(
         live_replicas=1,
         categories={},
     ),
+    last_offset=2,
     round_trip_age=0.0,
     acknowledgement_age=0.0,
     doubt_age=0.0,
