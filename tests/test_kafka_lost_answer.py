@@ -12,11 +12,13 @@ from pathlib import Path
 from benchmarks.lossy_relay import LossyRelay
 
 ROOT = Path(__file__).resolve().parent.parent
+COMMAND = "benchmarks.kafka_lost_answer"
+PAGE = (ROOT / "docs" / "choosing.md").read_text("utf-8")
 
 
 def test_an_event_whose_answer_is_lost_is_stored_once_here_and_twice_on_kafka() -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "benchmarks.kafka_lost_answer"],
+        [sys.executable, "-m", COMMAND],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": "tests"},
         capture_output=True,
@@ -29,6 +31,8 @@ def test_an_event_whose_answer_is_lost_is_stored_once_here_and_twice_on_kafka() 
         "this bus (the sidecar's answer): 5 stored, 5 different, 0 repeated",
         "this bus (NATS' answer): 5 stored, 5 different, 0 repeated",
     ]
+    assert f"    PYTHONPATH=tests .venv/bin/python -m {COMMAND}\n" in PAGE
+    assert all(f"    {line}\n" in PAGE for line in ours)
     assert kafka.endswith(
         (
             "): 10 stored, 5 different, 5 repeated",
