@@ -37,6 +37,8 @@ def settings_page() -> str:
         [
             "# Settings",
             "",
+            "For administrators of a sidecar.",
+            "",
             "Settings are environment variables. They are read once, at the start.",
             "An unknown `SIDECAR_` variable is an error. Secrets are files, which are",
             "read again for each connection. `make docs` writes this page.",
@@ -96,6 +98,8 @@ def http_page() -> str:
 
 _HTTP_PAGE = """\
 # HTTP API
+
+For those who write a program beside the plugins, and for developers.
 
 Served on the Unix socket, and on TCP where `SIDECAR_TCP_API` allows it. The full
 description is [openapi.json](openapi.json). `make docs` writes this page.

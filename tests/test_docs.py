@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,64 @@ def test_the_settings_file_sets_nothing_and_names_the_defaults() -> None:
 
 
 def test_readme_is_at_most_150_lines() -> None:
-    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
+    assert len(README.splitlines()) <= 150
 
 
 def test_architecture_is_at_most_150_lines() -> None:
     assert len((ROOT / "ARCHITECTURE.md").read_text("utf-8").splitlines()) <= 150
+
+
+README = (ROOT / "README.md").read_text("utf-8")
+INDEX = (ROOT / "docs" / "index.md").read_text("utf-8")
+WRITTEN = sorted((ROOT / "docs").glob("*.md"))
+WITH_LINKS = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "deploy/**/*.md", "plugin_stub/**/*.md")
+    for path in ROOT.glob(pattern)
+)
+
+
+def test_the_index_leads_to_each_page_and_readme_to_the_index() -> None:
+    pages = {*WRITTEN, *(ROOT / "docs" / "adr").glob("*.md")}
+    names = {page.relative_to(ROOT / "docs").as_posix() for page in pages}
+    assert names - {"index.md"} <= set(re.findall(r"\]\(([^)]+)\)", INDEX))
+    assert "](docs/index.md)" in README
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
+def test_a_page_says_first_for_whom_it_is(page: Path) -> None:
+    lines = page.read_text("utf-8").splitlines()
+    begin = next(number for number, line in enumerate(lines) if line[:2] == "# ")
+    assert re.match(r"(For|Pour) \w", lines[begin + 2]), lines[begin + 2]
+
+
+def places(page: Path) -> set[str]:
+    """Give the names of a page's headings and marks, as GitHub makes them."""
+    text = page.read_text("utf-8")
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {
+        re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings
+    } | set(re.findall(r'<a id="([^"]+)">', text))
+
+
+@pytest.mark.parametrize(
+    "page", WITH_LINKS, ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!\w+:)([^)#\s]*)#?([^)\s]*)\)", page.read_text("utf-8"))
+    for path, place in links:
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        assert not place or place in places(target), f"{path}#{place}"
+
+
+def test_the_licence_is_that_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    text = (ROOT / "LICENSE").read_text("utf-8")
+    assert f"SPDX-License-Identifier: {project['license']}\n" in text
+    assert set(re.findall(r"LICENSES/[\w.-]+\.txt", text)) == {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "LICENSES").iterdir()
+    }
 
 
 def test_each_install_of_a_page_goes_by_the_locks() -> None:
@@ -153,18 +207,6 @@ def test_every_check_and_every_reason_of_health_has_a_row() -> None:
         for sentence in words[1:]:
             assert sentence.strip() in section, sentence
     assert "Hermes is blocked:" in section
-
-
-def test_every_link_to_a_place_on_a_page_leads_somewhere() -> None:
-    text = (ROOT / "docs" / "operations.md").read_text("utf-8")
-    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    places = {
-        re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings
-    }
-    places.update(re.findall(r'<a id="([^"]+)">', text))
-    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= places
-    for path in re.findall(r"\]\(([^)#]+)\)", text):
-        assert (ROOT / "docs" / path).exists(), path
 
 
 # -- docs/field.md ---------------------------------------------------------------------

@@ -27,6 +27,8 @@ _OPENING = """\
 <!-- Written by tests/benchmarks; only what stands below its last mark is by hand. -->
 # Benchmarks
 
+For those who compare the speed of buses, and for developers who change the hot path.
+
 Hermes sends one event, waits for its acknowledgement and sends the next, so the round
 trip is the throughput. All variants below were measured in turn, in small rounds of one
 run: the ratios count, the times belong to this machine.

@@ -29,6 +29,8 @@ _HEAD = """\
 <!-- Written by tests/chaos/report.py; do not edit. -->
 # Fault matrix
 
+For those who are to trust the guarantees, and for developers of the protocol.
+
 This page shows what happens to events under faults. The real producer plugin sends
 through real sidecars to real nats-servers, while the faults below are injected in an
 order drawn from a seed. Then the whole stream is read and compared with the result of

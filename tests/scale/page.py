@@ -17,6 +17,8 @@ _OPENING: Final = """\
 <!-- Written by tests/scale from docs/scale.json: `make scale`. -->
 # A campus in numbers
 
+For those who order the machines and choose the retention.
+
 A campus of users, groups, memberships and photos; names have accents, one user in five
 has a photo of 3 to 12 KB. A real hermes-server sends it, or, above 100,000 objects, the
 real producer plugin, driven directly. Each hermes-client is the real consumer plugin in
