@@ -28,9 +28,15 @@ class RawNatsClient:
     """One connection that speaks the NATS protocol, one request at a time."""
 
     def __init__(
-        self, port: int, user: str = "", password: str = "", token: str = ""
+        self,
+        port: int,
+        user: str = "",
+        password: str = "",
+        token: str = "",
+        *,
+        seconds: float = 5,
     ) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), 5)
+        self._socket = socket.create_connection(("127.0.0.1", port), seconds)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._stream = self._socket.makefile("rb")
         self._stream.readline()  # INFO
@@ -142,6 +148,30 @@ class RawNatsClient:
 
     def delete(self, name: str) -> None:
         self.api(f"STREAM.DELETE.{name}")
+
+    def backup(self, name: str) -> tuple[Any, Any, list[bytes]]:
+        """Take a backup, as `nats stream backup` does: config, state, and chunks."""
+        request = {"deliver_subject": self.inbox, "no_consumers": True}
+        subject = f"$JS.API.STREAM.SNAPSHOT.{name}"
+        self.send(subject, json.dumps(request).encode(), reply=self.inbox)
+        answer = json.loads(self.receive()[1])
+        assert "error" not in answer, answer["error"]
+        chunks: list[bytes] = []
+        while True:
+            reply, chunk = self.receive()
+            if not chunk:
+                return answer["config"], answer["state"], chunks
+            chunks.append(chunk)
+            if reply:
+                self.send(reply)
+
+    def restore(self, name: str, config: Any, state: Any, chunks: list[bytes]) -> None:
+        """Restore a backup, as `nats stream restore` does."""
+        restore = self.api(f"STREAM.RESTORE.{name}", {"config": config, "state": state})
+        for chunk in chunks:
+            self.ask(restore["deliver_subject"], chunk)
+        made = json.loads(self.ask(restore["deliver_subject"]))
+        assert "error" not in made, made["error"]
 
     def publish(
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
