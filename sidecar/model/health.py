@@ -212,13 +212,21 @@ def _leader(facts: Facts) -> Check:
         return Check("replicas", None)
     if not info.has_leader:
         return Check("replicas", "The stream has no leader.", "Check the NATS servers.")
-    if info.has_majority:
-        return Check("replicas", None)
-    return Check(
-        "replicas",
-        f"Only {info.live_replicas} of {info.replicas} replicas are live.",
-        "Start the missing NATS servers.",
-    )
+    if info.live_replicas < info.replicas:
+        return Check(
+            "replicas",
+            f"Only {info.live_replicas} of {info.replicas} replicas are live.",
+            "Start the missing NATS servers.",
+            blocks=not info.has_majority,
+        )
+    if info.behind_replicas:
+        return Check(
+            "replicas",
+            "A replica has not caught up yet.",
+            "Stop no other NATS server until it has.",
+            blocks=False,
+        )
+    return Check("replicas", None)
 
 
 def _initsync(facts: Facts) -> Check:

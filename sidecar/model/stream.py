@@ -24,6 +24,9 @@ OLDEST_SERVER: Final = (2, 11, 11)
 LIVE_SECONDS: Final = 3.0
 """A replica not heard of for longer is not counted as live."""
 
+LAG_LIMIT: Final = 1_000
+"""A live replica that lacks more is catching up: one request stores no more at once."""
+
 STRANGER: Final = (
     "Stream {} answers direct gets in place of this stream: replace this mirror by "
     "another kind of copy, see docs/nats.md."
@@ -53,6 +56,7 @@ class StreamInfo:
     replicas: int
     live_replicas: int
     categories: dict[str, int]
+    behind_replicas: int = 0  # live, and still catching up
     deleted: frozenset[int] = frozenset()  # where it was asked for
     answered_at: str = ""  # by the server's clock (RFC 3339)
 
@@ -82,7 +86,8 @@ def parse_stream_info(document: dict[str, Any]) -> StreamInfo:
     """Read an answer of STREAM.INFO.
 
     `current` and `leader` lie for 20 s after a majority died; `active`, the time since
-    a follower was heard, does not.
+    a follower was heard, does not. It is 0 for one that this leader never heard, as the
+    leader before it that died; that one is not current (seen on 2.15.1).
 
     A leader never lists itself among its own replicas. Who does is a follower: it
     found the stream without a leader, and the name of a new one a moment later
@@ -92,12 +97,7 @@ def parse_stream_info(document: dict[str, Any]) -> StreamInfo:
     state = document["state"]
     cluster = document.get("cluster") or {}
     followers = cluster.get("replicas") or []
-    live = [
-        follower
-        for follower in followers
-        if not follower.get("offline")
-        and follower.get("active", 0) < LIVE_SECONDS * _NANOSECONDS
-    ]
+    live = [follower for follower in followers if _is_live(follower)]
     leader = cluster.get("leader")
     if leader in [follower.get("name") for follower in followers]:
         leader = None
@@ -115,12 +115,20 @@ def parse_stream_info(document: dict[str, Any]) -> StreamInfo:
         # Of those that are to go, some may still answer.
         replicas=max(config.get("num_replicas", 1), 1 + len(followers)),
         live_replicas=1 + len(live),
+        behind_replicas=sum(each.get("lag", 0) > LAG_LIMIT for each in live),
         categories={
             subject.rpartition(".")[2]: count for subject, count in subjects.items()
         },
         deleted=frozenset(state.get("deleted") or ()),
         answered_at=str(document.get("ts") or ""),
     )
+
+
+def _is_live(follower: dict[str, Any]) -> bool:
+    active = follower.get("active", 0)
+    if follower.get("offline") or active >= LIVE_SECONDS * _NANOSECONDS:
+        return False
+    return bool(active) or follower.get("current") is not False
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -224,7 +223,7 @@ def test_events_of_a_pass_cut_by_a_frozen_nats_stand_once_each(
         wait_until(lambda: server.output().count(SENDING) > 50, what="a pass has begun")
         nats.freeze()
         server.wait_logged("It is not known whether the event was stored")
-        sent = sent_names(server)
+        sent = server.sent_names()
         nats.thaw()
         sidecar.wait_stream()
 
@@ -233,17 +232,11 @@ def test_events_of_a_pass_cut_by_a_frozen_nats_stand_once_each(
         stream.wait_stored(sidecar, len(MANY), seconds=120)
         names = stream.names(sidecar)
         assert sorted(names) == [f"{kind} Users {number}" for number in MANY]
-        again = sent_names(server)[len(sent) :]
+        again = server.sent_names()[len(sent) :]
         assert sent[-1] in again
         assert names[len(sent) :] == [name for name in again if name != sent[-1]]
         server.wait_logged("no more unhandled exception")
         assert "Another producer" not in server.output()
-
-
-def sent_names(server: HermesServer) -> list[str]:
-    """Give the events that hermes-server says it sends, named as in the stream."""
-    found = re.findall(r"Sending <Event\((\w+)_(\w+)\[<\w+\[(\d+)", server.output())
-    return [f"{kind} {objtype} {key}" for objtype, kind, key in found]
 
 
 def test_a_wrong_setting_of_the_plugin_stops_hermes_with_its_name(

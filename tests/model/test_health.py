@@ -179,7 +179,6 @@ def test_each_reason_not_to_be_ready_is_a_sentence_with_a_remedy(
     "changes",
     [
         {"round_trip_age": 5.0},
-        {"info": replace(INFO, live_replicas=2)},
         {"info": replace(INFO, leader=None, replicas=1, live_replicas=1)},
         {"doubt_age": 2.0},
         {"failure": UNKNOWN, "failure_age": 2.0},
@@ -202,6 +201,24 @@ def test_what_has_passed_or_is_bearable_leaves_it_ready_without_a_word(
 @pytest.mark.parametrize(
     ("changes", "warning"),
     [
+        (
+            {"info": replace(INFO, live_replicas=2)},
+            Check(
+                "replicas",
+                "Only 2 of 3 replicas are live.",
+                "Start the missing NATS servers.",
+                blocks=False,
+            ),
+        ),
+        (
+            {"info": replace(INFO, behind_replicas=1)},
+            Check(
+                "replicas",
+                "A replica has not caught up yet.",
+                "Stop no other NATS server until it has.",
+                blocks=False,
+            ),
+        ),
         (
             {"is_initsync_known": False},
             Check(

@@ -171,6 +171,12 @@ def test_an_empty_stream_begins_one_past_its_last(
         ),
         pytest.param([{"active": 2_900_000_000}, {}], 3, True, id="just in time"),
         pytest.param([{"active": 3 * SECOND}, {"active": 10}], 2, True, id="at limit"),
+        pytest.param(
+            [{"active": 0, "current": False, "lag": 9}, {"active": 4 * SECOND}],
+            1,
+            False,
+            id="one never heard by this leader, one silent",
+        ),
         pytest.param([], 1, False, id="followers not named"),
         pytest.param(None, 1, False, id="no followers"),
     ],
@@ -183,6 +189,23 @@ def test_a_replica_counts_as_live_only_when_it_was_heard_lately(
     assert info.leader == "n1"
     assert (info.replicas, info.live_replicas) == (3, live)
     assert info.has_majority is majority
+
+
+@pytest.mark.parametrize(
+    ("follower", "behind"),
+    [
+        ({"active": 1, "current": True}, 0),
+        ({"active": 1, "current": False, "lag": 1_000}, 0),
+        ({"active": 1, "current": False, "lag": 1_001}, 1),
+        ({"active": 4 * SECOND, "current": False, "lag": 1_001}, 0),
+    ],
+)
+def test_a_live_replica_that_lacks_much_is_behind(
+    follower: dict[str, Any], behind: int
+) -> None:
+    cluster = {"leader": "n1", "replicas": [{"active": 1}, follower]}
+    info = parse_stream_info(document(cluster, replicas=3))
+    assert info.behind_replicas == behind
 
 
 @pytest.mark.parametrize(

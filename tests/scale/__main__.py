@@ -21,8 +21,9 @@ from benchmarks.options import add_shared
 from support.hermes import make_hermes_home, use_hermes_home
 
 from . import campus, many
+from .backup import measure_backup
 from .campus import Lab
-from .figures import CAMPUS, FIRST, MANY, NAMES, RETENTION, checks, limits
+from .figures import BACKUP, CAMPUS, FIRST, MANY, NAMES, RETENTION, checks, limits
 from .page import page
 from .plots import save_plots, thinned
 from .progress import Progress
@@ -39,6 +40,7 @@ _PARTS: dict[str, Callable[[Lab, Path], dict[str, Any]]] = {
     FIRST: many.measure_first,
     **{name: partial(many.measure_many, nodes=nodes) for nodes, name in MANY.items()},
     RETENTION: many.measure_retention,
+    BACKUP: measure_backup,
 }
 
 

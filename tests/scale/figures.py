@@ -16,7 +16,8 @@ CAMPUS: Final = {1: "campus-1", 3: "campus-3"}
 MANY: Final = {1: "many-1", 3: "many-3"}
 FIRST: Final = "first-initsync"
 RETENTION: Final = "retention"
-NAMES: Final = (*CAMPUS.values(), FIRST, *MANY.values(), RETENTION)
+BACKUP: Final = "backup"
+NAMES: Final = (*CAMPUS.values(), FIRST, *MANY.values(), RETENTION, BACKUP)
 
 Results = dict[str, Any]
 """By part: `command`, `date`, `scale`, `took_seconds`, and `found`, its figures."""

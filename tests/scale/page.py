@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .figures import CAMPUS, FIRST, MANY, RETENTION, checks, shares
+from .figures import BACKUP, CAMPUS, FIRST, MANY, RETENTION, checks, shares
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -46,6 +46,7 @@ def page(
         _first(results),
         *_many(results),
         _retention(results),
+        _backup(results),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -268,4 +269,42 @@ def _retention(results: Results) -> str:
         f"{found['fresh_requests']} requests. A new client starts in "
         f"{_start(found['one_start'])}.\n\n"
         f"{_table(('memory at most', 'MB'), _of(found['memory_mb'], 0))}"
+    )
+
+
+def _backup(results: Results) -> str:
+    if BACKUP not in results:
+        return ""
+    found = results[BACKUP]["found"]
+    rows = [
+        (
+            "backup into a file",
+            f"{found['backup_seconds']:.1f} s",
+            f"{found['backup_mb']:,.0f} MB",
+        ),
+        (
+            "restore on another server, without `sync_interval: always`",
+            f"{found['restore_seconds']:.1f} s",
+            "",
+        ),
+        (
+            "restart with `sync_interval: always`",
+            f"{found['restart_seconds']:.1f} s",
+            "",
+        ),
+        (
+            "then a sidecar starts and serves the first page",
+            f"{found['first_page_seconds']:.1f} s",
+            "",
+        ),
+        ("and all events", f"{found['read_seconds']:.1f} s", ""),
+    ]
+    return (
+        f"## {BACKUP}\n\n{found['events']:,} events of {found['bytes_an_event']:,.0f} "
+        "bytes, by the requests that `nats stream backup hermes DIR` and "
+        "`nats stream restore DIR` send, on one node.\n\n"
+        f"{_table(('what', 'took', 'size'), rows)}\n"
+        f"nats-server's memory grew by {found['backup_more_mb']:,.0f} MB in the "
+        f"backup, by {found['restore_more_mb']:,.0f} MB in the restore. On disk the "
+        f"stream takes {found['disk_mb']['nats-server']:,.0f} MB.\n"
     )

@@ -32,6 +32,7 @@ class Sizes:
     kept_objects: int
     kept_initsyncs: int
     kept_nights: int
+    backup_events: int
 
 
 QUICK = Sizes(
@@ -49,6 +50,7 @@ QUICK = Sizes(
     kept_objects=2_000,
     kept_initsyncs=3,
     kept_nights=10,
+    backup_events=20_000,
 )
 
 FULL = Sizes(
@@ -66,4 +68,5 @@ FULL = Sizes(
     kept_objects=100_000,
     kept_initsyncs=13,  # one a week
     kept_nights=90,
+    backup_events=1_000_000,
 )

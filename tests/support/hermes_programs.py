@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any, Self
@@ -143,6 +144,11 @@ class HermesServer(HermesProgram):
         own = {"updateInterval": 1, "datamodel": server_datamodel(names)}
         plugins = {"messagebus": self._bus, "datasources": {"campus": source}}
         self.configure(plugins, {"hermes-server": own})
+
+    def sent_names(self) -> list[str]:
+        """Give the events that it says it sends, named as in the stream."""
+        found = re.findall(r"Sending <Event\((\w+)_(\w+)\[<\w+\[(\d+)", self.output())
+        return [f"{kind} {objtype} {key}" for objtype, kind, key in found]
 
 
 class HermesClient(HermesProgram):

@@ -28,9 +28,15 @@ class RawNatsClient:
     """One connection that speaks the NATS protocol, one request at a time."""
 
     def __init__(
-        self, port: int, user: str = "", password: str = "", token: str = ""
+        self,
+        port: int,
+        user: str = "",
+        password: str = "",
+        token: str = "",
+        *,
+        seconds: float = 5,
     ) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), 5)
+        self._socket = socket.create_connection(("127.0.0.1", port), seconds)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._stream = self._socket.makefile("rb")
         self._stream.readline()  # INFO
