@@ -411,7 +411,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         offset = self._last_pass.find(sent)
         is_recognised = self._is_known(sent)
         if not is_recognised and offset is not None:
-            is_recognised = self._stands(sent, offset)
+            is_recognised = bool(self._look(sent, offset)["matches"])
             sent.last = offset - 1
         self._last_pass.note(sent, is_recognised=is_recognised)
         return is_recognised
@@ -423,14 +423,15 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
             return False
         self._doubts.remember(stored)  # until it is known
         # Another producer may have written since: an event of this object, say.
-        if self._stands(sent, stored.last + 1, "&newest=true"):
-            self._doubts.forget(stored)
+        found = self._look(sent, stored.last + 1, "&newest=true")
+        if found["matches"]:
             sent.last = stored.last
-            return True
-        self._doubts.forget_stored()  # another stream, or one restored
-        return False
+        elif found.get("key") != stored.key:
+            self._doubts.forget_stored()  # another stream, or one restored
+        self._doubts.forget(stored)
+        return bool(found["matches"])
 
-    def _stands(self, sent: Sent, offset: int, newest: str = "") -> bool:
+    def _look(self, sent: Sent, offset: int, newest: str = "") -> dict[str, Any]:
         """Ask whether the event at this offset is this one.
 
         End the pass if another producer wrote: nothing is sent, so no fence sees it.
@@ -450,7 +451,7 @@ class NatsSidecarProducerPlugin(AbstractMessageBusProducerPlugin):
         if not self._is_all_ours(stream):
             self._learn_behind(sent)
             self._end_pass(ANOTHER_WROTE)
-        return bool(stream["matches"])
+        return stream
 
     def _learn_behind(self, sent: Sent) -> None:
         """Learn whose events are behind L while a doubt is open."""

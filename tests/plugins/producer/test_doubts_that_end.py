@@ -43,6 +43,23 @@ def test_the_sidecar_sees_whether_another_producer_ended_that_it_is_recognised(
     assert asked == [match, *([] if is_recognised else ["/v1/events"])]
 
 
+def test_a_newer_event_of_one_object_ends_nothing_of_another(
+    plugin: Any, fake: FakeSidecar
+) -> None:
+    """Found by the simulation, seed 502267: it was removed twice."""
+    removed, added = user("removed", pkey=2), user(pkey=5)
+    key = lose(plugin, fake, removed)
+    fake.then(stands(L + 1), taken(key, L + 1), unknown())
+    assert a_pass(plugin, added) is not None
+    key = fake.posts[-1].headers["idempotency-key"]
+    fake.then(stands(L + 3), taken(key, L + 3))  # another producer's is behind it
+    assert a_pass(plugin, added) == ANOTHER
+    newer = matches(L + 3, its_key=key, matches=False)
+    fake.then(stands(L + 3), newer, stored(L + 4), matches(L + 4))
+    assert a_pass(plugin, added, removed) is None
+    assert fake.posts[-1].path == f"/v1/match?offset={L + 1}&newest=true"
+
+
 def test_an_event_of_another_producer_counts_also_where_one_is_in_doubt(
     plugin: Any, fake: FakeSidecar
 ) -> None:
