@@ -108,6 +108,11 @@ def add_move(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dry-run", action="store_true", help="say what would be done, and do nothing"
     )
+    command.add_argument(
+        "--yes",
+        action="store_true",
+        help="do it also where hermes-server or a client seems to run still",
+    )
 
 
 def add_embedded(command: argparse.ArgumentParser, what: str) -> None:

@@ -252,7 +252,10 @@ def _provision(arguments: argparse.Namespace) -> int:
         made = asyncio.run(provision(settings, first_offset, even_if_lost=True))
     created, differences = made
     if created is not None:
-        print(f"Created stream {settings.stream}; its first offset is {created}.")
+        print(
+            f"Created stream {settings.stream}; its first offset is {created}, and it "
+            f"keeps events for {settings.stream_max_age_days} days."
+        )
     elif not differences:
         print(f"Stream {settings.stream} exists and matches the settings.")
     for sentence in differences:
@@ -274,6 +277,7 @@ def _move_over(arguments: argparse.Namespace) -> int:
         arguments.from_sqlite,
         arguments.to_sqlite,
         arguments.dry_run,
+        arguments.yes,
     )
     sentences = move_over(settings, plan)
     for sentence in sentences:
@@ -321,7 +325,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
         if reason is None:
             examination.add("plugin", "ok", f"{whose}: the sidecar answers.")
         else:
-            examination.add("plugin", "fault", f"{whose}: {reason}.", NOT_READY)
+            hint = doctor.whose_socket(plugin.url)
+            text = f"{whose}: {reason}.{hint}"
+            examination.add("plugin", "fault", text, NOT_READY)
+    else:
+        text = "Not tried as Hermes' user: add --as USER, as root."
+        examination.add("plugin", "not known", text)
     doctor.examine(examination, settings)
     for line in doctor.page(examination, settings):
         print(printable(line))

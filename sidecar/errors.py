@@ -275,7 +275,7 @@ NATS_DOWN = Cause(
     "nats_down",
     HTTPStatus.SERVICE_UNAVAILABLE,
     "There is no connection to NATS.",
-    "Start the NATS server, or correct SIDECAR_NATS_URL.",
+    "Start the NATS server, restart it if it hangs, or correct SIDECAR_NATS_URL.",
     retry_after_seconds=1,
 )
 NATS_REFUSED = Cause(
@@ -317,7 +317,8 @@ JETSTREAM_UNAVAILABLE = Cause(
     "jetstream_unavailable",
     HTTPStatus.SERVICE_UNAVAILABLE,
     "JetStream does not respond for the stream.",
-    "Check the NATS servers: JetStream must be enabled, and the stream needs a leader.",
+    "Start each NATS server of the stream that does not run, restart one that hangs; "
+    "with JetStream disabled, enable it.",
     retry_after_seconds=1,
 )
 SERVER_TOO_OLD = Cause(
@@ -339,7 +340,7 @@ STREAM_UNFIT = Cause(
     "stream_unfit",
     HTTPStatus.SERVICE_UNAVAILABLE,
     "The stream's configuration could lose or change events.",
-    "Correct what /health or hermes-nats-sidecar check names.",
+    "Change this setting with nats stream edit: docs/nats.md says what must be.",
     retry_after_seconds=5,
 )
 FOREIGN_ANSWER = Cause(

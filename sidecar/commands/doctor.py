@@ -7,12 +7,14 @@ What a plugin meets is asked by the plugin's own code, as the user that Hermes r
 from __future__ import annotations
 
 import asyncio
+import grp
 import importlib.util
 import json
 import os
 import platform
 import pwd
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sidecar import __version__
@@ -30,7 +32,6 @@ from sidecar.settings import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from sidecar.commands.examination import Examination
     from sidecar.settings import Settings
@@ -99,6 +100,22 @@ def ask_as(plugin: Plugin) -> str | None:
     return _in_child(become_and_ask)
 
 
+def whose_socket(url: str) -> str:
+    """Say which group may use the socket, for whoever may not."""
+    try:
+        group_id = Path(url.removeprefix("unix://")).stat().st_gid
+    except (OSError, ValueError):
+        return ""
+    try:
+        name = grp.getgrgid(group_id).gr_name
+    except KeyError:
+        name = str(group_id)
+    return (
+        f" The socket's group is {name}: this user must be in it, and must be let "
+        "through each directory above it. Restart Hermes after a change."
+    )
+
+
 def _load_sidecar_http() -> Any:
     """Load the plugins' connection by its path: before the user may be unable to."""
     path = PLUGIN_STUB / "messagebus_producers" / "nats_sidecar" / "sidecar_http.py"
@@ -154,6 +171,7 @@ def _note_daemon(examination: Examination, settings: Settings) -> None:
         for each in failing:
             text = f"{each['name']}: {each['reason']} {each['remedy']}"
             is_fault = each["status"] == "fail"
+            is_fault = is_fault or each["name"] == "clients"  # a target gets nothing
             state: Any = "fault" if is_fault else "note"
             examination.add("daemon", state, text, NOT_READY)
     except DaemonError as error:
@@ -162,8 +180,11 @@ def _note_daemon(examination: Examination, settings: Settings) -> None:
         text = "What answers there is no sidecar."
         examination.add("daemon", "fault", text, NOT_READY)
     else:
-        text = f"It is {document['status']}; last offset {document['last_offset']}."
-        examination.add("daemon", "ok", text)
+        last = document["last_offset"]
+        known = "" if last is None else f"; last offset {last}"
+        text = f"It is {str(document['status']).replace('_', ' ')}{known}."
+        is_ready = document["status"] == "ready"
+        examination.add("daemon", "ok" if is_ready else "fault", text, NOT_READY)
 
 
 def page(examination: Examination, settings: Settings) -> Iterator[str]:

@@ -192,7 +192,11 @@ class Examination:
             self.add("stream", "fault", sentence)
         position = info.position
         text = f"{settings.stream} holds {info.messages} messages, "
-        text += f"offsets {position.first} to {position.last}, {info.size_bytes} bytes."
+        if info.messages:
+            text += f"offsets {position.first} to {position.last}, "
+        else:
+            text += f"its next offset is {position.last + 1}, "
+        text += f"{info.size_bytes} bytes."
         self.add("stream", "ok", text)
         self._note_replicas(info)
         age_days = config.get("max_age", 0) / _NANOSECONDS / _DAY_SECONDS
@@ -203,7 +207,10 @@ class Examination:
         ]
         text = f"{age_days:g} days" if age_days else "for ever"
         text += f"; {', '.join(limits) or 'no limit of size'}."
-        self.add("retention", "ok", f"Events stay {text}")
+        if info.is_full:
+            text += " The stream is full: nothing can be stored. Raise this limit."
+        state: State = "fault" if info.is_full else "ok"
+        self.add("retention", state, f"Events stay {text}")
         connection.stream_limit_bytes = config.get("max_msg_size", -1)
         self._note_payload(connection.limit_bytes)
 

@@ -108,8 +108,8 @@ async def provision(
     following = info.position.last + 1
     if first_offset not in (None, following):
         sentence = (
-            f"The stream exists already, and its next offset is {following}: "
-            f"--first-offset {first_offset} was not applied."
+            f"The stream exists already, and its next offset is {following}, not "
+            f"{first_offset}: nothing was changed."
         )
         if info.is_unused:
             sentence += f" {_UNUSED.format(settings.stream)}"

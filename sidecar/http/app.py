@@ -209,6 +209,7 @@ async def _get_page(daemon: Daemon, refreshes: bool) -> Response:
         refreshes=refreshes,
         failing_seconds=daemon.failing_since(checks),
         info=facts.info,
+        last_offset=facts.last_offset,
         info_age_seconds=age,
         is_old=facts.cause not in _SEEN or (age or 0.0) > _OLD_SECONDS,
         is_initsync_known=facts.is_initsync_known,

@@ -57,7 +57,8 @@ class StatusView:
     """What the page shows; None for what cannot be known now.
 
     `failing_seconds`: of each check that does not pass, for how long. `is_old`: `info`
-    and the initsync are what was last seen, `info_age_seconds` ago.
+    and the initsync are what was last seen, `info_age_seconds` ago. `last_offset`: what
+    is known to stand, which `info` may be too old for.
     """
 
     version: str
@@ -73,6 +74,7 @@ class StatusView:
     refreshes: bool = True
     failing_seconds: Mapping[str, float] = field(default_factory=dict)
     info: StreamInfo | None = None
+    last_offset: int | None = None
     info_age_seconds: float | None = None
     is_old: bool = False
     is_initsync_known: bool | None = None
@@ -151,11 +153,12 @@ def _stream_facts(view: StatusView) -> list[tuple[str, str]]:
         return [*facts, ("Offsets", "not known")]
     config, position = info.config, info.position
     age = max_age_seconds(config)
-    if info.messages:
-        facts += [
-            ("First offset", str(position.first)),
-            ("Last offset", str(position.last)),
-        ]
+    last = max(position.last, view.last_offset or 0)
+    events = _filled(info.messages, config.get("max_msgs", -1), str)
+    if last > position.last:
+        events = "not known"
+    if last >= position.first:
+        facts += [("First offset", str(position.first)), ("Last offset", str(last))]
     else:
         facts.append(("Next offset", str(position.first)))
     if view.newest is not None and view.newest.offset == position.last:
@@ -165,7 +168,7 @@ def _stream_facts(view: StatusView) -> list[tuple[str, str]]:
     live = "not known," if view.is_old else str(info.live_replicas)
     return [
         *facts,
-        ("Events", _filled(info.messages, config.get("max_msgs", -1), str)),
+        ("Events", events),
         ("Size", _filled(info.size_bytes, config.get("max_bytes", -1), size)),
         ("Retention", duration(age) if age else "for ever"),
         ("Replicas live", f"{live} of {info.replicas}"),

@@ -31,6 +31,11 @@ LATE_SECONDS: Final = 60.0
 SLOW_SECONDS: Final = 2.0
 
 _SHOWN_CLIENTS = 5
+_UNANSWERED: Final = (errors.NATS_DOWN, errors.JETSTREAM_UNAVAILABLE)
+_RESET: Final = (
+    "Reset this client on its host: stop it, remove its cache directory, run "
+    "hermes-server-cli initsync, start it; see docs/operations.md."
+)
 
 
 @dataclass(frozen=True)
@@ -208,7 +213,15 @@ def _stream(facts: Facts) -> Check:
 
 def _leader(facts: Facts) -> Check:
     info = facts.info
-    if facts.cause is not None or info is None:
+    if info is None:
+        return Check("replicas", None)
+    if facts.cause in _UNANSWERED and info.replicas > 1:
+        return Check(
+            "replicas",
+            f"It is not known how many of {info.replicas} replicas are live.",
+            "Start the missing NATS servers.",
+        )
+    if facts.cause is not None:
         return Check("replicas", None)
     if not info.has_leader:
         return Check("replicas", "The stream has no leader.", "Check the NATS servers.")
@@ -291,9 +304,9 @@ def _described(failure: Failure) -> str:
     """Say whose event it is, without its key, and how large."""
     text = ""
     if failure.name is not None:
-        text = f" Its type is {failure.name}, its category {failure.category}."
+        text = f" The event's type is {failure.name}, its category {failure.category}."
     if failure.size_bytes is not None and failure.limit_bytes is not None:
-        text += f" Its size is {failure.size_bytes} bytes, "
+        text += f" It has {failure.size_bytes} bytes, "
         text += f"the limit {failure.limit_bytes}."
     return text
 
@@ -359,7 +372,7 @@ def _clients(clients: Sequence[Client]) -> Check:
         shown = ", ".join(others[:_SHOWN_CLIENTS])
         more = len(others) - _SHOWN_CLIENTS
         reason += f" Nor can {shown}" + (f" and {more} more." if more > 0 else ".")
-    return Check("clients", reason, cause.remedy, blocks=False)
+    return Check("clients", reason, _RESET, blocks=False)
 
 
 def _is_recent(age: float | None, limit_seconds: float) -> bool:
@@ -373,7 +386,9 @@ def _second_writer(facts: Facts) -> Check:
     return Check(
         "writers",
         "Another producer wrote to this stream in the last ten minutes.",
-        "Let only one hermes-server write to a stream.",
+        "Let one hermes-server write to a stream, and no other program: find who else "
+        "may publish on its subjects. The log line refused has the keys of both "
+        "events.",
         blocks=False,
     )
 

@@ -72,6 +72,13 @@ class StreamInfo:
         return self.messages == 0 and self.position == Position(first, first - 1)
 
     @property
+    def is_full(self) -> bool:
+        """Tell whether a limit of size is reached: no further event has room."""
+        used = {"max_msgs": self.messages, "max_bytes": self.size_bytes}
+        limits = {name: self.config.get(name, -1) for name in used}
+        return any(0 < limits[name] <= used[name] for name in used)
+
+    @property
     def is_mirror(self) -> bool:
         """Tell whether it may end before the stream that it mirrors."""
         return bool(self.config.get("mirror"))

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import sqlite3
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -33,8 +35,8 @@ def write_cache(directory: Path, name: str, following: int | None = NEXT) -> Pat
     return path
 
 
-def write_bus(path: Path, last: int) -> Path:
-    """Write a SQLite bus of Hermes whose last event has this offset."""
+def write_bus(path: Path, last: int, age_seconds: float = 600) -> Path:
+    """Write a SQLite bus of Hermes whose last event has this offset, a while ago."""
     with closing(sqlite3.connect(path)) as bus:
         bus.execute(
             "CREATE TABLE hermesmessages (msgid INTEGER PRIMARY KEY AUTOINCREMENT, "
@@ -42,6 +44,8 @@ def write_bus(path: Path, last: int) -> Path:
         )
         bus.execute("INSERT INTO hermesmessages VALUES (?, '{}', 0)", (last,))
         bus.commit()
+    then = time.time() - age_seconds
+    os.utime(path, (then, then))
     return path
 
 
@@ -63,10 +67,8 @@ def test_the_stream_begins_where_the_clients_stand(
 
     would = run(*asked, "--dry-run", **stream)
     assert (would.returncode, would.stderr) == (0, "")
-    assert (
-        f"Would create stream {stream['stream']}; its first offset would be {NEXT}"
-        in (would.stdout)
-    )
+    assert f"Would create stream {stream['stream']}, which" in would.stdout
+    assert f"its next offset: {NEXT}." in would.stdout
     assert run("check", **stream).returncode == 5  # nothing was created
 
     moved = run(*asked, unix_socket="/run/hermes-nats-sidecar/api.sock", **stream)
@@ -83,6 +85,46 @@ def test_the_stream_begins_where_the_clients_stand(
     assert other.returncode == 5
     assert f"its next offset is {NEXT}" in other.stdout
     assert "It has never held an event" in other.stdout
+
+
+def test_a_bus_that_was_written_just_now_is_not_left(
+    run: Run, stream: dict[str, object], tmp_path: Path
+) -> None:
+    cache = write_cache(tmp_path / "a", "ad")
+    bus = write_bus(tmp_path / "bus.sqlite", NEXT - 1, age_seconds=30)
+    asked: list[str | Path] = ["move-over", "--from-sqlite", bus]
+    asked += ["--client-cache", cache]
+    assert_complaint(run(*asked, **stream), 5, "what hermes-server writes after this")
+    assert run("check", **stream).returncode == 5
+    assert run(*asked, "--yes", **stream).returncode == 0
+
+
+def test_without_the_bus_it_is_said_what_is_not_known(
+    run: Run, stream: dict[str, object], tmp_path: Path
+) -> None:
+    cache = write_cache(tmp_path / "a", "ad")
+    ran = run("move-over", "--client-cache", cache, **stream)
+    assert ran.returncode == 0
+    assert f"Only you can see that the old bus ends at {NEXT}" in ran.stdout
+    assert "url: unix:///run/hermes-nats-sidecar/api.sock" in ran.stdout
+
+
+def test_two_caches_of_one_client_are_not_guessed_between(
+    run: Run, stream: dict[str, object], tmp_path: Path
+) -> None:
+    cache = write_cache(tmp_path / "a", "ad")
+    packed = cache.with_name(cache.name + ".gz")
+    packed.write_bytes(gzip.compress(write_cache(tmp_path / "b", "ad").read_bytes()))
+    for name in ("ad.json.000001", "ad.000001.json", "ad.json.bak"):
+        (tmp_path / "a" / f"_hermes-client-{name}").write_text("{}")
+    ran = run("move-over", "--client-cache", tmp_path / "a", **stream)
+    assert "There are two caches of ad" in ran.stderr
+    packed.unlink()
+    pattern = tmp_path / "[ab]*"  # as sudo gets it from a shell that may not look
+    (tmp_path / "b" / cache.name).unlink()
+    write_cache(tmp_path / "b", "ldap")
+    ran = run("move-over", "--client-cache", pattern, **stream)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 def test_a_client_that_lags_is_named_and_nothing_is_created(
@@ -128,7 +170,7 @@ def test_a_directory_without_a_cache_and_a_missing_file_are_sentences(
     ran = run("move-over", "--client-cache", tmp_path / "none", **stream)
     assert_complaint(ran, 5, "No such file")
     cache = write_cache(tmp_path / "a", "ad")
-    for bus, why in (("none", "no SQLite bus"), ("a", "no SQLite bus")):
+    for bus, why in (("none", "No such file"), ("a", "SQLite bus: unable to open")):
         ran = run(
             "move-over",
             "--client-cache",
@@ -166,6 +208,7 @@ def test_an_embedded_server_begins_there_too_and_an_unused_stream_gives_way(
     ran = run_process(*asked, **settings)
     assert ran.returncode == 5  # it holds an event
     assert f"its next offset is {NEXT + 9}" in ran.stdout
+    assert "If this stream is of an earlier move" in ran.stdout
 
 
 def test_the_way_back_makes_a_sqlite_bus_that_goes_on(
@@ -187,13 +230,19 @@ def test_the_way_back_makes_a_sqlite_bus_that_goes_on(
     assert not bus.exists()
 
     write_cache(tmp_path / "a", "ad", following)
-    ran = run(*asked, **settings)
+    for name, what in (("ad", "still reads"), ("ldap", "still reads")):
+        agent = {"User-Agent": f"hermes-client-{name}"}
+        with sidecar.client() as http:
+            http.get(f"/v1/events?offset={following}", headers=agent)
+        assert_complaint(run(*asked, **settings), 5, what)
+    ran = run(*asked, "--yes", **settings)
     assert (ran.returncode, ran.stderr) == (0, "")
+    assert "delete stream" in ran.stdout
     assert f"uri: {bus}" in ran.stdout
-    assert bus.stat().st_mode & 0o777 == 0o600
+    assert bus.stat().st_mode & 0o777 == 0o640
     with closing(sqlite3.connect(bus)) as made:
         made.execute("INSERT INTO hermesmessages (data, timestamp) VALUES ('{}', 1)")
         assert made.execute("SELECT msgid FROM hermesmessages").fetchall() == [
             (following,)
         ]
-    assert_complaint(run(*asked, **settings), 5, "exists already")
+    assert_complaint(run(*asked, "--yes", **settings), 5, "exists already")

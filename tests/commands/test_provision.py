@@ -61,7 +61,7 @@ def test_provision_starts_at_the_offset_it_is_told(
     assert (made["state"]["first_seq"], made["state"]["last_seq"]) == (1234, 1233)
     again = run("provision", "--first-offset", "5000", **stream)
     assert again.returncode == 5
-    assert "--first-offset 5000 was not applied" in again.stdout
+    assert "its next offset is 1234, not 5000: nothing was changed" in again.stdout
     assert info(stream, nats) == made
 
 

@@ -86,13 +86,13 @@ def test_hermes_moves_from_sqlite_and_back(
         "--client-cache",
         *site.caches,
     ]
-    ran = run(*asked, **settings)
+    ran = run(*asked, "--yes", **settings)
     assert ran.returncode == 1
     assert f"{SECOND} is 1 behind" in ran.stderr
     slow.start()
     slow.wait_at(INITSYNC_EVENTS + 2)
     assert slow.terminate() == 0
-    ran = run(*asked, **settings)
+    ran = run(*asked, "--yes", **settings)  # it was written just now
     assert (ran.returncode, ran.stderr) == (0, "")
 
     with sidecar_on(nats, tmp_path / "sidecar", stream) as sidecar:
@@ -104,7 +104,13 @@ def test_hermes_moves_from_sqlite_and_back(
         site.stop()
         settings["unix_socket"] = str(sidecar.socket)
         ran = run(
-            "move-over", "--to-sqlite", back, "--client-cache", *site.caches, **settings
+            "move-over",
+            "--to-sqlite",
+            back,
+            "--yes",
+            "--client-cache",
+            *site.caches,
+            **settings,
         )
         assert (ran.returncode, ran.stderr) == (0, "")
 

@@ -316,7 +316,7 @@ def test_the_object_of_the_refused_event_blocks_hermes_until_it_is_stored(
         health = http.get("/health")
         assert health.status_code == 503
         assert "Hermes is blocked: The event is larger" in health.text
-        assert "Its type is Groups, its category initsync." in health.text
+        assert "The event's type is Groups, its category initsync." in health.text
         post_batch(http, sequence(added(1)), last, plugin_key(3))
         assert http.get("/health").status_code == 503
         small_one = added(2, objtype="Groups")
@@ -338,7 +338,7 @@ def test_one_that_is_refused_unread_is_remembered_by_its_first_object(
             assert_problem(answer, 503, "nats_down", "not_stored")
         health = http.get("/health").text
         assert "Hermes is blocked: There is no connection to NATS." in health
-        assert "Its type is Users, its category initsync." in health
+        assert "The event's type is Users, its category initsync." in health
 
 
 def test_a_batch_under_way_shows_in_health_and_goes_on(

@@ -73,7 +73,8 @@ TOO_LARGE = Failure(
     limit_bytes=1000,
 )
 WHICH = (
-    "Its type is Groups, its category initsync. Its size is 2000 bytes, the limit 1000."
+    "The event's type is Groups, its category initsync. "
+    "It has 2000 bytes, the limit 1000."
 )
 ASK = "Check the NATS servers; the request is repeated until the outcome is known."
 
@@ -88,7 +89,7 @@ ASK = "Check the NATS servers; the request is repeated until the outcome is know
             errors.STOPPING.remedy,
         ),
         (
-            {"cause": errors.NATS_DOWN},
+            {"cause": errors.NATS_DOWN, "info": replace(INFO, replicas=1)},
             "stream",
             errors.NATS_DOWN.title,
             errors.NATS_DOWN.remedy,
@@ -173,6 +174,14 @@ def test_each_reason_not_to_be_ready_is_a_sentence_with_a_remedy(
     (bad,) = [each for each in answer["checks"] if each["status"] != "pass"]
     assert bad["status"] == "fail"
     assert (bad["name"], bad["reason"], bad["remedy"]) == (check, reason, remedy)
+
+
+@pytest.mark.parametrize("cause", [errors.NATS_DOWN, errors.JETSTREAM_UNAVAILABLE])
+def test_of_replicas_that_nobody_tells_of_nothing_is_known(cause: errors.Cause) -> None:
+    checks = {each.name: each for each in assess(replace(WELL, cause=cause))}
+    reason = "It is not known how many of 3 replicas are live."
+    assert checks["stream"].status == checks["replicas"].status == "fail"
+    assert checks["replicas"].reason == reason
 
 
 @pytest.mark.parametrize(
@@ -296,7 +305,9 @@ def test_what_has_passed_or_is_bearable_leaves_it_ready_without_a_word(
             Check(
                 "writers",
                 "Another producer wrote to this stream in the last ten minutes.",
-                "Let only one hermes-server write to a stream.",
+                "Let one hermes-server write to a stream, and no other program: find "
+                "who else may publish on its subjects. The log line refused has the "
+                "keys of both events.",
                 blocks=False,
             ),
         ),

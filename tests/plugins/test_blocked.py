@@ -99,7 +99,7 @@ def test_hermes_stays_blocked_whatever_somebody_else_stores(
     status, _, reason = check(sidecar, "refusals")
     assert status == 503
     assert "Hermes is blocked: The event is larger" in reason
-    assert "Its type is Users, its category base." in reason
+    assert "The event's type is Users, its category base." in reason
     assert f"the limit {LIMIT_BYTES}." in reason
     assert hermes.passes(user(SECRET))  # the source made it smaller
     assert check(sidecar, "refusals") == (200, "pass", "")
@@ -256,7 +256,7 @@ def test_an_initsync_that_is_refused_is_stored_once_and_blocks_until_it_is_whole
         for _ in range(2):
             status, _, reason = check(limited, "refusals")
             assert status == 503
-            assert "Its type is Users, its category initsync." in reason
+            assert "The event's type is Users, its category initsync." in reason
             assert not hermes.passes(*initsync(2_000))
         assert last_offset(http) == last
         limit(nats, limited, 10_000)
@@ -284,7 +284,7 @@ def test_an_initsync_blocks_after_a_restart_of_the_sidecar_too(
     assert not hermes.passes(*initsync(2_000))
     status, _, reason = check(sidecar, "refusals")
     assert status == 503
-    assert "Its type is Users, its category initsync." in reason
+    assert "The event's type is Users, its category initsync." in reason
     assert f"the limit {LIMIT_BYTES}." in reason
     with sidecar.client() as http:
         assert last_offset(http) == last

@@ -101,6 +101,16 @@ def systemd(
         yield running
 
 
+BUS = """
+import os, sqlite3
+bus = sqlite3.connect("/path/to/bus.sqlite")
+bus.execute("CREATE TABLE hermesmessages (msgid INTEGER PRIMARY KEY AUTOINCREMENT)")
+bus.execute("INSERT INTO hermesmessages VALUES (4320)")
+bus.commit()
+os.utime("/path/to/bus.sqlite", (0, 0))
+"""
+
+
 def readme() -> list[str]:
     """Give README's commands for root, but for that of a NATS server of one's own."""
     text = (ROOT / "README.md").read_text("utf-8")
@@ -170,7 +180,7 @@ def test_readme_installs_it_for_a_hermes_that_moves_over(
     offsets = {"initstartoffset": 1, "initstopoffset": 9, "nextoffset": 4321}
     content = json.dumps({"content": offsets})
     place = f"mkdir -p {cache}; echo '{content}' >{cache}/_hermes-client-ldap.json"
-    follow(systemd, [place, *readme()])
+    follow(systemd, [place, f"python3 -c '{BUS}'", *readme()])
     wait_until(lambda: is_ready(systemd), 30, "the sidecar is ready")
     said = follow(systemd, [f"{SIDECAR} doctor"])  # by the unit's own settings
     assert re.search(r"^ok .*4321", said, re.MULTILINE), said
