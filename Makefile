@@ -132,17 +132,13 @@ lock: $(VENV)/developed ## resolve the dependencies anew
 	$(PIP) uv
 	$(LOCK) --extra embedded -o requirements.lock pyproject.toml
 	$(LOCK) --extra embedded --extra dev -o requirements-dev.lock pyproject.toml
-	for what in build deb system; do \
+	for what in build deb release system; do \
 	  $(LOCK) -o requirements-$$what.lock requirements-$$what.in || exit 1; \
 	done
 
-release: $(VENV)/developed ## build wheel and sdist, run the demo from the wheel
-	rm -rf dist .venv-release
-	$(BIN)/python -m hatchling build
-	$(PYTHON) -m venv .venv-release
-	.venv-release/bin/python -m pip --disable-pip-version-check install --quiet \
-	  "$$(echo dist/*.whl)[embedded]"
-	cd dist && ../.venv-release/bin/hermes-nats-sidecar demo
+release: $(VENV)/packaging .venv-sbom/installed ## build dist/, run the demo from each: docs/release.md
+	PATH="$(CURDIR)/$(BIN):$(CURDIR)/.venv-sbom/bin:$$PATH" WITHOUT="$(WITHOUT)" \
+	  BUILD="$(BUILD)" BUILD_ARGS="$(BUILD_ARGS)" deploy/release
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) .venv-* .cache mutants run dist .mypy_cache .pytest_cache .ruff_cache
@@ -170,8 +166,15 @@ $(VENV)/packaging: $(VENV)/installed requirements-deb.lock
 	$(PIP) --require-hashes --no-build-isolation --requirement requirements-deb.lock
 	@touch $@
 
-$(VENV)/system: $(VENV)/developed $(VENV)/packaging requirements-system.lock
+$(VENV)/system: $(VENV)/developed $(VENV)/packaging .venv-sbom/installed requirements-system.lock
 	$(PIP) --require-hashes --no-build-isolation --requirement requirements-system.lock
+	@touch $@
+
+# Apart: what writes the SBOM needs thirty packages that nothing else does.
+.venv-sbom/installed: $(VENV)/bin/python requirements-release.lock
+	$(PYTHON) -m venv .venv-sbom
+	.venv-sbom/bin/python -m pip --disable-pip-version-check install --quiet \
+	  --require-hashes --requirement requirements-release.lock
 	@touch $@
 
 RESOLUTION_lowest := lowest-direct
