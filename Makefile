@@ -23,7 +23,7 @@ unexport CDPATH
 unexport PYTHONDONTWRITEBYTECODE # each of some hundred processes would compile all
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-lowest test-newest test-hermes chaos simulate bench fuzz crowd coverage mutants check format docs lock clean cluster audit image test-image test-system deb test-deb release scale
+.PHONY: help demo run test test-lowest test-newest test-hermes test-nats test-matrix chaos simulate bench fuzz crowd coverage mutants check format docs lock clean cluster audit image test-image test-system deb test-deb release scale
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,15 @@ test-newest: ## the same on the newest of all: no lock and no cap holds them bac
 test-lowest test-newest: test-%: .venv-%/developed
 	env -u HERMES_HOME .venv-$*/bin/python -m pytest $(PARALLEL)
 	PYTHONPATH=tests .venv-$*/bin/python -m chaos.run --seconds 60
+
+test-nats: $(VENV)/developed ## test on another nats-server: NATS_VERSION=2.12.8
+	NATS_VERSION="$(NATS_VERSION)" $(BIN)/python -m pytest $(PARALLEL) \
+	  tests/http tests/jetstream tests/services tests/plugins
+	PYTHONPATH=tests $(BIN)/python -m chaos.run --server-version "$(NATS_VERSION)" \
+	  --topology cluster --seconds 60
+
+test-matrix: $(VENV)/developed ## all that docs/support.md names (hours): HERMES_HOME=DIR
+	PYTHONPATH=tests $(BIN)/python -m matrix "$(HERMES_HOME)" $(ARGS)
 
 cluster: $(VENV)/installed ## start three NATS nodes on this machine, in run/cluster
 	PATH="$(CURDIR)/$(BIN):$$PATH" exec deploy/nats/start-cluster "$(CLUSTER)"
