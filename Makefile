@@ -23,7 +23,7 @@ unexport CDPATH
 unexport PYTHONDONTWRITEBYTECODE # each of some hundred processes would compile all
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-lowest test-newest test-hermes chaos simulate bench fuzz crowd coverage mutants check format docs lock clean cluster audit image test-image test-system deb test-deb release scale
+.PHONY: help demo run test test-lowest test-newest test-hermes test-nats test-matrix chaos simulate bench fuzz crowd coverage mutants check format docs lock clean cluster audit image test-image test-system deb test-deb release scale
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,15 @@ test-newest: ## the same on the newest of all: no lock and no cap holds them bac
 test-lowest test-newest: test-%: .venv-%/developed
 	env -u HERMES_HOME .venv-$*/bin/python -m pytest $(PARALLEL)
 	PYTHONPATH=tests .venv-$*/bin/python -m chaos.run --seconds 60
+
+test-nats: $(VENV)/developed ## test on another nats-server: NATS_VERSION=2.12.8
+	NATS_VERSION="$(NATS_VERSION)" $(BIN)/python -m pytest $(PARALLEL) \
+	  tests/http tests/jetstream tests/services tests/plugins
+	PYTHONPATH=tests $(BIN)/python -m chaos.run --server-version "$(NATS_VERSION)" \
+	  --topology cluster --seconds 60
+
+test-matrix: $(VENV)/developed ## all that docs/support.md names (hours): HERMES_HOME=DIR
+	PYTHONPATH=tests $(BIN)/python -m matrix "$(HERMES_HOME)" $(ARGS)
 
 cluster: $(VENV)/installed ## start three NATS nodes on this machine, in run/cluster
 	PATH="$(CURDIR)/$(BIN):$$PATH" exec deploy/nats/start-cluster "$(CLUSTER)"
@@ -132,17 +141,13 @@ lock: $(VENV)/developed ## resolve the dependencies anew
 	$(PIP) uv
 	$(LOCK) --extra embedded -o requirements.lock pyproject.toml
 	$(LOCK) --extra embedded --extra dev -o requirements-dev.lock pyproject.toml
-	for what in build deb system; do \
+	for what in build deb release system; do \
 	  $(LOCK) -o requirements-$$what.lock requirements-$$what.in || exit 1; \
 	done
 
-release: $(VENV)/developed ## build wheel and sdist, run the demo from the wheel
-	rm -rf dist .venv-release
-	$(BIN)/python -m hatchling build
-	$(PYTHON) -m venv .venv-release
-	.venv-release/bin/python -m pip --disable-pip-version-check install --quiet \
-	  "$$(echo dist/*.whl)[embedded]"
-	cd dist && ../.venv-release/bin/hermes-nats-sidecar demo
+release: $(VENV)/packaging .venv-sbom/installed ## build dist/, run the demo from each: docs/release.md
+	PATH="$(CURDIR)/$(BIN):$(CURDIR)/.venv-sbom/bin:$$PATH" WITHOUT="$(WITHOUT)" \
+	  BUILD="$(BUILD)" BUILD_ARGS="$(BUILD_ARGS)" deploy/release
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) .venv-* .cache mutants run dist .mypy_cache .pytest_cache .ruff_cache
@@ -170,8 +175,15 @@ $(VENV)/packaging: $(VENV)/installed requirements-deb.lock
 	$(PIP) --require-hashes --no-build-isolation --requirement requirements-deb.lock
 	@touch $@
 
-$(VENV)/system: $(VENV)/developed $(VENV)/packaging requirements-system.lock
+$(VENV)/system: $(VENV)/developed $(VENV)/packaging .venv-sbom/installed requirements-system.lock
 	$(PIP) --require-hashes --no-build-isolation --requirement requirements-system.lock
+	@touch $@
+
+# Apart: what writes the SBOM needs thirty packages that nothing else does.
+.venv-sbom/installed: $(VENV)/bin/python requirements-release.lock
+	$(PYTHON) -m venv .venv-sbom
+	.venv-sbom/bin/python -m pip --disable-pip-version-check install --quiet \
+	  --require-hashes --requirement requirements-release.lock
 	@touch $@
 
 RESOLUTION_lowest := lowest-direct

@@ -11,6 +11,8 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
+from chaos.servers import nats_server
+
 from sidecar.jetstream.embedded_server import find_nats_server
 
 from .process import Process, wait_until
@@ -59,6 +61,12 @@ def free_port() -> int:
             return port
 
 
+def _nats_server() -> Path:
+    """Give the nats-server of `make test-nats NATS_VERSION=...`, else the installed."""
+    version = os.environ.get("NATS_VERSION")
+    return nats_server(version) if version else find_nats_server()
+
+
 class NatsProcess(Process):
     """One nats-server with JetStream; its data outlives a kill and a restart."""
 
@@ -80,7 +88,7 @@ class NatsProcess(Process):
         self.extra = extra
         self.config = directory / "nats.conf"
         super().__init__(
-            [binary or find_nats_server(), "--config", self.config],
+            [binary or _nats_server(), "--config", self.config],
             directory / "nats.log",
         )
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sysconfig
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import pytest
+from system.containers import Containers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HERE = Path(__file__).resolve().parent
 
@@ -26,3 +33,14 @@ def pytest_configure() -> None:
         )
     if os.geteuid() != 0:
         raise pytest.UsageError("Run this as root: it makes and runs containers.")
+
+
+@pytest.fixture(scope="module")
+def storage() -> Iterator[Containers]:
+    """Give a storage of images and containers, in memory."""
+    mount = ("unshare", "--mount", "--net", "mount", "-t", "tmpfs", "test", "/mnt")
+    if subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("NOT TESTED: not even root may mount here, so no container can run")
+    # podman takes no path of more than 50 characters.
+    with TemporaryDirectory() as name, Containers(Path(name)) as storage:
+        yield storage

@@ -60,16 +60,27 @@ class Containers:
         assert answer.returncode == 0 or not check, answer.stderr
         return answer.stdout
 
-    def make_image(self) -> None:
-        """Make the bases, unless they are there, and run `make image` on them."""
+    def make_bases(self) -> dict[str, str]:
+        """Import the bases, made unless they are there.
+
+        Give what `make image` and `make release` must know to build on them.
+        """
         if not (BASES / "build-base.tar").exists():
             _run(ROOT / "tests/system/make-bases", BASES, self._directory / "root")
         for base in ("base", "build-base"):
             self.podman("import", "--quiet", BASES / f"{base}.tar", base)
+        return {
+            "BUILD": " ".join(self._bud),
+            "BUILD_ARGS": " ".join(_BUILD_ARGUMENTS),
+            "BUILDAH_ISOLATION": "chroot",
+        }
+
+    def make_image(self) -> None:
+        """Run `make image`."""
+        settings = self.make_bases().items()
         _run(
             *("make", "--no-print-directory", "-C", ROOT, "image", f"IMAGE={IMAGE}"),
-            "BUILD=" + " ".join(self._bud),
-            "BUILD_ARGS=" + " ".join(_BUILD_ARGUMENTS),
+            *(f"{name}={value}" for name, value in settings),
         )
 
     def make_hermes_image(self, dockerfile: Path, checkout: Path) -> None:

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sysconfig
 from typing import TYPE_CHECKING
 
-from system.secrets_made import ROOT
+from support.checkout import copy_checkout
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,14 +18,7 @@ DATE = "1790000000"
 
 def build(directory: Path, umask: int = 0o022, zone: str = "Europe/Paris") -> Path:
     """Build it from a checkout in a directory; give the package."""
-    checkout = directory / "checkout"
-    files = subprocess.run(
-        ["git", "-C", ROOT, "ls-files", "-z"], check=True, stdout=subprocess.PIPE
-    )
-    for name in files.stdout.decode().split("\0"):
-        if name and (ROOT / name).exists():
-            (checkout / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, checkout / name)
+    checkout = copy_checkout(directory / "checkout")
     environ = os.environ | {
         "PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}",
         "SOURCE_DATE_EPOCH": DATE,

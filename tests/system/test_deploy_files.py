@@ -202,13 +202,14 @@ HERMES_CONFIGS = [
 ]
 DOCKERFILE = "compose/hermes.Dockerfile"  # test_image.py
 PACKAGE = "debian/"  # test_package.py, test_deb.py
+RELEASE = "release"  # test_release.py
 
 
 def test_each_file_has_a_tool_that_loads_it() -> None:
     listed = run("git", "-C", ROOT, "ls-files", "deploy").splitlines()
     files = {name.removeprefix("deploy/") for name in listed}
     others = {name for name in files if name.endswith(".md") or PACKAGE in name}
-    assert {*LOADED, *HERMES_CONFIGS, DOCKERFILE} == files - others
+    assert {*LOADED, *HERMES_CONFIGS, DOCKERFILE, RELEASE} == files - others
 
 
 @pytest.mark.parametrize("name", LOADED)

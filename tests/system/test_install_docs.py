@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.checkout import copy_checkout
 from system.secrets_made import ROOT
 
 if TYPE_CHECKING:
@@ -57,14 +58,7 @@ def checkout() -> Iterator[Path]:
     """Give a home with a checkout, in a place that any user can reach."""
     home = Path(tempfile.mkdtemp())
     try:
-        files = subprocess.run(
-            ["git", "-C", ROOT, "ls-files", "-z"], check=True, stdout=subprocess.PIPE
-        )
-        for name in files.stdout.decode().split("\0"):
-            if name and (ROOT / name).exists():
-                target = home / "checkout" / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, target)
+        copy_checkout(home / "checkout")
         (home / "hermes" / "plugins").mkdir(parents=True)
         for path in [home, *home.rglob("*")]:
             os.chown(path, NOBODY, NOBODY)

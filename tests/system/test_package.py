@@ -63,9 +63,25 @@ def test_lintian_has_no_error(package: Path) -> None:
     assert "hermes-nats-sidecar" in answer  # it has read it: there are warnings
 
 
+def debian(version: str) -> str:
+    """Give what deploy/debian/build makes of a version."""
+    script = (ROOT / "deploy/debian/build").read_text("utf-8")
+    (command,) = re.findall(r"echo \"\$version\" \| (sed .*)\)$", script, re.MULTILINE)
+    return run("sh", "-c", f'echo "$0" | {command}', version).strip()
+
+
 def test_its_name_and_version_are_ours(package: Path) -> None:
-    assert run("dpkg-deb", "--field", package, "Version").strip() == __version__
-    assert re.fullmatch(rf"hermes-nats-sidecar_{__version__}_\w+\.deb", package.name)
+    version = debian(__version__)
+    assert run("dpkg-deb", "--field", package, "Version").strip() == version
+    assert package.name.startswith(f"hermes-nats-sidecar_{version}_")
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"), [("1.0.0rc1", "1.0.0"), ("1.0.0b2", "1.0.0rc1")]
+)
+def test_a_candidate_comes_before_its_release(earlier: str, later: str) -> None:
+    run("dpkg", "--compare-versions", debian(earlier), "lt", debian(later))
+    assert debian("1.2.3") == "1.2.3"
 
 
 def test_it_allows_the_pythons_that_it_has_modules_for(contents: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.checkout import copy_checkout
 from support.process import wait_until
 from system.install_page import PROGRAM, commands, follow, is_ready
 from system.running_systemd import RunningSystemd
@@ -77,11 +78,7 @@ def files() -> Iterator[Path]:
         directory = Path(name)
         directory.chmod(0o755)
         (directory / "opt").mkdir()
-        checkout = directory / "srv/checkout"
-        for file in _run("git", "-C", ROOT, "ls-files", "-z").stdout.split("\0"):
-            if file and (ROOT / file).exists():
-                (checkout / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / file, checkout / file)
+        checkout = copy_checkout(directory / "srv/checkout")
         install = [
             command.removeprefix("sudo ").replace(PROGRAM, f"{directory}{PROGRAM}")
             for command in commands(FROM_SOURCE)
