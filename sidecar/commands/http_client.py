@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from sidecar.command_error import NOT_READY, CommandError
+from sidecar.errors import API_OFF
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +24,7 @@ _PASSING = (429, 502, 503, 504)
 _DAMAGED = ("hole", "displaced", "unreadable")
 _START = "Start it with the same SIDECAR_ settings."
 _MAY_NOT = "Run this as the sidecar's user, or as one in the group of its socket."
+_BY_SOCKET = "Run this with sudo, or set SIDECAR_UNIX_SOCKET to the sidecar's."
 _NOT_OURS = f"What answers is no sidecar. {_START}"
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -164,8 +166,11 @@ def read(answer: httpx.Response, content: bytes | None = None) -> dict[str, Any]
     # A page that came slowly and failed says so in the place of the page.
     status = document.get("status", answer.status_code)
     if not answer.is_success or "code" in document:
+        remedy = document.get("remedy")
+        if document.get("code") == API_OFF.code:
+            remedy = _BY_SOCKET
         raise DaemonError(
-            f"{document.get('title')} {document.get('remedy')}",
+            f"{document.get('title')} {remedy}",
             may_pass=status in _PASSING and document.get("code") not in _DAMAGED,
             code=document.get("code"),
         )

@@ -113,13 +113,15 @@ def install_plugins(plugins: Path) -> list[Path]:
     for source in _sources():
         target = plugins / source.parent.name / NAME
         try:
+            is_new = not target.parent.exists()
             if target.exists():
                 shutil.rmtree(target)
             shutil.copytree(
                 source, target, ignore=shutil.ignore_patterns("__pycache__")
             )
             # Hermes is another user, whatever umask this was installed under.
-            for path in (target, *target.rglob("*")):
+            made = [target.parent] if is_new else []
+            for path in (*made, target, *target.rglob("*")):
                 path.chmod(0o755 if path.is_dir() else 0o644)
         except OSError as error:
             raise InstallError(
