@@ -271,7 +271,8 @@ def _move_over(arguments: argparse.Namespace) -> int:
     from sidecar.telemetry import log
 
     settings = _load(embedded=arguments.embedded)
-    log.configure("error", settings.log_format)
+    if settings.embedded:  # it logs what its server says
+        log.configure("error", settings.log_format)
     plan = Plan(
         arguments.client_cache,
         arguments.from_sqlite,
