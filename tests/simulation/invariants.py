@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .claims import Claims, Stored, Timeline, Violation, claim
@@ -106,7 +106,7 @@ def check(history: History, facts: Facts, end: End | None = None) -> list[Violat
     count_went_back(passes, facts.forgiven)
     found = [
         *claims.violations,
-        *_check_order(history, claims),
+        *_check_order(history, stored, claims),
         *_check_changes(history, stored, claims, timeline),
         *check_repeats(passes, facts.forgiven),
         *_check_recognised(history, stored, claims, passes),
@@ -133,17 +133,24 @@ def check(history: History, facts: Facts, end: End | None = None) -> list[Violat
     return sorted(told, key=lambda each: each.at)
 
 
-def _check_order(history: History, claims: Claims) -> Iterator[Violation]:
-    last: dict[tuple[str, int], tuple[int, Send]] = {}
+def _check_order(
+    history: History, stored: Sequence[Stored], claims: Claims
+) -> Iterator[Violation]:
+    """See that the order of each stream is that of the sends.
+
+    An event may stand in two: a node that was cut off while the stream was restored
+    brings back what it holds.
+    """
+    last: dict[tuple[str, int, int], tuple[int, Send]] = {}
     for send in history.sends:
-        places = claims.places.get(send.number)
-        if not places or not send.is_fenced:
-            continue
-        before = last.get((send.server, send.life))
-        if before is not None and places[0] < before[0]:
-            text = f"{send} stands before {before[1]}, which was sent earlier"
-            yield Violation("out_of_order", text, send.ended)
-        last[send.server, send.life] = (places[-1], send)
+        places = claims.places.get(send.number, ()) if send.is_fenced else ()
+        for epoch, group in groupby(places, lambda place: stored[place].epoch):
+            here = list(group)
+            before = last.get((send.server, send.life, epoch))
+            if before is not None and here[0] < before[0]:
+                text = f"{send} stands before {before[1]}, which was sent earlier"
+                yield Violation("out_of_order", text, send.ended)
+            last[send.server, send.life, epoch] = (here[-1], send)
 
 
 # -- One change, one event -------------------------------------------------------------

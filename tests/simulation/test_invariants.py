@@ -127,6 +127,23 @@ def test_what_stands_in_another_order_than_sent_is_found(story: Story) -> None:
     assert story.names() == {"out_of_order"}
 
 
+def test_what_a_node_brings_back_after_a_restore_stands_in_its_own_order(
+    story: Story,
+) -> None:
+    """Of a node that was cut off meanwhile: found by seed 702658."""
+    story.send(event=added(OTHER, ONE))
+    for event, key in ((added(USER, ONE), "k"), (added(OTHER, TWO), "l")):
+        story.send(Told.STORED, event=event, key=key)
+    story.make_anew(2)
+    story.store(added(USER, ONE), "k")
+    story.store(added(OTHER, TWO), "l")
+    assert "out_of_order" not in story.names(restored=frozenset({1}))
+    story.make_anew(2)
+    story.store(added(OTHER, TWO), "l")
+    story.store(added(USER, ONE), "k")
+    assert "out_of_order" in story.names(restored=frozenset({1, 2}))
+
+
 # -- One change ------------------------------------------------------------------------
 
 
