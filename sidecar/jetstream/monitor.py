@@ -30,7 +30,7 @@ READER_SECONDS: Final = 0.00025
 """What it takes to answer one who waits, and to read its next request, four times: so
 whoever sends has most of the time, however many follow."""
 
-LONGEST_PAUSE_SECONDS: Final = 0.25
+LONGEST_PAUSE_SECONDS: Final = 0.025
 
 _MOST_LOGGED: Final = 64
 
