@@ -309,8 +309,19 @@ class Timeline:
 
         Not only once, in a stream that was deleted or restored away before it.
         """
-        return _holds(self.at(ended), message, held) or any(
-            _holds(each, message, held) for each in self.within(began, ended)
+        return (
+            _holds(self.at(ended), message, held)
+            or any(_holds(each, message, held) for each in self.within(began, ended))
+            or (message.time <= ended and self._is_late(message, began))
+        )
+
+    def _is_late(self, message: Stored, began: float) -> bool:
+        """Tell whether it stands with whoever has not heard that the stream is gone.
+
+        They committed it in that moment: so no state of the true stream holds it.
+        """
+        return message.time > began - STALE_SECONDS and not any(
+            _holds(each, message, {}) for each in self._ends
         )
 
     def stands(self, message: Stored, began: float, ended: float) -> bool:

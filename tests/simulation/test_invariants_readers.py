@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import pytest
 from simulation.claims import STALE_SECONDS
-from simulation.history import FIRST, Outcome, Sample, Scan, Sight
+from simulation.history import FIRST, NO_STREAM, Outcome, Sample, Scan, Sight, Told
 from simulation.verdicts import NO_HEADER
 from support.story import (
     ONE,
+    OTHER,
     TWO,
     USER,
     Story,
+    added,
     init,
     initsync_added,
     removed,
@@ -42,6 +44,21 @@ def test_a_reader_that_skips_or_repeats_is_found(
 def test_a_reader_that_gets_other_bytes_is_found(three: Story) -> None:
     three.read(1)
     three.history.askings[-1].event.objattrs = {"state": 9}
+    assert three.names() == {"reader_altered"}
+
+
+def test_what_is_committed_as_the_stream_goes_may_be_read_a_moment_longer(
+    three: Story,
+) -> None:
+    """By servers that have not heard of it: found by seed 1135."""
+    send = three.send(Told.UNKNOWN, event=added(OTHER, TWO), key="k")
+    three.history.note_ends(three.epoch, 0, NO_STREAM)
+    late = three.stored[-1]._replace(offset=4, category="base", key="k", body=send.body)
+    three.stored.append(late._replace(time=three.now))
+    three.read(4)
+    assert three.names() == set()
+    three.now += STALE_SECONDS
+    three.read(4)
     assert three.names() == {"reader_altered"}
 
 
