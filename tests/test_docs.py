@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from support.facts import FACTS
+from support.markdown import places
 
 from sidecar import errors
 from sidecar.model import health
@@ -87,15 +88,6 @@ def test_a_page_says_first_for_whom_it_is(page: Path) -> None:
     lines = page.read_text("utf-8").splitlines()
     begin = next(number for number, line in enumerate(lines) if line[:2] == "# ")
     assert re.match(r"(For|Pour) \w", lines[begin + 2]), lines[begin + 2]
-
-
-def places(page: Path) -> set[str]:
-    """Give the names of a page's headings and marks, as GitHub makes them."""
-    text = page.read_text("utf-8")
-    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    return {
-        re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings
-    } | set(re.findall(r'<a id="([^"]+)">', text))
 
 
 @pytest.mark.parametrize(

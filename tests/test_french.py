@@ -12,6 +12,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from support.markdown import places
+
 ROOT = Path(__file__).resolve().parent.parent
 FRENCH = ROOT / "docs" / "administration.fr.md"
 
@@ -92,16 +94,6 @@ def test_a_french_section_has_the_commands_of_its_source() -> None:
         else:
             assert indented(each.text) == indented(source), each.heading
             assert inline(each.text) == inline(source), each.heading
-
-
-def places(page: Path) -> set[str]:
-    """Give what a link may name on a page."""
-    text = page.read_text("utf-8")
-    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    found = {
-        re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings
-    }
-    return found | set(re.findall(r'<a id="([^"]+)">', text))
 
 
 def test_every_link_of_the_french_page_leads_somewhere() -> None:

@@ -306,8 +306,7 @@ def _described(failure: Failure) -> str:
     if failure.name is not None:
         text = f" The event's type is {failure.name}, its category {failure.category}."
     if failure.size_bytes is not None and failure.limit_bytes is not None:
-        text += f" It has {failure.size_bytes} bytes, "
-        text += f"the limit {failure.limit_bytes}."
+        text += f" It has {failure.size_bytes} bytes, the limit {failure.limit_bytes}."
     return text
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from support.jetstream import RawNatsClient, wait_jetstream
+from support.jetstream import FIT_STREAM, RawNatsClient, wait_jetstream
 from support.leader import WITHOUT_JETSTREAM
 from support.nats import NatsProcess, free_port
 from support.process import wait_until
@@ -135,15 +135,9 @@ def test_a_mirror_in_the_domain_of_a_leaf_node_is_read_while_the_hub_is_down(
 
 def mirrors(leaf: NatsProcess) -> bool:
     """Create the mirror; tell whether it has an event."""
-    config = {
+    config = FIT_STREAM | {
         "name": SITE,
         "mirror": {"name": "hermes", "external": {"api": "$JS.hub.API"}},
-        "storage": "file",
-        "retention": "limits",
-        "discard": "new",
-        "deny_delete": True,
-        "deny_purge": True,
-        "allow_direct": True,
         "mirror_direct": True,
     }
     with RawNatsClient(leaf.port) as operator:

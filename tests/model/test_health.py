@@ -176,14 +176,6 @@ def test_each_reason_not_to_be_ready_is_a_sentence_with_a_remedy(
     assert (bad["name"], bad["reason"], bad["remedy"]) == (check, reason, remedy)
 
 
-@pytest.mark.parametrize("cause", [errors.NATS_DOWN, errors.JETSTREAM_UNAVAILABLE])
-def test_of_replicas_that_nobody_tells_of_nothing_is_known(cause: errors.Cause) -> None:
-    checks = {each.name: each for each in assess(replace(WELL, cause=cause))}
-    reason = "It is not known how many of 3 replicas are live."
-    assert checks["stream"].status == checks["replicas"].status == "fail"
-    assert checks["replicas"].reason == reason
-
-
 @pytest.mark.parametrize(
     "changes",
     [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the check `stream` says of a stream that was lost."""
+"""What /health says of a stream that was lost, or that nobody tells of."""
 
 from __future__ import annotations
 
@@ -44,3 +44,14 @@ def test_a_stream_that_was_lost_goes_on_after_all_that_any_client_read(
 
 def test_a_stream_that_nobody_knows_is_to_be_created() -> None:
     assert lost(info=None, last_offset=None).remedy == errors.STREAM_MISSING.remedy
+
+
+@pytest.mark.parametrize("cause", [errors.NATS_DOWN, errors.JETSTREAM_UNAVAILABLE])
+def test_of_replicas_that_nobody_tells_of_nothing_is_known(cause: errors.Cause) -> None:
+    assert FACTS.info is not None
+    info = replace(FACTS.info, replicas=3)
+    facts = replace(FACTS, cause=cause, info=info)
+    checks = {each.name: each for each in assess(facts)}
+    reason = "It is not known how many of 3 replicas are live."
+    assert checks["stream"].status == checks["replicas"].status == "fail"
+    assert checks["replicas"].reason == reason
